@@ -1,0 +1,1 @@
+"""What every layer shares and what imports no layer: configuration, errors, model, logging."""

@@ -1,0 +1,223 @@
+"""The settings of a node: one table, read once, into one frozen object.
+
+The table below is also the README's (`python -m dfs.core.config` prints it as Markdown). A value
+comes from the environment, else from `.env` in the working directory, else from the table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from dfs.core.errors import ConfigError
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table.
+
+    Attributes:
+        name: the environment variable.
+        attribute: the attribute of `Config` that holds the value.
+        parse: turns the text into the value; raises ValueError with a reason.
+        default: as text, as a user would write it; empty means unset.
+        help: what it does, with its unit.
+    """
+
+    name: str
+    attribute: str
+    parse: Callable[[str], Any]
+    default: str
+    help: str
+
+
+def parse_bool(text: str) -> bool:
+    """Return the truth of 1/0, true/false, yes/no, on/off. Raises ValueError for anything else."""
+    lowered = text.lower()
+    if lowered in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def parse_int(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return a parser for whole numbers from `minimum` to `maximum`, both included."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError("must be a whole number") from None
+        if value < minimum:
+            raise ValueError(f"must be at least {minimum}")
+        if maximum is not None and value > maximum:
+            raise ValueError(f"must be at most {maximum}")
+        return value
+
+    return parse
+
+
+def parse_path(text: str) -> Path:
+    """Return an absolute path; a relative one starts at the working directory."""
+    if not text:
+        raise ValueError("must name a directory")
+    return Path(text).expanduser().absolute()
+
+
+def parse_database_url(text: str) -> str:
+    """Return a database address with an absolute path, if it is one that dfs can use."""
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme == "sqlite" and len(rest) > 1:
+        return f"sqlite:///{Path(rest[1:]).expanduser().absolute()}"
+    if separator and scheme in ("postgresql", "postgres") and rest:
+        return f"postgresql://{rest}"
+    raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
+
+
+def parse_redis_url(text: str) -> str | None:
+    """Return the address of the queue's Redis, or None when it is not set."""
+    if not text:
+        return None
+    if text.partition("://")[0] not in ("redis", "rediss", "unix"):
+        raise ValueError("must be redis://, rediss:// or unix://")
+    return text
+
+
+def parse_node_id(text: str) -> str:
+    """Return the name of this node among those that share one index."""
+    if not text.isascii() or not text.replace("-", "").isalnum() or len(text) > 64:
+        raise ValueError("must be 1 to 64 ASCII letters, digits and dashes")
+    return text
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("PORT", "port", parse_int(0, 65535), "8000", "TCP port that HTTP listens on; 0 = any free one"),
+    Setting("DFS_HOST", "host", str, "127.0.0.1", "address that HTTP listens on"),
+    Setting("WEB_CONCURRENCY", "workers", parse_int(1), "2", "Gunicorn worker processes"),
+    Setting("DFS_THREADS", "threads", parse_int(1), "16", "threads in each Gunicorn worker"),
+    Setting(
+        "DFS_GUNICORN_CONTROL_SOCKET", "gunicorn_control_socket", str, "",
+        "path of Gunicorn's control socket; empty = none",
+    ),
+    Setting(
+        "DATABASE_URL", "database_url", parse_database_url, "sqlite:///./data/dfs.db",
+        "the index: `sqlite:///PATH` or `postgresql://...`; it can always be rebuilt from the log",
+    ),
+    Setting(
+        "REDIS_URL", "redis_url", parse_redis_url, "",
+        "the queue; unset: `make run` starts an embedded Valkey on a free port",
+    ),
+    Setting("STORAGE_PATH", "storage_path", parse_path, "./data/primary", "the primary store"),
+    Setting("WAL_PATH", "wal_path", parse_path, "./data/wal", "the write-ahead log"),
+    Setting(
+        "DFS_RUN_PATH", "run_path", parse_path, "./data/run",
+        "files that need not survive a restart: metrics of the processes, the embedded queue",
+    ),
+    Setting("DFS_NODE_ID", "node_id", parse_node_id, "node-1", "name of this node among those sharing one index"),
+    Setting(
+        "DFS_INLINE_BLOB_BYTES_MAX", "inline_blob_bytes_max", parse_int(0, MIB), str(64 * KIB),
+        "blobs up to this many bytes live inside the log, larger ones in a file of their own",
+    ),
+    Setting(
+        "DFS_UPLOAD_BYTES_MAX", "upload_bytes_max", parse_int(0), "0",
+        "largest accepted file in bytes; 0 = as large as the disk allows",
+    ),
+    Setting(
+        "DFS_WAL_SEGMENT_BYTES", "wal_segment_bytes", parse_int(64 * KIB, 1 << 31), str(64 * MIB),
+        "size at which a segment of the log is sealed and the next begun",
+    ),
+    Setting(
+        "DFS_WAL_PREALLOCATE_BYTES", "wal_preallocate_bytes", parse_int(0), str(4 * MIB),
+        "zeros written ahead of the tail of the log, so that a sync need not grow the file",
+    ),
+    Setting(
+        "DFS_COMMIT_BATCH_BYTES_MAX", "commit_batch_bytes_max", parse_int(MIB), str(8 * MIB),
+        "bytes of log that one group commit takes at most",
+    ),
+    Setting(
+        "DFS_COMMIT_BATCH_COUNT_MAX", "commit_batch_count_max", parse_int(1), "256",
+        "changes that one group commit takes at most",
+    ),
+    Setting(
+        "DFS_COMMIT_GATHER_US", "commit_gather_us", parse_int(0, 1_000_000), "4000",
+        "microseconds a group commit waits at most for changes already on their way; never waits for a lone one",
+    ),
+    Setting(
+        "DFS_TMP_AGE_S", "tmp_age_s", parse_int(60), "86400",
+        "age in seconds after which a temporary file that nobody writes is swept while the node runs",
+    ),
+    Setting("DEBUG", "debug", parse_bool, "false", "readable logs, more of them; never changes what is synced"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The values of `SETTINGS`. Units are those of the table."""
+
+    port: int
+    host: str
+    workers: int
+    threads: int
+    gunicorn_control_socket: str
+    database_url: str
+    redis_url: str | None
+    storage_path: Path
+    wal_path: Path
+    run_path: Path
+    node_id: str
+    inline_blob_bytes_max: int
+    upload_bytes_max: int
+    wal_segment_bytes: int
+    wal_preallocate_bytes: int
+    commit_batch_bytes_max: int
+    commit_batch_count_max: int
+    commit_gather_us: int
+    tmp_age_s: int
+    debug: bool
+
+
+def load_config(environ: Mapping[str, str] | None = None, env_file: str = ".env") -> Config:
+    """Read the settings.
+
+    Args:
+        environ: the environment; the process's own when None.
+        env_file: read for what `environ` does not set; a missing file is an empty one.
+
+    Raises:
+        ConfigError: naming every setting that is wrong, with its value and the reason.
+    """
+    from_file = {name: value for name, value in dotenv_values(env_file).items() if value is not None}
+    given = {**from_file, **(os.environ if environ is None else environ)}
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for setting in SETTINGS:
+        text = given.get(setting.name, "").strip() or setting.default
+        try:
+            values[setting.attribute] = setting.parse(text)
+        except ValueError as error:
+            faults.append(f"{setting.name}={text!r} {error}")
+    if faults:
+        raise ConfigError("These settings are wrong: " + "; ".join(faults))
+    return Config(**values)
+
+
+def settings_table() -> str:
+    """Return the table of settings in Markdown, as it stands in the README."""
+    lines = ["| name | default | meaning |", "|---|---|---|"]
+    for setting in SETTINGS:
+        default = f"`{setting.default}`" if setting.default else "unset"
+        lines.append(f"| `{setting.name}` | {default} | {setting.help} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(settings_table())
