@@ -1,0 +1,132 @@
+"""Files and directories that are still there after a power cut.
+
+A synced file may be lost with its name: the name is part of the directory, which has a sync of its
+own. Functions that take a path raise `StorageError` and never pass over a sync that failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from dfs.core.checksum import Buffer
+from dfs.core.errors import NoSpaceError, StorageError, StoreUnavailableError
+
+DIRECTORY_MODE = 0o700
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def storage_error(error: OSError, *, path: object = None) -> StorageError:
+    """Return the StorageError that says what the operating system said; raise it `from` the cause.
+
+    Args:
+        path: where it happened, if the error itself does not know.
+
+    Returns:
+        NoSpaceError for a full disk, a full quota and a file that may not grow; else
+        StoreUnavailableError.
+    """
+    reason = error.strerror or type(error).__name__
+    where = error.filename if error.filename is not None else path
+    context: dict[str, object] = {"errno": errno.errorcode.get(error.errno or 0, error.errno)}
+    if where is not None:
+        context["path"] = os.fsdecode(where) if isinstance(where, bytes) else str(where)
+    if error.errno in _NO_SPACE:
+        return NoSpaceError(
+            f"There is no space left: {reason}.",
+            hint="Free some space, or raise the quota; the write may then be repeated.",
+            **context,
+        )
+    return StoreUnavailableError(
+        f"The disk did not do what was asked: {reason}.",
+        hint="Look at the kernel's log, the mount and the permissions of the path.",
+        **context,
+    )
+
+
+def write_all(fd: int, data: Buffer) -> None:
+    """Write all of `data` at the position of `fd`, however many calls it takes.
+
+    Raises:
+        OSError: as it comes; what was written until then stays. The caller knows the path and
+            translates.
+    """
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable: those added, renamed and removed.
+
+    Raises:
+        NoSpaceError, StoreUnavailableError: the directory cannot be opened or the sync failed.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise storage_error(error, path=path) from error
+
+
+def make_directory_durably(path: Path, *, mode: int = DIRECTORY_MODE) -> None:
+    """Create a directory and those above it that are missing.
+
+    Args:
+        mode: permission bits of each directory created; those of existing ones stay.
+
+    Raises:
+        NoSpaceError, StoreUnavailableError: it cannot be created, is a file, or a sync failed.
+
+    Durability: on return each created directory stands durably in its parent. So does the
+    deepest one that already existed, since whoever created it may have died before the sync; its
+    parent is left alone only if this process may not read it.
+    """
+    missing: list[Path] = []
+    existing = path.absolute()
+    while not existing.is_dir() and existing != existing.parent:
+        missing.append(existing)
+        existing = existing.parent
+    if os.access(existing.parent, os.R_OK):
+        sync_directory(existing.parent)
+    for directory in reversed(missing):
+        try:
+            directory.mkdir(mode=mode)
+        except FileExistsError as error:
+            if not directory.is_dir():
+                raise storage_error(error, path=directory) from error
+        except OSError as error:
+            raise storage_error(error, path=directory) from error
+        sync_directory(directory.parent)
+
+
+def replace_durably(path: Path, data: Buffer) -> None:
+    """Write a small file so that its name always holds either the old or the new bytes, whole.
+
+    Raises:
+        NoSpaceError, StoreUnavailableError: the old file is still in place, unless the sync of
+            the directory failed: then either may be after a power cut.
+
+    Durability: on return the new bytes are durable under `path`, with mode 0600.
+    """
+    temporary = ""
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+        raise storage_error(error, path=path) from error
+    sync_directory(path.parent)
