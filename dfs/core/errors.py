@@ -112,8 +112,8 @@ class InvalidRangeError(RequestError):
 
     code = "invalid_range"
 
-    def __init__(self, message: str, *, size: int, **context: object) -> None:
-        super().__init__(message, **context)
+    def __init__(self, message: str, *, size: int, hint: str = "", **context: object) -> None:
+        super().__init__(message, hint=hint, **context)
         self.size = size
 
 
@@ -212,7 +212,7 @@ class WalError(DfsError):
 
 
 class WalTornTailError(WalError):
-    """The newest segment ends in bytes that are no record. Repair cuts them and keeps them aside."""
+    """The newest segment ends in bytes that are no record. Repair keeps them aside."""
 
     code = "wal_torn_tail"
 
@@ -236,7 +236,7 @@ class WalFormatError(WalError):
 
 
 class WalReadOnlyError(WalError):
-    """An earlier write or sync of the log failed: the node takes no writes until it is restarted."""
+    """An earlier write or sync of the log failed: no writes until the next start."""
 
     code = "wal_read_only"
     retryable = True

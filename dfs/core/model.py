@@ -1,6 +1,6 @@
 """The nouns of dfs as plain values: what the layers hand to each other.
 
-Times are integers, milliseconds since 1970-01-01T00:00:00Z. Digests are the 32 raw bytes of SHA-256.
+Times are integers, milliseconds since 1970-01-01T00:00:00Z. Digests are the 32 bytes of SHA-256.
 """
 
 from __future__ import annotations

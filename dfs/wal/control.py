@@ -1,0 +1,171 @@
+"""The control file: what the processes of one node share about its log, and their lock.
+
+A page of memory mapped by every process. It survives the death of any of them, and is not believed
+after a reboot: it is never synced, and the segments say the same.
+
+    offset  size  field
+         0     8  magic, b"dfs-ctl\\n"
+         8     4  format version
+        12     4  flags: 1 = dirty, 2 = read-only
+        16    36  boot id of the kernel, ASCII
+        52     1  which of the two slots holds
+        56    64  slot 0
+       120    64  slot 1
+       192   320  reason for read-only, UTF-8, zero-padded
+
+    slot:  segment id u64 | tail u64 | LSN u64 | CRC32 of these u32
+
+The position is written into the slot that does not hold, then the one byte that chooses is flipped:
+a process killed at any instruction leaves the old position or the new one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfs.core.checksum import crc32
+from dfs.core.durable import storage_error
+
+MAGIC = b"dfs-ctl\n"
+FORMAT_VERSION = 1
+CONTROL_NAME = "control"
+CONTROL_BYTES = 4096
+BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
+
+_HEAD = struct.Struct("<8sI")
+_FLAGS = struct.Struct("<I")
+_SLOT = struct.Struct("<QQQI")
+_POSITION = struct.Struct("<QQQ")
+_FLAGS_OFFSET = 12
+_BOOT_OFFSET, _BOOT_BYTES = 16, 36
+_CHOICE_OFFSET = 52
+_SLOT_OFFSETS = (56, 120)
+_REASON_OFFSET, _REASON_BYTES = 192, 320
+_DIRTY, _READ_ONLY = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """A place between two changes of the log.
+
+    Attributes:
+        offset: behind the last record before this place, in segment `segment_id`.
+        lsn: of that record; 0 at the beginning of the log.
+    """
+
+    segment_id: int
+    offset: int
+    lsn: int
+
+
+class ControlFile:
+    """The control file of one log. Opening it reads nothing into belief: see `position`."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with self.lock():
+                if os.fstat(self._fd).st_size < CONTROL_BYTES:
+                    os.ftruncate(self._fd, CONTROL_BYTES)
+            self._map = mmap.mmap(self._fd, CONTROL_BYTES)
+        except OSError as error:
+            raise storage_error(error, path=path) from error
+        self._boot_id = read_boot_id()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the node's lock, which the kernel releases if this process dies. One thread only."""
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    @property
+    def position(self) -> LogPosition | None:
+        """Where the log ended durably, or None if nothing here is to be believed."""
+        if not self._is_believable():
+            return None
+        offset = _SLOT_OFFSETS[self._map[_CHOICE_OFFSET] & 1]
+        segment_id, tail, lsn, stored_crc = _SLOT.unpack_from(self._map, offset)
+        if crc32(self._map[offset : offset + _POSITION.size]) != stored_crc:
+            return None
+        return LogPosition(segment_id, tail, lsn)
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether a commit is under way, or its process died inside it."""
+        return bool(self._flags & _DIRTY)
+
+    @property
+    def read_only_reason(self) -> str | None:
+        """Why the node takes no writes, or None if it does."""
+        if not self._is_believable() or not self._flags & _READ_ONLY:
+            return None
+        reason = self._map[_REASON_OFFSET : _REASON_OFFSET + _REASON_BYTES]
+        return reason.rstrip(b"\0").decode("utf-8", "replace") or "unknown"
+
+    def mark_dirty(self) -> None:
+        """Say that bytes behind the position may change from now on."""
+        self._set_flags(self._flags | _DIRTY)
+
+    def publish(self, position: LogPosition) -> None:
+        """Say that the log ends durably here, and that no commit is under way."""
+        spare = 1 - (self._map[_CHOICE_OFFSET] & 1)
+        fields = _POSITION.pack(position.segment_id, position.offset, position.lsn)
+        _SLOT.pack_into(
+            self._map,
+            _SLOT_OFFSETS[spare],
+            position.segment_id,
+            position.offset,
+            position.lsn,
+            crc32(fields),
+        )
+        self._map[_CHOICE_OFFSET] = spare
+        self._set_flags(self._flags & ~_DIRTY)
+
+    def mark_read_only(self, reason: str) -> None:
+        """Stop all processes of the node from writing, until `reset`."""
+        encoded = reason.encode("utf-8")[: _REASON_BYTES - 1]
+        self._map[_REASON_OFFSET : _REASON_OFFSET + _REASON_BYTES] = encoded.ljust(
+            _REASON_BYTES, b"\0"
+        )
+        self._set_flags(self._flags | _READ_ONLY)
+
+    def reset(self, position: LogPosition) -> None:
+        """Begin anew, after recovery: this boot, this position, neither dirty nor read-only."""
+        self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] = bytes(_BOOT_BYTES)
+        self._set_flags(_DIRTY)
+        self.publish(position)
+        _HEAD.pack_into(self._map, 0, MAGIC, FORMAT_VERSION)
+        self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] = self._boot_id
+
+    def close(self) -> None:
+        """Unmap and close. The state stays in the file."""
+        self._map.close()
+        os.close(self._fd)
+
+    @property
+    def _flags(self) -> int:
+        return int(_FLAGS.unpack_from(self._map, _FLAGS_OFFSET)[0])
+
+    def _set_flags(self, flags: int) -> None:
+        _FLAGS.pack_into(self._map, _FLAGS_OFFSET, flags)
+
+    def _is_believable(self) -> bool:
+        return (
+            self._map[: _HEAD.size] == _HEAD.pack(MAGIC, FORMAT_VERSION)
+            and self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] == self._boot_id
+        )
+
+
+def read_boot_id() -> bytes:
+    """Return the kernel's id of this boot, 36 ASCII bytes."""
+    return BOOT_ID_PATH.read_bytes().strip()

@@ -1,0 +1,115 @@
+"""Which segments a log has, where each one ends, and whether any is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from dfs.core.errors import WalCorruptError, WalGapError
+from dfs.wal.segment import (
+    ACTIVE_NAME,
+    FIRST_LSN,
+    FIRST_SEGMENT_ID,
+    NEXT_NAME,
+    SEGMENTS_NAME,
+    SegmentHeader,
+    list_sealed_ids,
+    read_header,
+    sealed_path,
+)
+
+COPY_HINT = "Restore it from a copy of the log; dfs never skips records."
+
+
+class Situation(Enum):
+    """What a directory holds that is or becomes a log."""
+
+    EMPTY = "Nothing yet, or the first segment that was begun and never used: the log begins."
+    OPEN = "An active segment: the log is in use; a `wal.next` beside it is a rotation not begun."
+    ROTATING = "Sealed segments and `wal.next`: the process died between the two renames."
+    HEADLESS = "Sealed segments and no active one: the newest records are lost."
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFile:
+    """One segment of a log.
+
+    Attributes:
+        end: offset behind its last record; None for the active one, whose end is to be found.
+        last_lsn: of its last record; None for the active one.
+    """
+
+    path: Path
+    header: SegmentHeader
+    end: int | None
+    last_lsn: int | None
+
+
+def find_situation(directory: Path) -> Situation:
+    """Tell which of the situations a log's directory is in. Reads names only."""
+    if (directory / ACTIVE_NAME).exists():
+        return Situation.OPEN
+    sealed = (directory / SEGMENTS_NAME).is_dir() and list_sealed_ids(directory)
+    if not sealed:
+        return Situation.EMPTY
+    return Situation.ROTATING if (directory / NEXT_NAME).exists() else Situation.HEADLESS
+
+
+def list_segments(directory: Path) -> list[SegmentFile]:
+    """Return all segments of an open log, oldest first, the active one last.
+
+    Reads one header a segment.
+
+    Raises:
+        WalGapError: a segment is missing.
+        WalCorruptError: a header is damaged, or does not belong where it lies.
+    """
+    active_path = directory / ACTIVE_NAME
+    active = read_header(active_path)
+    ids = list_sealed_ids(directory)
+    expected = list(range(ids[0] if ids else active.segment_id, active.segment_id))
+    if not ids and active.segment_id != FIRST_SEGMENT_ID:
+        expected = list(range(FIRST_SEGMENT_ID, active.segment_id))
+    missing = sorted(set(expected) - set(ids))
+    if missing:
+        raise WalGapError(
+            f"A segment of the log is missing: {missing[0]}.",
+            hint=COPY_HINT,
+            path=sealed_path(directory, missing[0]),
+            missing=missing,
+        )
+    if len(ids) != len(expected):
+        raise WalCorruptError(
+            f"Segment {ids[-1]} is sealed, and yet segment {active.segment_id} is the active one.",
+            hint=COPY_HINT,
+            path=active_path,
+        )
+    paths = [sealed_path(directory, segment_id) for segment_id in ids]
+    headers = [*map(read_header, paths), active]
+    _check_chain([*paths, active_path], [*ids, active.segment_id], headers)
+    segments = [
+        SegmentFile(path, header, following.previous_end, following.previous_last_lsn)
+        for path, header, following in zip(paths, headers, headers[1:], strict=False)
+    ]
+    return [*segments, SegmentFile(active_path, active, None, None)]
+
+
+def _check_chain(paths: list[Path], ids: list[int], headers: list[SegmentHeader]) -> None:
+    if headers[0].segment_id == FIRST_SEGMENT_ID and headers[0].first_lsn != FIRST_LSN:
+        raise WalCorruptError("The first segment does not begin the log.", path=paths[0])
+    for index, (path, segment_id, header) in enumerate(zip(paths, ids, headers, strict=True)):
+        if header.segment_id != segment_id:
+            raise WalCorruptError(
+                f"Segment {header.segment_id} lies where segment {segment_id} belongs.",
+                hint=COPY_HINT,
+                path=path,
+            )
+        if header.cluster_id != headers[0].cluster_id:
+            raise WalCorruptError(
+                "A segment of another cluster lies in this log.", hint=COPY_HINT, path=path
+            )
+        if index and header.first_lsn < headers[index - 1].first_lsn:
+            raise WalCorruptError(
+                "The segments do not follow each other.", hint=COPY_HINT, path=path
+            )

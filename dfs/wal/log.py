@@ -1,0 +1,382 @@
+"""The log of one node: append, sync, rotate, read back. Layout of the files in `dfs.wal`.
+
+Methods that write are for the holder of `lock()` alone; reading is for everybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from dfs.core.clock import now_ms
+from dfs.core.durable import make_directory_durably, storage_error, sync_directory
+from dfs.core.errors import (
+    NoSpaceError,
+    StorageError,
+    WalCorruptError,
+    WalError,
+    WalGapError,
+    WalReadOnlyError,
+)
+from dfs.core.steps import OnStep, ignore_step
+from dfs.wal.control import CONTROL_NAME, ControlFile, LogPosition
+from dfs.wal.frame import Frame, decode_frame
+from dfs.wal.layout import COPY_HINT, SegmentFile, Situation, find_situation, list_segments
+from dfs.wal.reader import LogReader
+from dfs.wal.repair import cut_tail
+from dfs.wal.segment import (
+    ACTIVE_NAME,
+    FIRST_LSN,
+    FIRST_SEGMENT_ID,
+    NEXT_NAME,
+    SEGMENT_HEADER_BYTES,
+    SEGMENTS_NAME,
+    OpenSegments,
+    SegmentHeader,
+    encode_header,
+    read_header,
+    sealed_path,
+)
+
+
+class WriteAheadLog:
+    """The log in one directory, shared by the processes of a node.
+
+    Args:
+        path: directory of the log.
+        segment_bytes: size at which a segment is full.
+        preallocate_bytes: zeros written ahead of the tail; a sync that does not grow the file is
+            about twice as quick.
+        on_step: see `dfs.core.steps`.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        segment_bytes: int,
+        preallocate_bytes: int,
+        on_step: OnStep = ignore_step,
+    ) -> None:
+        self.path = path
+        self.active_path = path / ACTIVE_NAME
+        self.sync_count = 0
+        self._segment_bytes = segment_bytes
+        self._preallocate_bytes = preallocate_bytes
+        self._on_step = on_step
+        self._writer_fd = -1
+        self._writer_segment_id = 0
+        self._allocated = 0
+        self._appended: LogPosition | None = None
+        self._open_segments = OpenSegments(path)
+        self._control: ControlFile | None = None
+
+    # Opening and closing
+
+    def open(self) -> None:
+        """Make the directories and open the control file. Reads no segment yet.
+
+        Raises:
+            StorageError: the directory cannot be used.
+        """
+        make_directory_durably(self.path / SEGMENTS_NAME)
+        self._control = ControlFile(self.path / CONTROL_NAME)
+
+    def close(self) -> None:
+        """Close all files. Safe to call twice."""
+        self._close_writer()
+        self._open_segments.clear()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    @property
+    def control(self) -> ControlFile:
+        """The control file of an open log."""
+        if self._control is None:
+            raise RuntimeError("the log is not open")
+        return self._control
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the node's lock. Every change to the log happens under it."""
+        return self.control.lock()
+
+    # Changing, under the lock
+
+    @property
+    def position(self) -> LogPosition:
+        """Where the log ends durably. Raises WalError if nobody has recovered it since boot."""
+        position = self.control.position
+        if position is None:
+            raise WalError("The log has not been recovered since this machine started.")
+        return position
+
+    def prepare(self, *, cluster_id: bytes) -> SegmentHeader:
+        """Bring the directory into the situation OPEN; return the active segment's header.
+
+        Args:
+            cluster_id: 16 bytes, for a log that does not exist yet.
+
+        Raises:
+            WalGapError: the active segment is missing.
+            WalCorruptError, StorageError.
+
+        Durability: the names of all segments are on disk.
+        """
+        situation = find_situation(self.path)
+        if situation is Situation.HEADLESS:
+            raise WalGapError(
+                "The active segment of the log is missing.", hint=COPY_HINT, path=self.active_path
+            )
+        if situation is Situation.EMPTY:
+            beginning = LogPosition(FIRST_SEGMENT_ID - 1, 0, FIRST_LSN - 1)
+            self._write_next(beginning, cluster_id=cluster_id)
+        if situation is not Situation.OPEN:
+            self._activate_next()
+        return read_header(self.active_path)
+
+    def is_full(self, extra_bytes: int) -> bool:
+        """Tell whether the active segment has no room for that many bytes, and holds any record."""
+        offset = self.position.offset
+        return offset > SEGMENT_HEADER_BYTES and offset + extra_bytes > self._segment_bytes
+
+    def append(self, data: bytes, *, last_lsn: int) -> None:
+        """Write whole changes behind the end of the log, by one write. Not durable yet.
+
+        Raises:
+            NoSpaceError: the disk is full; the log is cut back to where it was.
+            WalReadOnlyError: the disk failed; the node takes no more writes.
+        """
+        position = self.position
+        self._open_writer(position)
+        end = position.offset + len(data)
+        self.control.mark_dirty()
+        self._on_step("log.dirty")
+        try:
+            written = os.pwritev(self._writer_fd, self._with_zeros(data, end), position.offset)
+            while written < len(data):
+                written += os.pwrite(self._writer_fd, data[written:], position.offset + written)
+        except OSError as error:
+            failure = storage_error(error, path=self.active_path)
+            if not isinstance(failure, NoSpaceError):
+                raise self._turn_read_only(failure) from error
+            self.cut_back()
+            raise failure from error
+        self._allocated = max(self._allocated, position.offset + written)
+        self._appended = LogPosition(position.segment_id, end, last_lsn)
+        self._on_step("log.appended")
+
+    def sync(self) -> None:
+        """Make what was appended durable.
+
+        Raises:
+            WalReadOnlyError: the sync failed. It is not tried again, since nobody knows what is on
+                disk now; the next start abandons the segment at its last durable offset.
+        """
+        try:
+            os.fdatasync(self._writer_fd)
+        except OSError as error:
+            raise self._turn_read_only(storage_error(error, path=self.active_path)) from error
+        self.sync_count += 1
+        self._on_step("log.synced")
+
+    def publish(self) -> None:
+        """Let the log end, for all processes, behind what was appended and synced."""
+        if self._appended is None:
+            raise RuntimeError("nothing was appended")
+        self.control.publish(self._appended)
+        self._appended = None
+        self._on_step("log.published")
+
+    def cut_back(self) -> None:
+        """Take back what was appended since the last `publish`.
+
+        Raises:
+            WalReadOnlyError: not even that works.
+        """
+        position = self.position
+        self._appended = None
+        try:
+            os.ftruncate(self._writer_fd, position.offset)
+        except OSError as error:
+            raise self._turn_read_only(storage_error(error, path=self.active_path)) from error
+        self._allocated = position.offset
+        self.control.publish(position)
+
+    def rotate(self, seal: bytes, *, last_lsn: int) -> None:
+        """Close the active segment with its last record and begin the next one.
+
+        Durability: on return the sealed segment, its new name, and the new active segment are on
+        disk. A process that dies inside leaves a situation that `prepare` completes.
+        """
+        position = self.position
+        ended = LogPosition(position.segment_id, position.offset + len(seal), last_lsn)
+        self._write_next(ended)
+        self.append(seal, last_lsn=last_lsn)
+        self.sync()
+        self._appended = None
+        try:
+            self._seal_active(ended)
+        except StorageError as error:
+            raise self._turn_read_only(error) from error
+        self.control.publish(LogPosition(ended.segment_id + 1, SEGMENT_HEADER_BYTES, ended.lsn))
+
+    def leave_active(self, ended: LogPosition) -> LogPosition:
+        """Let the active segment end at `ended`, and begin the next one.
+
+        This is what becomes of a segment whose sync failed (it is abandoned at its last durable
+        offset: what lies behind is never read), and how an interrupted rotation is completed.
+
+        Returns:
+            The new end of the log.
+        """
+        self._write_next(ended)
+        self._seal_active(ended)
+        return LogPosition(ended.segment_id + 1, SEGMENT_HEADER_BYTES, ended.lsn)
+
+    def sync_active(self) -> None:
+        """Make durable what a process that died may have appended without a sync.
+
+        Raises:
+            StorageError: the sync failed.
+        """
+        try:
+            fd = os.open(self.active_path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise storage_error(error, path=self.active_path) from error
+
+    def cut(self, position: LogPosition) -> Path | None:
+        """Cut a torn tail off behind `position`; see `repair.cut_tail`."""
+        self._close_writer()
+        return cut_tail(self.path, self.active_path, position)
+
+    # Reading
+
+    def segments(self) -> list[SegmentFile]:
+        """Return all segments, oldest first. Raises as `layout.list_segments`."""
+        return list_segments(self.path)
+
+    def read(
+        self, *, after_lsn: int, durable_lsn: int = 0, until: LogPosition | None = None
+    ) -> LogReader:
+        """Return an iterator over all valid records behind `after_lsn`.
+
+        Args:
+            durable_lsn: damage up to this LSN is corruption, never a torn write.
+            until: where the log ends, for a reader that does not hold the lock; None finds out.
+        """
+        return LogReader(
+            segments=self.segments(),
+            open_segment=self._open_segments.get,
+            known=self.control.position,
+            after_lsn=after_lsn,
+            durable_lsn=durable_lsn,
+            until=until,
+        )
+
+    def read_record(self, *, segment_id: int, offset: int, length: int) -> Frame:
+        """Read and check one record.
+
+        Raises:
+            WalCorruptError: no valid record lies there.
+            WalGapError: the segment is missing.
+            StorageError: the disk failed.
+        """
+        segment = self._open_segments.get(segment_id)
+        try:
+            data = os.pread(segment.fd, length, offset)
+        except OSError as error:
+            raise storage_error(error, path=segment.path) from error
+        return decode_frame(memoryview(data), segment_id=segment_id, offset=offset)
+
+    # Writing, inside
+
+    def _with_zeros(self, data: bytes, end: int) -> list[bytes]:
+        """Return what one write takes: the data, and zeros ahead if the file must grow anyway."""
+        if end <= self._allocated:
+            return [data]
+        wanted = min(end + self._preallocate_bytes, max(end, self._segment_bytes))
+        return [data, bytes(wanted - end)]
+
+    def _open_writer(self, position: LogPosition) -> None:
+        if self._writer_segment_id == position.segment_id and self._writer_fd >= 0:
+            return
+        self._close_writer()
+        header = read_header(self.active_path)
+        if header.segment_id != position.segment_id:
+            raise WalCorruptError(
+                f"Segment {header.segment_id} is active where {position.segment_id} should be.",
+                path=self.active_path,
+            )
+        try:
+            self._writer_fd = os.open(self.active_path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise storage_error(error, path=self.active_path) from error
+        self._writer_segment_id = position.segment_id
+        self._allocated = os.fstat(self._writer_fd).st_size
+
+    def _close_writer(self) -> None:
+        if self._writer_fd >= 0:
+            os.close(self._writer_fd)
+        self._writer_fd, self._writer_segment_id = -1, 0
+
+    def _turn_read_only(self, cause: StorageError) -> WalReadOnlyError:
+        self.control.mark_read_only(str(cause))
+        return WalReadOnlyError(
+            f"The log could not be written: {cause.message}",
+            hint="Mend the disk, then restart dfs: it begins a fresh segment.",
+            **cause.context,
+        )
+
+    def _write_next(self, ended: LogPosition, *, cluster_id: bytes | None = None) -> None:
+        """Have the next segment ready under a name that counts only when it is renamed."""
+        header = SegmentHeader(
+            segment_id=ended.segment_id + 1,
+            cluster_id=cluster_id or read_header(self.active_path).cluster_id,
+            first_lsn=ended.lsn + 1,
+            previous_end=ended.offset,
+            previous_last_lsn=ended.lsn,
+            created_at_ms=now_ms(),
+        )
+        path = self.path / NEXT_NAME
+        zeros = max(0, min(self._preallocate_bytes, self._segment_bytes) - SEGMENT_HEADER_BYTES)
+        try:
+            with open(path, "wb", opener=_open_private) as file:
+                file.write(encode_header(header) + bytes(zeros))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise storage_error(error, path=path) from error
+        sync_directory(self.path)
+        self._on_step("log.next_written")
+
+    def _seal_active(self, ended: LogPosition) -> None:
+        self._close_writer()
+        self._rename(self.active_path, sealed_path(self.path, ended.segment_id))
+        sync_directory(self.path / SEGMENTS_NAME)
+        sync_directory(self.path)
+        self._on_step("log.sealed")
+        self._activate_next()
+
+    def _activate_next(self) -> None:
+        self._rename(self.path / NEXT_NAME, self.active_path)
+        sync_directory(self.path)
+        self._on_step("log.next_activated")
+
+    def _rename(self, source: Path, target: Path) -> None:
+        try:
+            source.rename(target)
+        except OSError as error:
+            raise storage_error(error, path=source) from error
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

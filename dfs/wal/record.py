@@ -1,0 +1,145 @@
+"""The record types: one structure each, stored as a MessagePack map in a record's meta.
+
+A field may be added to a structure when it has a default; a field that an older program does not
+know is passed over by it and stays in the log, which copies records whole. A record type that a
+program does not know stops it: it must not guess what the change was.
+
+Source: MessagePack specification, https://github.com/msgpack/msgpack/blob/master/spec.md
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from dfs.core.errors import WalCorruptError, WalFormatError
+from dfs.wal.frame import Frame
+
+
+class RecordType(IntEnum):
+    """The type byte of a record."""
+
+    PUT_BLOB = 1
+    PUT_FILE = 2
+    DELETE_FILE = 3
+    UPDATE_FILE = 4
+    SEAL_SEGMENT = 5
+
+
+class PutBlob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Bytes came into being: the data of this record, or the blob file named by the digest.
+
+    Attributes:
+        digest: SHA-256, 32 bytes.
+        size: bytes of content.
+        inline: the content is this record's data.
+        block_crc32s: of a blob file: the CRC32 of each 1 MiB block, 4 bytes little-endian each.
+    """
+
+    digest: bytes
+    size: int
+    inline: bool
+    block_crc32s: bytes = b""
+
+
+class FileExtent(msgspec.Struct, frozen=True):
+    """A run of bytes of one blob that forms part of a file."""
+
+    digest: bytes
+    offset: int
+    length: int
+
+
+class PutFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file came into being. Fields as in `dfs.core.model.File`."""
+
+    id: str
+    bucket: str
+    key: str
+    size: int
+    digest: bytes
+    content_type: str
+    created_at_ms: int
+    metadata: dict[str, str] = {}
+    expires_at_ms: int | None = None
+    extents: list[FileExtent] = []
+
+
+class DeleteFile(msgspec.Struct, frozen=True):
+    """A file is no more."""
+
+    id: str
+    deleted_at_ms: int
+
+
+class UpdateFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file got these names and properties; the record carries all of them, changed or not."""
+
+    id: str
+    key: str
+    content_type: str
+    updated_at_ms: int
+    metadata: dict[str, str] = {}
+    expires_at_ms: int | None = None
+
+
+class SealSegment(msgspec.Struct, frozen=True):
+    """The last record of a segment that was full.
+
+    Attributes:
+        first_lsn: of the segment; its last is this record's own.
+    """
+
+    segment_id: int
+    first_lsn: int
+    sealed_at_ms: int
+
+
+Meta = PutBlob | PutFile | DeleteFile | UpdateFile | SealSegment
+
+STRUCTURES: dict[RecordType, type[Meta]] = {
+    RecordType.PUT_BLOB: PutBlob,
+    RecordType.PUT_FILE: PutFile,
+    RecordType.DELETE_FILE: DeleteFile,
+    RecordType.UPDATE_FILE: UpdateFile,
+    RecordType.SEAL_SEGMENT: SealSegment,
+}
+_TYPES = {structure: record_type for record_type, structure in STRUCTURES.items()}
+_DECODERS = {
+    int(record_type): msgspec.msgpack.Decoder(structure)
+    for record_type, structure in STRUCTURES.items()
+}
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def encode_meta(meta: Meta) -> tuple[RecordType, bytes]:
+    """Return the type byte of a structure and its MessagePack map."""
+    return _TYPES[type(meta)], _ENCODER.encode(meta)
+
+
+def decode_meta(frame: Frame) -> Meta:
+    """Return the structure of a record.
+
+    Raises:
+        WalFormatError: a newer program wrote it, and this one does not know its type.
+        WalCorruptError: its checksum is right and yet it is not of its type.
+    """
+    decoder = _DECODERS.get(frame.type)
+    if decoder is None:
+        raise WalFormatError(
+            f"The log holds a record of type {frame.type}, which this program does not know.",
+            hint="Start the newer version of dfs that wrote it.",
+            segment_id=frame.segment_id,
+            offset=frame.offset,
+            lsn=frame.lsn,
+        )
+    try:
+        return decoder.decode(frame.meta)
+    except msgspec.MsgspecError as error:
+        raise WalCorruptError(
+            f"A record of the log cannot be understood: {error}.",
+            segment_id=frame.segment_id,
+            offset=frame.offset,
+            lsn=frame.lsn,
+        ) from error

@@ -1,0 +1,189 @@
+"""A segment: its header and its file names. Layout in `dfs.wal`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import struct
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfs.core.checksum import crc32
+from dfs.core.durable import storage_error
+from dfs.core.errors import WalCorruptError, WalFormatError, WalGapError
+
+MAGIC = b"dfs-wal\n"
+FORMAT_VERSION = 1
+ACTIVE_NAME = "wal.active"
+NEXT_NAME = "wal.next"
+SEGMENTS_NAME = "segments"
+DAMAGED_NAME = "damaged"
+FIRST_SEGMENT_ID = 1
+FIRST_LSN = 1
+OPEN_SEGMENTS_MAX = 128
+OPEN_ATTEMPTS_MAX = 5
+
+_FIELDS = struct.Struct("<8sIIQ16sQQQQI")
+_CRC = struct.Struct("<I")
+SEGMENT_HEADER_BYTES = _FIELDS.size + _CRC.size
+_SEALED_NAME = re.compile(r"(\d{10})\.wal")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """What a segment says about itself and about where the one before it ended.
+
+    Attributes:
+        previous_end: offset behind the last record of the previous segment; 0 in the first one.
+        previous_last_lsn: always `first_lsn - 1`.
+    """
+
+    segment_id: int
+    cluster_id: bytes
+    first_lsn: int
+    previous_end: int
+    previous_last_lsn: int
+    created_at_ms: int
+
+
+class OpenSegment:
+    """A segment opened for reading. Closed when the last one who uses it is done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            os.close(self.fd)
+
+
+class OpenSegments:
+    """The segments of one log that are open for reading, the least used closed first.
+
+    Args:
+        directory: of the log.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._open: OrderedDict[int, OpenSegment] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, segment_id: int) -> OpenSegment:
+        """Return a segment, whether sealed or active.
+
+        Raises:
+            WalGapError: it is missing.
+            StorageError: it cannot be opened.
+        """
+        with self._lock:
+            segment = self._open.get(segment_id)
+            if segment is None:
+                segment = self._open[segment_id] = self._find(segment_id)
+                if len(self._open) > OPEN_SEGMENTS_MAX:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(segment_id)
+        return segment
+
+    def clear(self) -> None:
+        """Forget them all; each is closed when its last user is done."""
+        with self._lock:
+            self._open.clear()
+
+    def _find(self, segment_id: int) -> OpenSegment:
+        path = sealed_path(self._directory, segment_id)
+        active_path = self._directory / ACTIVE_NAME
+        for _ in range(OPEN_ATTEMPTS_MAX):  # a rotation may come between the two looks
+            try:
+                return OpenSegment(path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise storage_error(error) from error
+            with contextlib.suppress(FileNotFoundError):
+                segment = OpenSegment(active_path)
+                data = os.pread(segment.fd, SEGMENT_HEADER_BYTES, 0)
+                if decode_header(data, path=active_path).segment_id == segment_id:
+                    return segment
+        raise WalGapError(
+            f"Segment {segment_id} of the log is missing.",
+            hint="Restore it from a copy of the log; dfs never skips records.",
+            path=path,
+        )
+
+
+def encode_header(header: SegmentHeader) -> bytes:
+    """Return the `SEGMENT_HEADER_BYTES` bytes at the start of a segment."""
+    fields = _FIELDS.pack(
+        MAGIC,
+        FORMAT_VERSION,
+        SEGMENT_HEADER_BYTES,
+        header.segment_id,
+        header.cluster_id,
+        header.first_lsn,
+        header.previous_end,
+        header.previous_last_lsn,
+        header.created_at_ms,
+        0,
+    )
+    return fields + _CRC.pack(crc32(fields))
+
+
+def decode_header(data: bytes, *, path: Path) -> SegmentHeader:
+    """Check and read the start of a segment.
+
+    Raises:
+        WalFormatError: a newer program wrote it.
+        WalCorruptError: it is no valid header.
+    """
+    if len(data) < SEGMENT_HEADER_BYTES or data[:8] != MAGIC:
+        raise _header_error("it does not begin like one", path)
+    (_, version, length, segment_id, cluster_id, first_lsn, end, last_lsn, created, _zero) = (
+        _FIELDS.unpack_from(data)
+    )
+    if _CRC.unpack_from(data, _FIELDS.size)[0] != crc32(data[: _FIELDS.size]):
+        raise _header_error("the CRC32 of its header does not fit", path)
+    if version != FORMAT_VERSION:
+        raise WalFormatError(
+            f"A segment of the log has format {version}; this program knows {FORMAT_VERSION}.",
+            hint="Start the newer version of dfs that wrote it.",
+            path=path,
+        )
+    if length != SEGMENT_HEADER_BYTES or last_lsn != first_lsn - 1:
+        raise _header_error("its header contradicts itself", path)
+    return SegmentHeader(segment_id, cluster_id, first_lsn, end, last_lsn, created)
+
+
+def read_header(path: Path) -> SegmentHeader:
+    """Read the header of a segment file. Raises as `decode_header`, and StorageError."""
+    try:
+        with path.open("rb") as file:
+            return decode_header(file.read(SEGMENT_HEADER_BYTES), path=path)
+    except OSError as error:
+        raise storage_error(error) from error
+
+
+def sealed_path(directory: Path, segment_id: int) -> Path:
+    """Return where the sealed segment of that id lies in the log's directory."""
+    return directory / SEGMENTS_NAME / f"{segment_id:010d}.wal"
+
+
+def list_sealed_ids(directory: Path) -> list[int]:
+    """Return the ids of the sealed segments present, ascending."""
+    with os.scandir(directory / SEGMENTS_NAME) as entries:
+        matches = (_SEALED_NAME.fullmatch(entry.name) for entry in entries)
+        return sorted(int(match[1]) for match in matches if match)
+
+
+def _header_error(fault: str, path: Path) -> WalCorruptError:
+    return WalCorruptError(
+        f"A segment of the log is damaged: {fault}.",
+        hint="Restore this file from a copy of the log; dfs never skips records.",
+        path=path,
+        offset=0,
+    )
