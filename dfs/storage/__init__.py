@@ -1,0 +1,1 @@
+"""Stores of blobs: places that keep immutable bytes under their SHA-256."""

@@ -1,0 +1,164 @@
+"""Whose a store is: the file `dfs.json` at its top.
+
+    {"format_version": 1, "cluster_id": "<32 hex>", "store_id": "<32 hex>",
+     "created_at": "2026-11-22T18:24:53.000Z"}
+
+Fields that are not known are passed over; a change that an older program must not overlook
+raises the format version.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from dfs.core.clock import now_ms
+from dfs.core.durable import make_directory_durably, replace_durably, storage_error
+from dfs.core.errors import StoreIdentityError
+
+FORMAT_VERSION = 1
+ID_BYTES = 16
+_FILE_NAME = "dfs.json"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreIdentity:
+    """What `dfs.json` says.
+
+    Attributes:
+        cluster_id: 16 raw bytes, the same in all stores that hold copies of one log.
+        store_id: 16 raw bytes, its own in each store.
+    """
+
+    cluster_id: bytes
+    store_id: bytes
+    created_at_ms: int
+    format_version: int = FORMAT_VERSION
+
+
+class _Version(msgspec.Struct):
+    """The one field that every version of the file has."""
+
+    format_version: int
+
+
+class _Document(msgspec.Struct):
+    """The file as JSON."""
+
+    format_version: int
+    cluster_id: str
+    store_id: str
+    created_at: datetime
+
+
+def new_identity(*, cluster_id: bytes | None = None) -> StoreIdentity:
+    """Return the identity of a store that is created now.
+
+    Args:
+        cluster_id: the cluster it joins; a new one when None.
+    """
+    return StoreIdentity(
+        cluster_id=secrets.token_bytes(ID_BYTES) if cluster_id is None else cluster_id,
+        store_id=secrets.token_bytes(ID_BYTES),
+        created_at_ms=now_ms(),
+    )
+
+
+def read_identity(path: Path) -> StoreIdentity | None:
+    """Return the identity of the store in a directory; None if there is none yet.
+
+    Raises:
+        StoreIdentityError: the file is malformed, or of a newer format than this program knows.
+        StoreUnavailableError: the file could not be read.
+    """
+    file = path / _FILE_NAME
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_error(error, path=file) from error
+    try:
+        version = msgspec.json.decode(data, type=_Version).format_version
+        if version > FORMAT_VERSION:
+            raise StoreIdentityError(
+                f"The store has format version {version}; this program knows {FORMAT_VERSION}.",
+                hint="Run a newer dfs.",
+                path=str(file),
+            )
+        return _identity(msgspec.json.decode(data, type=_Document))
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StoreIdentityError(
+            f"The identity of the store is malformed: {error}.",
+            hint="Put the file back from a backup, or name another directory.",
+            path=str(file),
+        ) from error
+
+
+def write_identity(path: Path, identity: StoreIdentity) -> None:
+    """Mark a directory as a store, creating it if it is missing.
+
+    Raises:
+        StoreIdentityError: the directory is another store already.
+        NoSpaceError, StoreUnavailableError: it could not be written; there is no half file.
+
+    Durability: on return the file, its name and the directory are durable.
+    """
+    found = read_identity(path)
+    if found is not None and found != identity:
+        raise StoreIdentityError(
+            "The directory is a store already.",
+            hint="Name another directory.",
+            path=str(path),
+            store_id=found.store_id.hex(),
+        )
+    make_directory_durably(path)
+    created_at = _EPOCH + timedelta(milliseconds=identity.created_at_ms)
+    document = {
+        "format_version": identity.format_version,
+        "cluster_id": identity.cluster_id.hex(),
+        "store_id": identity.store_id.hex(),
+        "created_at": created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    }
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2)
+    replace_durably(path / _FILE_NAME, text + b"\n")
+
+
+def require_cluster(identity: StoreIdentity, *, cluster_id: bytes, path: Path) -> None:
+    """Refuse a store of another cluster.
+
+    Raises:
+        StoreIdentityError: naming both clusters.
+    """
+    if identity.cluster_id != cluster_id:
+        raise StoreIdentityError(
+            f"The store belongs to cluster {identity.cluster_id.hex()}, not to {cluster_id.hex()}.",
+            hint="Check the paths of the stores and of the log: one of them is another node's.",
+            path=str(path),
+        )
+
+
+def _identity(document: _Document) -> StoreIdentity:
+    """Return the values of a document, or raise ValueError saying which is wrong."""
+    if document.format_version < 1:
+        raise ValueError("format_version must be at least 1")
+    if document.created_at.tzinfo is None:
+        raise ValueError("created_at must name its offset from UTC")
+    return StoreIdentity(
+        format_version=document.format_version,
+        cluster_id=_id_bytes("cluster_id", document.cluster_id),
+        store_id=_id_bytes("store_id", document.store_id),
+        created_at_ms=(document.created_at - _EPOCH) // timedelta(milliseconds=1),
+    )
+
+
+def _id_bytes(name: str, text: str) -> bytes:
+    """Return the raw bytes of an id, or raise ValueError naming the field."""
+    if len(text) != 2 * ID_BYTES:
+        raise ValueError(f"{name} must be {2 * ID_BYTES} hexadecimal digits")
+    return bytes.fromhex(text)

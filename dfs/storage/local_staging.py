@@ -1,0 +1,194 @@
+"""Uploads in flight of a local store: temporary files that only a live writer keeps.
+
+Each is under an flock of its writer for as long as it is open. The kernel drops the lock when the
+process dies, however it dies: so whoever can take the lock has found a leftover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import secrets
+from pathlib import Path
+
+import structlog
+
+from dfs.core.durable import storage_error, write_all
+from dfs.storage.base import require_digest
+from dfs.storage.local_shards import ShardDirectories
+
+FILE_MODE = 0o600
+WRITEBACK_BYTES = 2 << 20
+"""The kernel is told to begin writing to the disk whenever this much of an upload has gathered, so
+that little is left for the sync at its end."""
+
+_log = structlog.get_logger(__name__)
+
+
+class LocalStagedBlob:
+    """A temporary file of a local store. See `StagedBlob`.
+
+    Args:
+        directory: where the file is created, under a name that carries the process id.
+        shards: where it will go.
+
+    Raises:
+        NoSpaceError, StoreUnavailableError: the file could not be created or locked.
+    """
+
+    def __init__(self, *, directory: Path, shards: ShardDirectories) -> None:
+        self._shards = shards
+        self._path = directory / f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._file = _create_locked(self._path)
+        self._digest: bytes | None = None
+        self._failed = False
+        self._size = 0
+        self._flushed_bytes = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """See `StagedBlob`. The bytes go to the kernel without a copy."""
+        self._require_open(sealed=False)
+        try:
+            write_all(self._file.fileno(), data)
+        except OSError as error:
+            self._failed = True
+            raise storage_error(error, path=self._path) from error
+        self._size += memoryview(data).nbytes
+        if self._size - self._flushed_bytes >= WRITEBACK_BYTES:
+            self._begin_writeback()
+
+    def seal(self, digest: bytes) -> None:
+        """See `StagedBlob`."""
+        self._require_open(sealed=False)
+        require_digest(digest)
+        self._failed = True  # Until all of it is done: a sync that failed is never tried again.
+        made = self._shards.make(digest)
+        try:
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            raise storage_error(error, path=self._path) from error
+        self._shards.sync(made)
+        self._failed = False
+        self._digest = digest
+
+    def require_sealed(self, digest: bytes, size: int) -> None:
+        """Raise ValueError unless this was sealed as `digest` with `size` bytes."""
+        self._require_open(sealed=True)
+        if (self._digest, self._size) != (digest, size):
+            raise ValueError("the staged blob was sealed with another digest or size")
+
+    def rename(self, target: Path) -> None:
+        """Move the sealed file to its name. Raises OSError as it comes."""
+        self._path.replace(target)
+        self._close()
+
+    def discard(self) -> None:
+        """See `StagedBlob`."""
+        if self._file.closed:
+            return
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("staged_blob_not_removed", path=str(self._path), error=str(error))
+        # The lock goes last: without it a sweep would take the file for a leftover.
+        self._close()
+
+    def _begin_writeback(self) -> None:
+        """Have the kernel start writing what came since the last time, without waiting for it.
+
+        DONTNEED is named for what it does to pages already written: it drops them. To those not
+        yet written it does what is wanted here, and leaves them in the cache. Faults of the
+        writing are reported by the sync, so those of the advice are of no interest.
+        """
+        pending_bytes = self._size - self._flushed_bytes
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(
+                self._file.fileno(), self._flushed_bytes, pending_bytes, os.POSIX_FADV_DONTNEED
+            )
+        self._flushed_bytes = self._size
+
+    def _close(self) -> None:
+        """Close the file, and with it the lock. What had to be durable has been synced before."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def _require_open(self, *, sealed: bool) -> None:
+        """Raise ValueError unless the blob is open, sound, and `sealed` or not."""
+        if self._file.closed:
+            raise ValueError("the staged blob was published or discarded")
+        if self._failed:
+            raise ValueError("after an error the staged blob can only be discarded")
+        if sealed is not (self._digest is not None):
+            raise ValueError(f"the staged blob is {'not yet' if sealed else 'already'} sealed")
+
+
+def sweep_leftovers(directory: Path, *, written_before_s: float | None) -> int:
+    """Remove the temporary files that no live process has locked.
+
+    Args:
+        written_before_s: only files last written before that time, in seconds since 1970; None
+            for all.
+
+    Returns:
+        How many were removed. A missing directory holds none.
+
+    Raises:
+        StoreUnavailableError: the directory could not be listed, or a leftover not removed.
+    """
+    try:
+        return sum(_sweep_file(path, written_before_s) for path in sorted(directory.iterdir()))
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise storage_error(error, path=directory) from error
+
+
+def _sweep_file(path: Path, written_before_s: float | None) -> bool:
+    """Remove one file if it is a leftover; return whether it was. Raises OSError as it comes."""
+    try:
+        file = io.FileIO(path, "r+b")
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    with file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        found = os.fstat(file.fileno())
+        if not found.st_nlink:
+            return False
+        if written_before_s is not None and found.st_mtime >= written_before_s:
+            return False
+        # Nobody removes a name without holding this lock, so it still stands for this file.
+        path.unlink()
+    return True
+
+
+def _create_locked(path: Path) -> io.FileIO:
+    """Create a file that stays locked for as long as it is open.
+
+    A sweep may find it in the moment before it is locked, and remove it: then it is created again.
+
+    Raises:
+        NoSpaceError, StoreUnavailableError: it could not be created or locked.
+    """
+    try:
+        while True:
+            file = io.FileIO(path, "xb", opener=_open_private)
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+                if os.fstat(file.fileno()).st_nlink:
+                    return file
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+    except OSError as error:
+        raise storage_error(error, path=path) from error
+
+
+def _open_private(path: str, flags: int) -> int:
+    """Open a file the way FileIO asks for, readable by its owner only."""
+    return os.open(path, flags, FILE_MODE)

@@ -1,0 +1,36 @@
+"""Opening a store by the place it is at."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dfs.core.errors import ConfigError
+from dfs.storage.base import BlobStore
+from dfs.storage.local_store import LocalStore
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def open_store(location: str | Path, *, name: str = "primary") -> BlobStore:
+    """Return the store at `location`, its directories created.
+
+    Args:
+        location: path of a directory.
+        name: how the store is called in answers and logs.
+
+    Raises:
+        ConfigError: `location` is a URL: there is no store of that kind.
+        NoSpaceError, StoreUnavailableError: the directories could not be created.
+
+    Durability: on return the directories of the store are durable.
+    """
+    match = _SCHEME.match(str(location))
+    if match is not None:
+        raise ConfigError(
+            f"The store {name!r} is at a {match[1]}:// address, which this version cannot use.",
+            hint="Give the path of a directory.",
+        )
+    store = LocalStore(path=Path(location), name=name)
+    store.prepare()
+    return store
