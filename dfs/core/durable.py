@@ -88,22 +88,28 @@ def make_directory_durably(path: Path, *, mode: int = DIRECTORY_MODE) -> None:
     deepest one that already existed, since whoever created it may have died before the sync; its
     parent is left alone only if this process may not read it.
     """
-    missing: list[Path] = []
-    existing = path.absolute()
-    while not existing.is_dir() and existing != existing.parent:
-        missing.append(existing)
-        existing = existing.parent
-    if os.access(existing.parent, os.R_OK):
-        sync_directory(existing.parent)
-    for directory in reversed(missing):
-        try:
-            directory.mkdir(mode=mode)
-        except FileExistsError as error:
+    try:
+        missing = _missing_directories(path.absolute())
+        existing = missing[0].parent if missing else path.absolute()
+        if os.access(existing.parent, os.R_OK):
+            sync_directory(existing.parent)
+        for directory in missing:
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir(mode=mode)
+            sync_directory(directory.parent)
             if not directory.is_dir():
-                raise storage_error(error, path=directory) from error
-        except OSError as error:
-            raise storage_error(error, path=directory) from error
-        sync_directory(directory.parent)
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+    except OSError as error:
+        raise storage_error(error, path=path) from error
+
+
+def _missing_directories(path: Path) -> list[Path]:
+    """Return `path` and those above it that are no directories, outermost first."""
+    missing: list[Path] = []
+    while not path.is_dir() and path != path.parent:
+        missing.insert(0, path)
+        path = path.parent
+    return missing
 
 
 def replace_durably(path: Path, data: Buffer) -> None:
