@@ -1,0 +1,101 @@
+# dfs: every task of a developer or operator. `make` lists them.
+# Needs Python 3.11 or newer; everything else is installed into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+CODE := dfs workers scripts wsgi.py gunicorn.conf.py
+# Tests in this many processes; the machine's cores by default.
+JOBS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-dev run worker up down format lint types arch test test-unit \
+	test-contract test-crash test-integration check bench wal-golden settings-table constraints clean
+
+help: ## List these tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Create .venv with what a node needs
+setup-dev: $(VENV)/.ready-dev ## Create .venv with what the checks and tests need, too
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "dfs needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) -V 2>&1`. Try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Creating $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python has no working venv module. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.ready: requirements.txt constraints.txt | $(BIN)/python
+	@echo "Installing what a node needs ..."
+	@$(PIP) --requirement requirements.txt
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt requirements.txt constraints.txt | $(BIN)/python
+	@echo "Installing what the checks need ..."
+	@$(PIP) --requirement requirements-dev.txt
+	@touch $@ $(VENV)/.ready
+
+run: setup ## Run a node until Ctrl-C: web server, worker and, if none is configured, the queue
+	@$(BIN)/python -m scripts.run
+
+worker: setup ## Run one more worker process; needs REDIS_URL
+	@$(BIN)/python -m workers.run
+
+up: setup ## Run a node in the background; returns when it is ready
+	@$(BIN)/python -m scripts.run up
+
+down: setup ## Stop the node that `make up` started
+	@$(BIN)/python -m scripts.run down
+
+format: setup-dev ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix --quiet .
+
+lint: setup-dev ## Check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup-dev ## Check types, strictly
+	@$(BIN)/mypy
+
+arch: setup-dev ## Check that imports go downwards only
+	@PYTHONPATH=. $(BIN)/lint-imports --no-cache
+
+test: setup-dev ## Run all tests
+	@$(PYTEST) tests
+
+test-unit: setup-dev ## Run the tests that start no server and kill nothing
+	@$(PYTEST) -m "not integration and not crash and not slow" tests
+
+test-contract: setup-dev ## Run the suite that every store must pass
+	@$(PYTEST) tests/contract
+
+test-crash: setup-dev ## Run the tests that kill processes
+	@$(PYTEST) -m crash tests
+
+test-integration: setup-dev ## Run the tests that start real servers
+	@$(PYTEST) -m integration tests
+
+check: lint types arch test ## All of the above checks; changes nothing
+
+bench: setup-dev ## Measure this machine and write docs/benchmarks.md; needs wrk and nginx
+	@$(BIN)/python -m scripts.bench
+
+wal-golden: setup-dev ## Write the golden segment of a new log format to tests/data/wal
+	@$(BIN)/python -m scripts.wal_golden
+
+settings-table: setup ## Write the table of settings into README.md
+	@$(BIN)/python -m scripts.settings_table
+
+constraints: ## Pin anew what the requirements bring with them
+	@rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	@build/constraints/bin/pip install --quiet --requirement requirements-dev.txt
+	@{ sed -n '/^#/p' constraints.txt; build/constraints/bin/pip freeze; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt && rm -rf build
+
+clean: ## Remove .venv and caches; stored files stay
+	@rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,118 @@
+"""The queue on RQ and Redis.
+
+Arguments travel as JSON, never as pickle: whoever reaches Redis must not thereby run code here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import Queue
+from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from dfs.core.errors import QueueError
+from dfs.queue.base import JobArguments
+
+ANSWER_TIMEOUT_S = 0.2
+"""One attempt to connect or to get an answer. There are at most two before QueueError."""
+DOWN_PAUSE_S = 1.0
+"""After a failure the queue is taken to be down for this long, so that callers do not each wait."""
+RESULT_TTL_S = 3600
+FAILURE_TTL_S = 86_400
+_ENDED = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)
+
+
+def queue_name(*, cluster_id: bytes, node_id: str) -> str:
+    """Return the name of the queue of one node, which no other node's has, whoever shares Redis."""
+    return f"dfs-{cluster_id.hex()}-{node_id}"
+
+
+class RqQueue:
+    """Enqueues jobs for the worker processes of one node. Connects at first use.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`.
+        name: of the queue; each worker process listens to exactly one.
+    """
+
+    def __init__(self, *, url: str, name: str) -> None:
+        self._redis = Redis.from_url(
+            url,
+            socket_connect_timeout=ANSWER_TIMEOUT_S,
+            socket_timeout=ANSWER_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 1),  # one more, for a connection that went stale in the pool
+        )
+        self._queue = Queue(name, connection=self._redis, serializer=JSONSerializer)
+        self._down_until_s = 0.0
+
+    def enqueue(
+        self,
+        job: str,
+        arguments: JobArguments | None = None,
+        *,
+        job_id: str,
+        timeout_s: int = 600,
+    ) -> bool:
+        """Ask for a job to be run; see `JobQueue.enqueue`. What ended under that id is replaced."""
+        with self._translated_errors():
+            if self._add(job, arguments, job_id, timeout_s):
+                return True
+            return self._remove_ended(job_id) and self._add(job, arguments, job_id, timeout_s)
+
+    def check(self) -> None:
+        """Return if Redis answers. Raises QueueError otherwise."""
+        with self._translated_errors():
+            self._redis.ping()
+
+    def close(self) -> None:
+        """Close the connections to Redis."""
+        self._redis.close()
+
+    def _add(self, job: str, arguments: JobArguments | None, job_id: str, timeout_s: int) -> bool:
+        try:
+            self._queue.enqueue_call(
+                job,
+                kwargs=dict(arguments or {}),
+                job_id=job_id,
+                unique=True,
+                timeout=timeout_s,
+                result_ttl=RESULT_TTL_S,
+                failure_ttl=FAILURE_TTL_S,
+            )
+        except DuplicateJobError:
+            return False
+        return True
+
+    def _remove_ended(self, job_id: str) -> bool:
+        """Remove the job of that id if it has ended. Returns whether its id is free now."""
+        try:
+            job = Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
+            if job.get_status(refresh=False) not in _ENDED:
+                return False
+            job.delete()
+        except NoSuchJobError:
+            pass
+        return True
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        if time.monotonic() < self._down_until_s:
+            raise QueueError("The queue does not answer.", queue=self._queue.name)
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            self._down_until_s = time.monotonic() + DOWN_PAUSE_S
+            raise QueueError(
+                "The queue does not answer.",
+                hint="Check REDIS_URL and that Redis runs.",
+                queue=self._queue.name,
+                reason=str(error),
+            ) from error

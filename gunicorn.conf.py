@@ -1,0 +1,96 @@
+"""How Gunicorn serves dfs. Every value that may differ between nodes comes from the settings.
+
+Gunicorn runs this file again on SIGHUP, so nothing here may rely on having run once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import structlog
+from gunicorn.errors import HaltServer
+from gunicorn.glogging import Logger
+
+from dfs.core.config import load_config
+from dfs.core.errors import DfsError
+from dfs.core.logging import configure_logging, library_formatter
+
+config = load_config()
+configure_logging(config.debug)
+
+metrics_path = Path(config.run_path, "metrics")
+# prometheus_client decides by this variable at its import whether processes share their counts. So
+# what imports it is imported inside the functions below, never at the top.
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_path)
+
+
+class NodeLogger(Logger):  # type: ignore[misc] # gunicorn has no types
+    """Gunicorn's log in the form of dfs's own."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(library_formatter(config.debug))
+
+
+bind = f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}"
+workers = config.workers
+threads = config.threads
+worker_class = "gthread"
+worker_connections = 1000
+logger_class = NodeLogger
+loglevel = "info"
+accesslog = None
+
+http_parser = "python"  # the other one accepts bare line feeds, which lets requests be smuggled
+limit_request_line = 8190
+keepalive = 30
+timeout = 60  # seconds without a sign of life of a worker's main loop; threads may take longer
+graceful_timeout = 30  # seconds that requests in flight get at a stop
+
+control_socket_disable = not config.gunicorn_control_socket
+if config.gunicorn_control_socket:
+    control_socket = config.gunicorn_control_socket
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Recover the node before the first worker exists; clients that connect meanwhile wait.
+
+    The mark is on the arbiter: this file's own names are new after SIGHUP. An upgrade by SIGUSR2
+    has an arbiter of its own, which recovers under the node lock while the old workers serve.
+    """
+    if getattr(server, "dfs_recovered", False):
+        return
+    from dfs.wiring import recover_node  # noqa: PLC0415
+
+    if "GUNICORN_PID" not in os.environ:  # else the workers of the old arbiter still count
+        shutil.rmtree(metrics_path, ignore_errors=True)
+    metrics_path.mkdir(parents=True, exist_ok=True)
+    try:
+        recover_node(config)
+    except DfsError as error:
+        structlog.get_logger().error("recovery_failed", code=error.code, error=str(error))
+        raise HaltServer(str(error), exit_status=1) from error
+    server.dfs_recovered = True
+
+
+def post_worker_init(worker: Any) -> None:
+    """Open the services before the worker accepts its first request, not during it."""
+    _ = worker.wsgi.extensions["dfs"].services
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Close what the worker opened."""
+    application = getattr(worker, "wsgi", None)
+    if application is not None:
+        application.extensions["dfs"].close()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Let the metrics forget what only a living process has."""
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -1,0 +1,260 @@
+"""Runs a whole node: a queue server if none is configured, and each line of the Procfile.
+
+python -m scripts.run          until Ctrl-C or SIGTERM (exit 0), or until a part of it ends (1)
+python -m scripts.run up       the same in the background; returns when the node is ready
+python -m scripts.run down     stops what `up` started
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import urllib3
+from honcho.environ import parse_procfile
+
+from dfs.core.config import SETTINGS, Config, load_config
+from dfs.core.errors import ConfigError
+from scripts.embedded_redis import find_server, free_port, start_redis
+from scripts.supervisor import (
+    Child,
+    block_stop_signals,
+    start_child,
+    stop_children,
+    wait_for_end,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+BACKGROUND_START_TIMEOUT_S = 600
+
+
+class StartError(Exception):
+    """The node cannot start, for a reason that its operator can mend."""
+
+
+def claim_run_path(run_path: Path) -> IO[str]:
+    """Make sure that no other node uses these files, for as long as the returned file is open.
+
+    The file holds our process id, for `down`.
+
+    Raises:
+        StartError: another one does.
+    """
+    try:
+        run_path.mkdir(parents=True, exist_ok=True)
+        claim = (run_path / "run.pid").open("a+")
+    except OSError as error:
+        raise StartError(f"DFS_RUN_PATH={run_path}: {error.strerror}.") from error
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        claim.seek(0)
+        raise StartError(
+            f"A node already runs with these files: process {claim.read().strip()}, {run_path}.\n"
+            "Stop it, or give this one its own: PORT, STORAGE_PATH, WAL_PATH, DATABASE_URL, "
+            "DFS_RUN_PATH."
+        ) from None
+    claim.truncate(0)
+    claim.write(f"{os.getpid()}\n")
+    claim.flush()
+    return claim
+
+
+def choose_port(config: Config) -> int:
+    """Return the port for HTTP: the configured one, or a free one for 0.
+
+    Raises:
+        StartError: something else listens there, or the address is not this machine's.
+    """
+    if config.port == 0:
+        return free_port(config.host)
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise StartError(
+                    f"Port {config.port} of {config.host} is taken by another program. "
+                    f"Choose another: PORT={config.port + 1} make run"
+                ) from error
+            raise StartError(
+                f"Cannot listen on {config.host}:{config.port}: {error.strerror}. "
+                "See PORT and DFS_HOST."
+            ) from error
+    return config.port
+
+
+def child_environ(config: Config, *, port: int, redis_url: str) -> dict[str, str]:
+    """Return the environment of the node's processes: each setting, with absolute paths."""
+    values = {setting.name: getattr(config, setting.attribute) for setting in SETTINGS}
+    settings = {name: "" if value is None else str(value) for name, value in values.items()}
+    programs = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        **settings,
+        "PORT": str(port),
+        "REDIS_URL": redis_url,
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def start_parts(environ: Mapping[str, str]) -> list[Child]:
+    """Start each line of the Procfile."""
+    lines = parse_procfile((ROOT / "Procfile").read_text()).processes
+    return [
+        start_child(name, ["/bin/sh", "-c", f"exec {line}"], environ=environ, directory=ROOT)
+        for name, line in lines.items()
+    ]
+
+
+def node_url(host: str, port: int) -> str:
+    """Return the address under which a browser on this machine finds the node."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def announce_when_ready(url: str, ended: threading.Event) -> None:
+    """Print the address once `/ready` answers 200, and until then why it does not."""
+    told = ""
+    with urllib3.PoolManager(retries=False, timeout=5) as http:
+        while not ended.wait(0.1):
+            try:
+                answer = http.request("GET", f"{url}/ready")
+            except urllib3.exceptions.HTTPError:  # not listening yet, or recovering
+                continue
+            if answer.status == 200:
+                print(f"\n  dfs is ready: {url}   Ctrl-C stops it.\n", flush=True)
+                return
+            reason = answer.data.decode(errors="replace").strip()
+            if reason != told:
+                print(f"dfs is not ready yet: {reason}", flush=True)
+                told = reason
+
+
+def run_node(config: Config) -> int:
+    """Run the node until a stop signal or the end of one of its processes.
+
+    Returns:
+        0 after a stop signal, 1 when a process ended by itself.
+
+    Raises:
+        StartError: it cannot start.
+    """
+    with claim_run_path(config.run_path):
+        port = choose_port(config)
+        redis: list[Child] = []
+        parts: list[Child] = []
+        ended = threading.Event()
+        try:
+            redis_url = config.redis_url
+            if redis_url is None:
+                child, redis_url = start_redis(find_server(), directory=config.run_path / "redis")
+                redis.append(child)
+            parts += start_parts(child_environ(config, port=port, redis_url=redis_url))
+            threading.Thread(
+                target=announce_when_ready, args=(node_url(config.host, port), ended), daemon=True
+            ).start()
+            dead = wait_for_end([*redis, *parts])
+        except (RuntimeError, FileNotFoundError) as error:
+            raise StartError(str(error)) from error
+        finally:
+            ended.set()
+            orderly = stop_children(parts)
+            stop_children(redis)
+    return tell_end(dead, orderly=orderly)
+
+
+def tell_end(dead: Child | None, *, orderly: bool) -> int:
+    """Say how the node ended. Returns the exit status."""
+    if dead is not None:
+        status = dead.process.returncode
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        print(f"dfs: {dead.name} {how}; everything else was stopped.", file=sys.stderr)
+        return 1
+    print("dfs has stopped." if orderly else "dfs was stopped by force.", flush=True)
+    return 0
+
+
+def start_in_background(config: Config) -> int:
+    """Start a node that outlives this process. Returns 0 once it is ready."""
+    config.run_path.mkdir(parents=True, exist_ok=True)
+    log_path = config.run_path / "node.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scripts.run"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline_s = time.monotonic() + BACKGROUND_START_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < deadline_s:
+        ready = [
+            line
+            for line in log_path.read_text(errors="replace").splitlines()
+            if "dfs is ready:" in line
+        ]
+        if ready:
+            print(f"{ready[0].strip().partition('   ')[0]}   `make down` stops it. Log: {log_path}")
+            return 0
+        time.sleep(0.1)
+    print(log_path.read_text(errors="replace")[-4000:], file=sys.stderr)
+    return 1
+
+
+def stop_background(config: Config) -> int:
+    """Stop the node that uses these settings, and wait for its end. Returns 0 if none runs then."""
+    pid_path = config.run_path / "run.pid"
+    if not pid_path.exists():
+        print("No node runs here.")
+        return 0
+    with pid_path.open() as claim:
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(claim.read()), signal.SIGTERM)
+            fcntl.flock(claim, fcntl.LOCK_EX)
+            print("dfs has stopped.")
+        else:
+            print("No node runs here.")
+    return 0
+
+
+def main() -> int:
+    """Do what the command line says. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.run", description=__doc__)
+    parser.add_argument("action", nargs="?", choices=("run", "up", "down"), default="run")
+    action = parser.parse_args().action
+    try:
+        config = load_config()
+        if action == "up":
+            return start_in_background(config)
+        if action == "down":
+            return stop_background(config)
+        block_stop_signals()
+        return run_node(config)
+    except ConfigError as error:
+        print(f"dfs: {error.message.replace('; ', chr(10) + '  ')}", file=sys.stderr)
+    except StartError as error:
+        print(f"dfs: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

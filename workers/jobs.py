@@ -1,0 +1,42 @@
+"""The jobs, named in the queue as `workers.jobs.<function>`.
+
+Each is safe to run twice and safe to kill at any point, and finds what it works on through the
+services that its worker process opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import structlog
+
+from dfs.storage.base import SweepsTemporaries
+from dfs.wiring import Services
+
+_services: ContextVar[Services] = ContextVar("services")
+
+
+@contextmanager
+def jobs_use(services: Services) -> Iterator[None]:
+    """Let jobs that run in this thread inside the `with` block use `services`."""
+    token = _services.set(services)
+    try:
+        yield
+    finally:
+        _services.reset(token)
+
+
+def sweep_temporaries() -> int:
+    """Remove temporary files that nobody has written to for DFS_TMP_AGE_S.
+
+    Returns:
+        How many were removed.
+    """
+    services = _services.get()
+    if not isinstance(services.store, SweepsTemporaries):
+        return 0
+    removed_count = services.store.sweep(older_than_s=services.config.tmp_age_s)
+    structlog.get_logger().info("temporaries_swept", removed_count=removed_count)
+    return removed_count

@@ -1,0 +1,84 @@
+"""The periodic jobs.
+
+Not rq's own cron: that builds its queue with the pickle serializer and gives each run a new id, so
+two worker processes would run everything twice.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from dfs.core.errors import QueueError
+from dfs.queue.base import JobQueue
+
+SWEEP_INTERVAL_S_MAX = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Periodic:
+    """A job to be enqueued again and again.
+
+    Attributes:
+        job: dotted name.
+        job_id: what keeps two runs of it from being queued at once.
+        interval_s: seconds between the beginnings of two runs.
+    """
+
+    job: str
+    job_id: str
+    interval_s: float
+
+
+def periodic_jobs(*, tmp_age_s: int) -> tuple[Periodic, ...]:
+    """Return the periodic jobs of a node."""
+    return (
+        Periodic(
+            job="workers.jobs.sweep_temporaries",
+            job_id="sweep-temporaries",
+            interval_s=min(SWEEP_INTERVAL_S_MAX, tmp_age_s / 4),
+        ),
+    )
+
+
+class Schedule:
+    """Enqueues periodic jobs from a thread of its own, each once at the start.
+
+    Args:
+        queue: a failure of it is logged, and the job is tried again at its next turn.
+    """
+
+    def __init__(self, *, queue: JobQueue, jobs: Sequence[Periodic]) -> None:
+        self._queue = queue
+        self._jobs = jobs
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="schedule", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and wait for the thread."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        due_s = dict.fromkeys(self._jobs, time.monotonic())
+        while True:
+            for job in self._jobs:
+                if due_s[job] <= time.monotonic():
+                    due_s[job] += job.interval_s
+                    self._enqueue(job)
+            if self._stopping.wait(max(0.0, min(due_s.values()) - time.monotonic())):
+                return
+
+    def _enqueue(self, job: Periodic) -> None:
+        try:
+            self._queue.enqueue(job.job, job_id=job.job_id)
+        except QueueError as error:
+            structlog.get_logger().warning("periodic_job_not_queued", job=job.job, error=str(error))
