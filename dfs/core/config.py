@@ -100,62 +100,116 @@ def parse_node_id(text: str) -> str:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("PORT", "port", parse_int(0, 65535), "8000", "TCP port that HTTP listens on; 0 = any free one"),
+    Setting(
+        "PORT",
+        "port",
+        parse_int(0, 65535),
+        "8000",
+        "TCP port that HTTP listens on; 0 = any free one",
+    ),
     Setting("DFS_HOST", "host", str, "127.0.0.1", "address that HTTP listens on"),
     Setting("WEB_CONCURRENCY", "workers", parse_int(1), "2", "Gunicorn worker processes"),
     Setting("DFS_THREADS", "threads", parse_int(1), "16", "threads in each Gunicorn worker"),
     Setting(
-        "DFS_GUNICORN_CONTROL_SOCKET", "gunicorn_control_socket", str, "",
+        "DFS_GUNICORN_CONTROL_SOCKET",
+        "gunicorn_control_socket",
+        str,
+        "",
         "path of Gunicorn's control socket; empty = none",
     ),
     Setting(
-        "DATABASE_URL", "database_url", parse_database_url, "sqlite:///./data/dfs.db",
+        "DATABASE_URL",
+        "database_url",
+        parse_database_url,
+        "sqlite:///./data/dfs.db",
         "the index: `sqlite:///PATH` or `postgresql://...`; it can always be rebuilt from the log",
     ),
     Setting(
-        "REDIS_URL", "redis_url", parse_redis_url, "",
+        "REDIS_URL",
+        "redis_url",
+        parse_redis_url,
+        "",
         "the queue; unset: `make run` starts an embedded Valkey on a free port",
     ),
     Setting("STORAGE_PATH", "storage_path", parse_path, "./data/primary", "the primary store"),
     Setting("WAL_PATH", "wal_path", parse_path, "./data/wal", "the write-ahead log"),
     Setting(
-        "DFS_RUN_PATH", "run_path", parse_path, "./data/run",
+        "DFS_RUN_PATH",
+        "run_path",
+        parse_path,
+        "./data/run",
         "files that need not survive a restart: metrics of the processes, the embedded queue",
     ),
-    Setting("DFS_NODE_ID", "node_id", parse_node_id, "node-1", "name of this node among those sharing one index"),
     Setting(
-        "DFS_INLINE_BLOB_BYTES_MAX", "inline_blob_bytes_max", parse_int(0, MIB), str(64 * KIB),
+        "DFS_NODE_ID",
+        "node_id",
+        parse_node_id,
+        "node-1",
+        "name of this node among those sharing one index",
+    ),
+    Setting(
+        "DFS_INLINE_BLOB_BYTES_MAX",
+        "inline_blob_bytes_max",
+        parse_int(0, MIB),
+        str(64 * KIB),
         "blobs up to this many bytes live inside the log, larger ones in a file of their own",
     ),
     Setting(
-        "DFS_UPLOAD_BYTES_MAX", "upload_bytes_max", parse_int(0), "0",
+        "DFS_UPLOAD_BYTES_MAX",
+        "upload_bytes_max",
+        parse_int(0),
+        "0",
         "largest accepted file in bytes; 0 = as large as the disk allows",
     ),
     Setting(
-        "DFS_WAL_SEGMENT_BYTES", "wal_segment_bytes", parse_int(64 * KIB, 1 << 31), str(64 * MIB),
+        "DFS_WAL_SEGMENT_BYTES",
+        "wal_segment_bytes",
+        parse_int(64 * KIB, 1 << 31),
+        str(64 * MIB),
         "size at which a segment of the log is sealed and the next begun",
     ),
     Setting(
-        "DFS_WAL_PREALLOCATE_BYTES", "wal_preallocate_bytes", parse_int(0), str(4 * MIB),
+        "DFS_WAL_PREALLOCATE_BYTES",
+        "wal_preallocate_bytes",
+        parse_int(0),
+        str(4 * MIB),
         "zeros written ahead of the tail of the log, so that a sync need not grow the file",
     ),
     Setting(
-        "DFS_COMMIT_BATCH_BYTES_MAX", "commit_batch_bytes_max", parse_int(MIB), str(8 * MIB),
+        "DFS_COMMIT_BATCH_BYTES_MAX",
+        "commit_batch_bytes_max",
+        parse_int(MIB),
+        str(8 * MIB),
         "bytes of log that one group commit takes at most",
     ),
     Setting(
-        "DFS_COMMIT_BATCH_COUNT_MAX", "commit_batch_count_max", parse_int(1), "256",
+        "DFS_COMMIT_BATCH_COUNT_MAX",
+        "commit_batch_count_max",
+        parse_int(1),
+        "256",
         "changes that one group commit takes at most",
     ),
     Setting(
-        "DFS_COMMIT_GATHER_US", "commit_gather_us", parse_int(0, 1_000_000), "4000",
+        "DFS_COMMIT_GATHER_US",
+        "commit_gather_us",
+        parse_int(0, 1_000_000),
+        "4000",
         "microseconds a group commit waits at most for changes already on their way; never waits for a lone one",
     ),
     Setting(
-        "DFS_TMP_AGE_S", "tmp_age_s", parse_int(60), "86400",
+        "DFS_TMP_AGE_S",
+        "tmp_age_s",
+        parse_int(60),
+        "86400",
         "age in seconds after which a temporary file that nobody writes is swept while the node runs",
     ),
-    Setting("DEBUG", "debug", parse_bool, "false", "readable logs, more of them; never changes what is synced"),
+    Setting(
+        "DEBUG",
+        "debug",
+        parse_bool,
+        "false",
+        "readable logs, more of them; never changes what is synced",
+    ),
 )
 
 
@@ -195,7 +249,9 @@ def load_config(environ: Mapping[str, str] | None = None, env_file: str = ".env"
     Raises:
         ConfigError: naming every setting that is wrong, with its value and the reason.
     """
-    from_file = {name: value for name, value in dotenv_values(env_file).items() if value is not None}
+    from_file = {
+        name: value for name, value in dotenv_values(env_file).items() if value is not None
+    }
     given = {**from_file, **(os.environ if environ is None else environ)}
     values: dict[str, Any] = {}
     faults: list[str] = []

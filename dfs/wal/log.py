@@ -50,6 +50,10 @@ class WriteAheadLog:
         preallocate_bytes: zeros written ahead of the tail; a sync that does not grow the file is
             about twice as quick.
         on_step: see `dfs.core.steps`.
+
+    Attributes:
+        open_segments: the segments that this process reads from.
+        sync_count: syncs of the log by this process.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class WriteAheadLog:
         self._writer_segment_id = 0
         self._allocated = 0
         self._appended: LogPosition | None = None
-        self._open_segments = OpenSegments(path)
+        self.open_segments = OpenSegments(path)
         self._control: ControlFile | None = None
 
     # Opening and closing
@@ -87,7 +91,7 @@ class WriteAheadLog:
     def close(self) -> None:
         """Close all files. Safe to call twice."""
         self._close_writer()
-        self._open_segments.clear()
+        self.open_segments.clear()
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -112,6 +116,10 @@ class WriteAheadLog:
         if position is None:
             raise WalError("The log has not been recovered since this machine started.")
         return position
+
+    def exists(self) -> bool:
+        """Tell whether the directory holds any segment, be it only half of a rotation."""
+        return find_situation(self.path) is not Situation.EMPTY
 
     def prepare(self, *, cluster_id: bytes) -> SegmentHeader:
         """Bring the directory into the situation OPEN; return the active segment's header.
@@ -273,7 +281,7 @@ class WriteAheadLog:
         """
         return LogReader(
             segments=self.segments(),
-            open_segment=self._open_segments.get,
+            open_segment=self.open_segments.get,
             known=self.control.position,
             after_lsn=after_lsn,
             durable_lsn=durable_lsn,
@@ -288,7 +296,7 @@ class WriteAheadLog:
             WalGapError: the segment is missing.
             StorageError: the disk failed.
         """
-        segment = self._open_segments.get(segment_id)
+        segment = self.open_segments.get(segment_id)
         try:
             data = os.pread(segment.fd, length, offset)
         except OSError as error:

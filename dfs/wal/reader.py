@@ -112,6 +112,15 @@ class SegmentReader:
         return self._end
 
     def __iter__(self) -> Iterator[Frame]:
+        if self._position.offset > self._file_end:
+            self._end = ReadEnd(
+                Outcome.CORRUPT,
+                self._path,
+                self._position,
+                "the segment is shorter than it was",
+                self._file_end,
+            )
+            return
         change: list[Frame] = []
         offset, lsn = self._position.offset, self._position.lsn
         fault = None
@@ -292,6 +301,8 @@ class LogReader:
                     yield frame
             self._end = reader.end
             if reader.end.fault is not None:
+                return
+            if self._until is not None and self._until.segment_id == segment.header.segment_id:
                 return
             if segment.last_lsn not in (None, reader.end.position.lsn):
                 raise WalCorruptError(

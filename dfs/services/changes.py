@@ -1,0 +1,194 @@
+"""The changes that clients ask for, as commands of the group commit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dfs.core.clock import now_ms
+from dfs.core.errors import AlreadyExistsError, NoSuchFileError, PreconditionFailedError
+from dfs.core.model import DEFAULT_BUCKET, BlobKind, File
+from dfs.db.transaction import IndexTransaction
+from dfs.services.commit import RECORD_OVERHEAD_BYTES, Draft
+from dfs.services.upload import BlobWriter
+from dfs.storage.base import StagedBlob
+from dfs.wal.record import DeleteFile, PutBlob, PutFile, UpdateFile
+
+ANY_ETAG = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file to be stored.
+
+    Attributes:
+        blob: its bytes, finished.
+    """
+
+    blob: BlobWriter
+    key: str
+    content_type: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    expires_at_ms: int | None = None
+    bucket: str = DEFAULT_BUCKET
+
+
+class StoreFiles:
+    """Store some files: all of them or none.
+
+    Args:
+        uploads: (id of the new file, what it is) for each.
+        if_absent: refuse if a file of one of these names is there.
+    """
+
+    def __init__(self, *, uploads: Sequence[tuple[str, Upload]], if_absent: bool) -> None:
+        self.files: tuple[File, ...] = ()
+        self.file_ids = [file_id for file_id, _ in uploads]
+        self.digests = [upload.blob.digest for _, upload in uploads]
+        self._uploads = uploads
+        self._if_absent = if_absent
+        self._staged: list[tuple[StagedBlob, bytes, int]] = []
+
+    @property
+    def log_bytes_max(self) -> int:
+        return sum(_upload_bytes(upload) for _, upload in self._uploads)
+
+    def plan(self, index: IndexTransaction) -> list[Draft]:
+        created_at_ms = now_ms()
+        drafts: list[Draft] = []
+        drafted: set[bytes] = set()
+        for file_id, upload in self._uploads:
+            if self._if_absent and index.key_exists(upload.bucket, upload.key, created_at_ms):
+                raise AlreadyExistsError(f"There is a file named {upload.key!r} already.")
+            if upload.blob.digest not in drafted:
+                drafts.extend(self._plan_blob(upload.blob, index))
+                drafted.add(upload.blob.digest)
+            drafts.append(
+                Draft(
+                    PutFile(
+                        id=file_id,
+                        bucket=upload.bucket,
+                        key=upload.key,
+                        size=upload.blob.size,
+                        digest=upload.blob.digest,
+                        content_type=upload.content_type,
+                        created_at_ms=created_at_ms,
+                        metadata=dict(upload.metadata),
+                        expires_at_ms=upload.expires_at_ms,
+                    )
+                )
+            )
+        return drafts
+
+    def staged(self) -> Sequence[tuple[StagedBlob, bytes, int]]:
+        return self._staged
+
+    def read_back(self, index: IndexTransaction) -> None:
+        self.files = tuple(
+            file for file_id in self.file_ids if (file := index.file(file_id)) is not None
+        )
+
+    def _plan_blob(self, blob: BlobWriter, index: IndexTransaction) -> list[Draft]:
+        """Return the record that puts these bytes, unless the node has them already."""
+        known = index.blob(blob.digest)
+        if blob.staged is not None and (known is None or known.kind is BlobKind.FILE):
+            # Also for a known blob: should its file be missing, this one takes its place.
+            self._staged.append((blob.staged, blob.digest, blob.size))
+        if known is not None:
+            return []
+        data = blob.data
+        return [
+            Draft(
+                PutBlob(
+                    digest=blob.digest,
+                    size=blob.size,
+                    inline=data is not None,
+                    block_crc32s=blob.block_crc32s,
+                ),
+                data or b"",
+            )
+        ]
+
+
+class ChangeFile:
+    """Change the name, type, metadata or expiry of a file.
+
+    Args:
+        changes: new values by attribute of `model.File`; what is not named stays.
+        if_match: entity tags of which the file must have one, or "*"; None for no condition.
+    """
+
+    digests: Sequence[bytes] = ()
+
+    def __init__(
+        self, *, file_id: str, changes: Mapping[str, object], if_match: Collection[str] | None
+    ) -> None:
+        self.files: tuple[File, ...] = ()
+        self.file_ids = [file_id]
+        self._changes = changes
+        self._if_match = if_match
+
+    @property
+    def log_bytes_max(self) -> int:
+        return RECORD_OVERHEAD_BYTES + len(str(self._changes)) * 4
+
+    def plan(self, index: IndexTransaction) -> list[Draft]:
+        updated_at_ms = now_ms()
+        file = _require_file(index, self.file_ids[0], self._if_match, updated_at_ms)
+        current = {
+            "key": file.key,
+            "content_type": file.content_type,
+            "metadata": dict(file.metadata),
+            "expires_at_ms": file.expires_at_ms,
+        }
+        new: dict[str, object] = {**current, **self._changes}
+        return [Draft(UpdateFile(id=file.id, updated_at_ms=updated_at_ms, **new))]  # type: ignore[arg-type]
+
+    def staged(self) -> Sequence[tuple[StagedBlob, bytes, int]]:
+        return ()
+
+    def read_back(self, index: IndexTransaction) -> None:
+        file = index.file(self.file_ids[0])
+        self.files = (file,) if file is not None else ()
+
+
+class RemoveFile:
+    """Delete a file. Arguments as `ChangeFile`."""
+
+    log_bytes_max = RECORD_OVERHEAD_BYTES
+    digests: Sequence[bytes] = ()
+
+    def __init__(self, *, file_id: str, if_match: Collection[str] | None) -> None:
+        self.file_ids = [file_id]
+        self._if_match = if_match
+
+    def plan(self, index: IndexTransaction) -> list[Draft]:
+        deleted_at_ms = now_ms()
+        file = _require_file(index, self.file_ids[0], self._if_match, deleted_at_ms)
+        return [Draft(DeleteFile(id=file.id, deleted_at_ms=deleted_at_ms))]
+
+    def staged(self) -> Sequence[tuple[StagedBlob, bytes, int]]:
+        return ()
+
+    def read_back(self, index: IndexTransaction) -> None:
+        """Nothing is left to be read."""
+
+
+def _require_file(
+    index: IndexTransaction, file_id: str, if_match: Collection[str] | None, at_ms: int
+) -> File:
+    """Return the file if it is there and is the one the caller means."""
+    file = index.file(file_id)
+    if file is None or (file.expires_at_ms is not None and file.expires_at_ms <= at_ms):
+        raise NoSuchFileError(f"There is no file {file_id}.")
+    if if_match is not None and ANY_ETAG not in if_match and file.etag not in if_match:
+        raise PreconditionFailedError("The file is not the one named by If-Match.")
+    return file
+
+
+def _upload_bytes(upload: Upload) -> int:
+    """Return roughly how many bytes of log a file takes at most."""
+    texts = [upload.key, upload.content_type, *upload.metadata, *upload.metadata.values()]
+    inline = upload.blob.size if upload.blob.staged is None else 0
+    checksums = len(upload.blob.block_crc32s)
+    return 2 * RECORD_OVERHEAD_BYTES + inline + checksums + 4 * sum(map(len, texts))

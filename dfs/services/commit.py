@@ -1,0 +1,417 @@
+"""Group commit: the one path of every change, across threads and processes.
+
+    submit(command)   the caller's thread sleeps until its change is durable, or gets its own error
+
+In one process the first thread that finds nobody leading becomes the leader; those that come while
+it works queue up, and the first of them leads next. Across processes the node lock decides. One
+commit, in the order that makes an acknowledgement mean something:
+
+    1. gather     wait, briefly and only if others are on their way, so that they share the sync
+    2. lock       the node lock; then take the whole queue, within the bounds of a batch
+    3. catch up   if the last holder died inside a commit: recover the tail, as at start
+    4. plan       each command in order, inside one index transaction: check its precondition,
+                  deduplicate, make records, apply them. One that fails, fails alone
+    5. publish    blob files get their names, durably
+    6. append     all records by one write, then one sync
+    7. index      commit its transaction
+    8. release    tell all processes where the log ends; unlock; wake everybody
+
+A process that dies between any two of these leaves a log that says what happened: records that are
+whole are rolled forward by the next commit or the next start, anything else is cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dfs.core.clock import now_ms
+from dfs.core.errors import (
+    DfsError,
+    IndexUnavailableError,
+    NoSpaceError,
+    WalError,
+    WalReadOnlyError,
+)
+from dfs.core.model import Durability, NodeState
+from dfs.core.steps import OnStep, ignore_step
+from dfs.db.session import IndexDatabase
+from dfs.db.transaction import IndexTransaction
+from dfs.services.apply import apply
+from dfs.services.recovery import roll_forward
+from dfs.storage.base import BlobStore, StagedBlob
+from dfs.wal.frame import Flag, Frame, encode_frame
+from dfs.wal.log import WriteAheadLog
+from dfs.wal.record import Meta, SealSegment, encode_meta
+
+RECORD_OVERHEAD_BYTES = 512
+"""Allowance for the frame and the fixed fields of a record when a batch is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A record that has no place in the log yet."""
+
+    meta: Meta
+    data: bytes = b""
+
+
+class Command(Protocol):
+    """A change somebody wants."""
+
+    @property
+    def log_bytes_max(self) -> int:
+        """Bytes of log the change takes at most, roughly."""
+
+    @property
+    def file_ids(self) -> Sequence[str]:
+        """Files whose rows `plan` will look at."""
+
+    @property
+    def digests(self) -> Sequence[bytes]:
+        """Blobs whose rows `plan` will look at."""
+
+    def plan(self, index: IndexTransaction) -> Sequence[Draft]:
+        """Check the preconditions against the index and return the records of the change.
+
+        Raises:
+            RequestError: the change cannot be made. Nothing of it happens.
+        """
+
+    def staged(self) -> Sequence[tuple[StagedBlob, bytes, int]]:
+        """Return the blob files that the planned change needs: (staged blob, digest, size)."""
+
+    def read_back(self, index: IndexTransaction) -> None:
+        """Keep what the caller wants to know of the rows as the change has made them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitReport:
+    """What one commit did, for the metrics.
+
+    Attributes:
+        changes: commands that became durable together.
+        log_bytes: appended.
+        sync_s: seconds that the sync of the log took.
+    """
+
+    changes: int
+    log_bytes: int
+    sync_s: float
+
+
+OnCommit = Callable[[CommitReport], None]
+
+
+def ignore_report(report: CommitReport) -> None:
+    """Do nothing."""
+
+
+class _Ticket:
+    """One caller waiting for its command. A bare lock is the cheapest way to sleep and be woken."""
+
+    __slots__ = ("_wake", "command", "error", "is_durable", "is_leader", "lsn")
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self.lsn = 0
+        self.is_durable = False
+        self.error: BaseException | None = None
+        self.is_leader = False
+        self._wake = threading.Lock()
+        self._wake.acquire()
+
+    def sleep(self) -> None:
+        self._wake.acquire()
+
+    def wake(self) -> None:
+        self._wake.release()
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What the leader has planned."""
+
+    position: int
+    lsn: int
+    tickets: list[_Ticket] = field(default_factory=list)
+    frames: list[bytes] = field(default_factory=list)
+    staged: list[tuple[StagedBlob, bytes, int]] = field(default_factory=list)
+
+
+class Committer:
+    """Commits the changes of one process of a node.
+
+    Args:
+        log, index, store: open and recovered.
+        batch_bytes_max, batch_count_max: bounds of one commit.
+        gather_s: how long a leader waits at most for commands that are announced.
+        on_step: see `dfs.core.steps`.
+        on_commit: told of every commit.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: WriteAheadLog,
+        index: IndexDatabase,
+        store: BlobStore,
+        node_id: str,
+        batch_bytes_max: int,
+        batch_count_max: int,
+        gather_s: float,
+        on_step: OnStep = ignore_step,
+        on_commit: OnCommit = ignore_report,
+    ) -> None:
+        self._log = log
+        self._index = index
+        self._store = store
+        self._node_id = node_id
+        self._batch_bytes_max = batch_bytes_max
+        self._batch_count_max = batch_count_max
+        self._gather_s = gather_s
+        self._on_step = on_step
+        self._on_commit = on_commit
+        self._mutex = threading.Lock()
+        self._queue: deque[_Ticket] = deque()
+        self._is_led = False
+        self._expected = 0
+        self._announced = threading.local()
+        self._gather_wake: threading.Lock | None = None
+
+    # In the caller's thread
+
+    @contextlib.contextmanager
+    def announce(self) -> Iterator[None]:
+        """Say that this thread will submit a command very soon, so that a leader may wait for it."""
+        with self._mutex:
+            self._expected += 1
+        self._announced.value = True
+        try:
+            yield
+        finally:
+            self._arrive()
+
+    def submit(self, command: Command) -> Durability:
+        """Make a change.
+
+        Returns:
+            What is guaranteed of it: its last record's LSN and the stores that have it.
+
+        Raises:
+            RequestError: from the command's own plan.
+            NoSpaceError: the disk is full; nothing of the batch happened.
+            WalReadOnlyError: the log cannot be written; nothing was acknowledged.
+            MetadataError, StorageError: likewise. The change may or may not have happened if the
+                index failed after the log was synced; it then appears with the next commit.
+
+        Durability: on return the records of the change, and the blob files it names, are synced.
+        """
+        ticket = _Ticket(command)
+        with self._mutex:
+            self._queue.append(ticket)
+            ticket.is_leader = not self._is_led
+            self._is_led = True
+        self._arrive()
+        if not ticket.is_leader:
+            ticket.sleep()
+        if ticket.is_leader:
+            self._lead()
+        if ticket.error is not None:
+            raise ticket.error
+        if not ticket.is_durable:
+            raise WalError("The change was neither made nor refused.")
+        return Durability(lsn=ticket.lsn, stores=(self._store.name,))
+
+    def _arrive(self) -> None:
+        """Count this thread's announcement as kept, and wake a leader that waits for the last."""
+        if not getattr(self._announced, "value", False):
+            return
+        self._announced.value = False
+        with self._mutex:
+            self._expected -= 1
+            if self._expected == 0 and self._gather_wake is not None:
+                self._gather_wake.release()
+                self._gather_wake = None
+
+    # In the leader's thread
+
+    def _lead(self) -> None:
+        """Commit one batch, then hand the lead to the first of those that have come meanwhile."""
+        tickets: list[_Ticket] = []
+        try:
+            self._gather()
+            with self._log.lock():
+                tickets = self._take_queue()
+                self._commit(tickets)
+        except BaseException as error:
+            tickets = tickets or self._take_queue()
+            for ticket in tickets:
+                ticket.error = ticket.error or error
+        finally:
+            with self._mutex:
+                successor = self._queue[0] if self._queue else None
+                self._is_led = successor is not None
+            if successor is not None:
+                successor.is_leader = True
+                successor.wake()
+            for ticket in tickets:
+                if not ticket.is_leader:
+                    ticket.wake()
+
+    def _gather(self) -> None:
+        with self._mutex:
+            if not self._expected or len(self._queue) >= self._batch_count_max:
+                return
+            wake = self._gather_wake = threading.Lock()
+            wake.acquire()
+        wake.acquire(timeout=self._gather_s)
+        with self._mutex:
+            self._gather_wake = None
+
+    def _take_queue(self) -> list[_Ticket]:
+        taken: list[_Ticket] = []
+        bytes_left = self._batch_bytes_max
+        with self._mutex:
+            while self._queue and len(taken) < self._batch_count_max:
+                bytes_left -= self._queue[0].command.log_bytes_max
+                if taken and bytes_left < 0:
+                    break
+                taken.append(self._queue.popleft())
+        return taken
+
+    def _commit(self, tickets: list[_Ticket]) -> None:
+        """Make the changes of these tickets durable, or tell each why not. Under the node lock."""
+        self._require_writable()
+        self._on_step("commit.locked")
+        self._catch_up()
+        self._rotate_if_full(sum(ticket.command.log_bytes_max for ticket in tickets))
+        with self._begin() as index:
+            batch = self._plan(tickets, index)
+            if not batch.frames:
+                return
+            index.flush()
+            self._on_step("commit.planned")
+            sync_s = self._write(batch)
+            index.commit()
+            self._on_step("commit.indexed")
+        self._log.publish()
+        for ticket in batch.tickets:
+            ticket.is_durable = True
+        self._on_commit(CommitReport(len(batch.tickets), sum(map(len, batch.frames)), sync_s))
+
+    def _require_writable(self) -> None:
+        reason = self._log.control.read_only_reason
+        if reason is not None:
+            raise WalReadOnlyError(
+                f"The node takes no writes: {reason}",
+                hint="Mend the disk, then restart dfs: it begins a fresh segment.",
+            )
+
+    def _catch_up(self) -> None:
+        """Recover the tail if the last holder of the lock died inside a commit."""
+        control = self._log.control
+        if control.position is None or control.is_dirty:
+            roll_forward(self._log, self._index, node_id=self._node_id)
+
+    def _begin(self) -> IndexTransaction:
+        """Begin an index transaction that knows every record of the log.
+
+        It may lag if the database lost its newest transactions, which it does not sync.
+        """
+        for _ in range(2):
+            index = self._index.begin()
+            state = index.node_state
+            if state is not None and state.applied_lsn == self._log.position.lsn:
+                return index
+            index.rollback()
+            roll_forward(self._log, self._index, node_id=self._node_id)
+        raise IndexUnavailableError("The index does not follow the log.")
+
+    def _plan(self, tickets: list[_Ticket], index: IndexTransaction) -> _Batch:
+        position = self._log.position
+        batch = _Batch(position=position.offset, lsn=position.lsn)
+        index.preload(
+            file_ids=[file_id for ticket in tickets for file_id in ticket.command.file_ids],
+            digests=[digest for ticket in tickets for digest in ticket.command.digests],
+        )
+        for ticket in tickets:
+            try:
+                drafts = ticket.command.plan(index)
+            except DfsError as error:
+                ticket.error = error
+                continue
+            self._draw_up(drafts, batch, index)
+            ticket.command.read_back(index)
+            ticket.lsn = batch.lsn
+            batch.staged.extend(ticket.command.staged())
+            batch.tickets.append(ticket)
+        self._set_applied(index, batch.lsn)
+        return batch
+
+    def _draw_up(self, drafts: Sequence[Draft], batch: _Batch, index: IndexTransaction) -> None:
+        """Give the records of one change their LSNs and places, and apply them to the index."""
+        segment_id = self._log.position.segment_id
+        for remaining, draft in zip(range(len(drafts) - 1, -1, -1), drafts, strict=True):
+            flags = Flag.CONTINUES if remaining else Flag.NONE
+            if not batch.frames:
+                flags |= Flag.COMMIT_START
+            batch.lsn += 1
+            record_type, meta = encode_meta(draft.meta)
+            encoded = encode_frame(
+                lsn=batch.lsn, type=record_type, flags=flags, meta=meta, data=draft.data
+            )
+            frame = Frame(
+                segment_id=segment_id,
+                offset=batch.position,
+                length=len(encoded),
+                lsn=batch.lsn,
+                type=record_type,
+                flags=flags,
+                meta=meta,
+                data=memoryview(draft.data),
+            )
+            apply(frame, draft.meta, index)
+            batch.frames.append(encoded)
+            batch.position += len(encoded)
+
+    def _set_applied(self, index: IndexTransaction, lsn: int) -> None:
+        if index.node_state is None:
+            raise IndexUnavailableError("The index does not follow the log.")
+        index.set_node_state(NodeState(self._node_id, index.node_state.cluster_id, lsn))
+
+    def _write(self, batch: _Batch) -> float:
+        """Blob files first, then the records, then the sync. Returns the seconds of the sync."""
+        published = self._store.publish(batch.staged) if batch.staged else []
+        self._on_step("commit.published")
+        try:
+            self._log.append(b"".join(batch.frames), last_lsn=batch.lsn)
+        except NoSpaceError:
+            self._store.withdraw(published)
+            raise
+        started = time.perf_counter()
+        self._log.sync()
+        return time.perf_counter() - started
+
+    def _rotate_if_full(self, extra_bytes: int) -> None:
+        """Seal the active segment, as a commit of its own, if the batch may not fit."""
+        if not self._log.is_full(extra_bytes):
+            return
+        with self._begin() as index:
+            position = self._log.position
+            batch = _Batch(position=position.offset, lsn=position.lsn)
+            seal = SealSegment(
+                segment_id=position.segment_id,
+                first_lsn=self._log.segments()[-1].header.first_lsn,
+                sealed_at_ms=now_ms(),
+            )
+            self._draw_up([Draft(seal)], batch, index)
+            self._set_applied(index, batch.lsn)
+            index.flush()
+            self._log.rotate(batch.frames[0], last_lsn=batch.lsn)
+            index.commit()

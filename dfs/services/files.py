@@ -1,0 +1,287 @@
+"""Files: store, find, read, list, change, delete."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import msgspec
+from ulid import ULID
+
+from dfs.core.clock import now_ms
+from dfs.core.errors import (
+    BlobCorruptError,
+    BlobMissingError,
+    InvalidRequestError,
+    NoSuchFileError,
+    WalCorruptError,
+    WalGapError,
+)
+from dfs.core.model import (
+    DEFAULT_BUCKET,
+    Blob,
+    BlobKind,
+    Durability,
+    Extent,
+    File,
+    Page,
+)
+from dfs.core.names import validate_key
+from dfs.db.repository import IndexRepository
+from dfs.services.changes import ChangeFile, RemoveFile, StoreFiles, Upload
+from dfs.services.commit import Committer
+from dfs.services.upload import BlobWriter
+from dfs.storage.base import BlobReader, BlobStore, read_verified
+from dfs.wal.log import WriteAheadLog
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What an acknowledged write has made, and what is guaranteed of it."""
+
+    files: tuple[File, ...]
+    durability: Durability
+
+
+class Download:
+    """A file being read. Every byte is checked before it is handed out.
+
+    Close it when done; it holds open files.
+    """
+
+    def __init__(
+        self, *, file: File, blobs: Sequence[Blob], log: WriteAheadLog, store: BlobStore
+    ) -> None:
+        self.file = file
+        self._blobs = blobs
+        self._log = log
+        self._store = store
+        self._readers: dict[bytes, BlobReader] = {}
+
+    def read_all(self) -> bytes | None:
+        """Return the whole file if it is one inline blob, which is the quick way; else None.
+
+        Raises:
+            BlobCorruptError, BlobMissingError, StorageError.
+        """
+        if self.file.extents or self._blobs[0].kind is not BlobKind.INLINE:
+            return None
+        return self._read_inline(self._blobs[0])
+
+    def read(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes [start, stop) of the file in pieces of at most 1 MiB.
+
+        Raises:
+            BlobCorruptError, BlobMissingError: before the first byte of the block concerned.
+            StorageError: the disk failed.
+        """
+        extents = self.file.extents or (Extent(self.file.digest, 0, self.file.size),)
+        extent_start = 0
+        for extent, blob in zip(extents, self._blobs, strict=True):
+            first = max(start, extent_start) - extent_start
+            last = min(stop, extent_start + extent.length) - extent_start
+            if first < last:
+                yield from self._read_blob(blob, extent.offset + first, extent.offset + last)
+            extent_start += extent.length
+
+    def close(self) -> None:
+        """Close what was opened. Safe to call twice."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
+    def _read_blob(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
+        if blob.kind is BlobKind.INLINE:
+            yield self._read_inline(blob)[start:stop]
+            return
+        reader = self._readers.get(blob.digest)
+        if reader is None:
+            reader = self._readers[blob.digest] = self._store.open(blob.digest)
+        yield from read_verified(
+            reader,
+            size=blob.size,
+            block_crc32s=blob.block_crc32s,
+            start=start,
+            stop=stop,
+            digest=blob.digest,
+        )
+
+    def _read_inline(self, blob: Blob) -> bytes:
+        try:
+            frame = self._log.read_record(
+                segment_id=blob.segment_id, offset=blob.offset, length=blob.length
+            )
+        except WalGapError as error:
+            raise BlobMissingError(
+                "The segment that holds the bytes of this file is missing.", **error.context
+            ) from error
+        except WalCorruptError as error:
+            raise BlobCorruptError(
+                "The record that holds the bytes of this file is damaged.", **error.context
+            ) from error
+        if frame.lsn != blob.lsn or len(frame.data) != blob.size:
+            raise BlobCorruptError(
+                "Another record lies where the bytes of this file should be.",
+                segment_id=blob.segment_id,
+                offset=blob.offset,
+                lsn=frame.lsn,
+            )
+        return bytes(frame.data)
+
+
+class FileService:
+    """What clients do with files.
+
+    Args:
+        index: for reading; every change goes through `committer`.
+        hasher: runs the hashing of large uploads.
+        inline_blob_bytes_max, upload_bytes_max: see the settings of those names.
+    """
+
+    def __init__(
+        self,
+        *,
+        committer: Committer,
+        index: IndexRepository,
+        log: WriteAheadLog,
+        store: BlobStore,
+        hasher: Executor,
+        inline_blob_bytes_max: int,
+        upload_bytes_max: int,
+    ) -> None:
+        self._committer = committer
+        self._index = index
+        self._log = log
+        self._store = store
+        self._hasher = hasher
+        self._inline_blob_bytes_max = inline_blob_bytes_max
+        self.upload_bytes_max = upload_bytes_max
+
+    def announce(self) -> AbstractContextManager[None]:
+        """Around the handling of a small write: a commit may wait a moment for it to join."""
+        return self._committer.announce()
+
+    def new_blob(self) -> BlobWriter:
+        """Return a writer for the bytes of a file. `discard` it when done, whatever happened."""
+        return BlobWriter(
+            store=self._store,
+            hasher=self._hasher,
+            inline_bytes_max=self._inline_blob_bytes_max,
+            bytes_max=self.upload_bytes_max,
+        )
+
+    def store(self, uploads: Sequence[Upload], *, if_absent: bool = False) -> Stored:
+        """Store files: all of them or none.
+
+        Args:
+            uploads: with all their bytes written.
+            if_absent: refuse if a file of one of these names is there.
+
+        Raises:
+            InvalidNameError, AlreadyExistsError, and what `Committer.submit` raises.
+
+        Durability: on return bytes and records are synced.
+        """
+        for upload in uploads:
+            validate_key(upload.key)
+            upload.blob.finish()
+        command = StoreFiles(
+            uploads=[(str(ULID()), upload) for upload in uploads], if_absent=if_absent
+        )
+        durability = self._committer.submit(command)
+        return Stored(command.files, durability)
+
+    def find(self, file_id: str) -> File:
+        """Return a file. Raises NoSuchFileError."""
+        file = self._index.find_file(file_id, now_ms())
+        if file is None:
+            raise NoSuchFileError(f"There is no file {file_id}.")
+        return file
+
+    def open(self, file_id: str) -> Download:
+        """Open a file for reading.
+
+        Raises:
+            NoSuchFileError: there is none of that id, or it has expired.
+            BlobMissingError: the index knows the file but not its bytes.
+        """
+        found = self._index.find_download(file_id, now_ms())
+        if found is None:
+            raise NoSuchFileError(f"There is no file {file_id}.")
+        file, blobs = found
+        return Download(file=file, blobs=blobs, log=self._log, store=self._store)
+
+    def list(
+        self,
+        *,
+        after: str | None = None,
+        limit: int,
+        prefix: str = "",
+        name: str | None = None,
+        bucket: str = DEFAULT_BUCKET,
+    ) -> Page:
+        """Return a page of files, ordered by name and then id.
+
+        Args:
+            after: `next` of the page before.
+            limit: files on the page at most.
+            prefix: only names that begin so. name: only files of exactly that name.
+
+        Raises:
+            InvalidRequestError: `after` is not what a page gave.
+        """
+        files = self._index.list_files(
+            bucket=bucket,
+            after=_decode_cursor(after) if after else None,
+            limit=limit + 1,
+            prefix=prefix,
+            name=name,
+            now_ms=now_ms(),
+        )
+        page = tuple(files[:limit])
+        return Page(page, _encode_cursor(page[-1]) if len(files) > limit else None)
+
+    def update(
+        self,
+        file_id: str,
+        changes: Mapping[str, object],
+        *,
+        if_match: Collection[str] | None = None,
+    ) -> Stored:
+        """Change what may be changed of a file: `key`, `content_type`, `metadata`, `expires_at_ms`.
+
+        Raises:
+            NoSuchFileError, PreconditionFailedError, InvalidNameError, and what
+            `Committer.submit` raises.
+
+        Durability: on return the record is synced.
+        """
+        if "key" in changes:
+            validate_key(str(changes["key"]))
+        command = ChangeFile(file_id=file_id, changes=changes, if_match=if_match)
+        durability = self._committer.submit(command)
+        return Stored(command.files, durability)
+
+    def delete(self, file_id: str, *, if_match: Collection[str] | None = None) -> Durability:
+        """Delete a file: from now on it is not found. Raises and durability as `update`."""
+        return self._committer.submit(RemoveFile(file_id=file_id, if_match=if_match))
+
+
+def _encode_cursor(file: File) -> str:
+    packed = msgspec.msgpack.encode((file.key, file.id))
+    return base64.urlsafe_b64encode(packed).decode("ascii").rstrip("=")
+
+
+def _decode_cursor(text: str) -> tuple[str, str]:
+    try:
+        packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return msgspec.msgpack.decode(packed, type=tuple[str, str])
+    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
+        raise InvalidRequestError(
+            "The value of 'after' is not one that a page of files gave.",
+            fields={"after": ["must be the 'next' of a page"]},
+        ) from error

@@ -1,0 +1,76 @@
+"""Whether the node can do its work, and if not, why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dfs.core.durable import storage_error
+from dfs.core.errors import DfsError
+from dfs.db.session import IndexDatabase
+from dfs.wal.log import WriteAheadLog
+
+FREE_BYTES_MIN = 16 << 20
+"""Below this much room the next rotation of the log may fail."""
+
+
+class NodeHealth:
+    """Asks each part of the node whether it works.
+
+    Args:
+        paths: directories on the disks that the node writes to.
+        ping_queue: raises DfsError if the queue does not answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: WriteAheadLog,
+        index: IndexDatabase,
+        paths: tuple[Path, ...],
+        ping_queue: Callable[[], None],
+    ) -> None:
+        self._log = log
+        self._index = index
+        self._paths = paths
+        self._ping_queue = ping_queue
+
+    def reasons(self) -> dict[str, str | None]:
+        """Return for each part why it does not work, or None if it does.
+
+        All but `queue` are needed to serve; without the queue background work is late, not lost.
+        """
+        return {
+            "recovery": self._recovery(),
+            "log": self._log.control.read_only_reason,
+            "index": _reason(self._index.check),
+            "disk": self._disk(),
+            "queue": _reason(self._ping_queue),
+        }
+
+    def _recovery(self) -> str | None:
+        if self._log.control.position is None:
+            return "the log has not been recovered yet"
+        return None
+
+    def _disk(self) -> str | None:
+        for path in self._paths:
+            try:
+                status = os.statvfs(path)
+            except OSError as error:
+                return str(storage_error(error, path=path))
+            if not os.access(path, os.W_OK):
+                return f"{path} cannot be written"
+            free_bytes = status.f_bavail * status.f_frsize
+            if free_bytes < FREE_BYTES_MIN:
+                return f"only {free_bytes} bytes are free in {path}"
+        return None
+
+
+def _reason(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except DfsError as error:
+        return str(error)
+    return None

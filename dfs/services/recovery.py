@@ -1,0 +1,249 @@
+"""Recovery: bring log, index and store of a node into one consistent state.
+
+One function serves every process that opens the node: Gunicorn's master before the first worker,
+each worker, the RQ workers, the scripts. It runs under the node lock, so that starting one while
+others write is safe; where nothing is to be done it costs a few milliseconds. `roll_forward` is the
+middle of it, and is also what a commit does when the one before it died half way.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import structlog
+
+from dfs.core.errors import IndexDamagedError, StoreIdentityError, WalGapError
+from dfs.core.model import NodeState
+from dfs.db.session import IndexDatabase
+from dfs.services.apply import apply, preload
+from dfs.storage.base import BlobStore, SweepsTemporaries
+from dfs.storage.identity import new_identity, read_identity, require_cluster, write_identity
+from dfs.wal.control import LogPosition
+from dfs.wal.frame import Frame
+from dfs.wal.log import WriteAheadLog
+from dfs.wal.reader import Outcome, ReadEnd
+from dfs.wal.record import RecordType, decode_meta
+
+REPLAY_BATCH_RECORDS = 2000
+PROGRESS_EVERY_S = 5.0
+REBUILD_NAME = "rebuild-index"
+CLUSTER_ID_BYTES = 16
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What recovery found and did.
+
+    Attributes:
+        position: the end of the log.
+        replayed: records applied to the index.
+        cut: file that keeps the bytes of a torn tail, if there was one.
+        swept: temporary files removed.
+    """
+
+    cluster_id: bytes
+    position: LogPosition
+    replayed: int
+    cut: Path | None
+    swept: int
+
+
+def recover(
+    *, log: WriteAheadLog, index: IndexDatabase, store: BlobStore, storage_path: Path, node_id: str
+) -> Recovered:
+    """Do all that must be done before the node takes requests.
+
+    Order: node lock, identity of log and store, segments present and in order, a segment whose sync
+    failed left behind, torn tail cut, records applied to the index (all of them when it is missing,
+    damaged, or marked for rebuilding), temporary files of dead uploads swept.
+
+    Args:
+        log, store: opened. index: not opened yet.
+
+    Raises:
+        WalError: the log is damaged or incomplete. Nothing was skipped or guessed.
+        StoreIdentityError: log, store and index are not of one cluster.
+        MetadataError, StorageError: the database or a disk does not do its part.
+
+    Durability: everything found in the log is durable, and stands in the index.
+    """
+    started = time.monotonic()
+    with log.lock():
+        cluster_id = _settle_identity(log, storage_path)
+        _leave_failed_segment(log)
+        _open_index(index, rebuild_marker=log.path / REBUILD_NAME)
+        try:
+            position, replayed, cut = roll_forward(log, index, node_id=node_id)
+        except IndexDamagedError as error:
+            logger.warning("index_damaged", error=str(error))
+            _recreate_index(index)
+            position, replayed, cut = roll_forward(log, index, node_id=node_id)
+        (log.path / REBUILD_NAME).unlink(missing_ok=True)
+    swept = store.sweep(older_than_s=None) if isinstance(store, SweepsTemporaries) else 0
+    recovered = Recovered(cluster_id, position, replayed, cut, swept)
+    if replayed or cut or swept:
+        logger.info(
+            "node_recovered",
+            lsn=position.lsn,
+            segment_id=position.segment_id,
+            replayed=replayed,
+            swept=swept,
+            duration_s=round(time.monotonic() - started, 3),
+        )
+    return recovered
+
+
+def roll_forward(
+    log: WriteAheadLog, index: IndexDatabase, *, node_id: str
+) -> tuple[LogPosition, int, Path | None]:
+    """Find the end of the log, cut a torn tail, and apply what the index lacks. Under the lock.
+
+    Returns:
+        (end of the log, records applied, file that keeps a torn tail or None).
+
+    Raises:
+        WalCorruptError, WalGapError, WalFormatError, MetadataError, StorageError.
+
+    Durability: as `recover`. The control file says so.
+    """
+    header = log.segments()[-1].header
+    state = _read_state(index, node_id=node_id, cluster_id=header.cluster_id)
+    log.sync_active()
+    known = log.control.position
+    durable_lsn = max(state.applied_lsn, known.lsn if known else 0)
+    reader = log.read(after_lsn=state.applied_lsn, durable_lsn=durable_lsn)
+    replayed = 0
+    last_type = None
+    next_report = time.monotonic() + PROGRESS_EVERY_S
+    for frames in _batches(reader):
+        _apply_batch(frames, index, state)
+        replayed += len(frames)
+        last_type = frames[-1].type
+        if time.monotonic() >= next_report:
+            logger.info("log_replaying", replayed=replayed, lsn=frames[-1].lsn)
+            next_report = time.monotonic() + PROGRESS_EVERY_S
+    cut = _settle_end(log, reader.end, durable_lsn=durable_lsn)
+    position = reader.end.position
+    if last_type == RecordType.SEAL_SEGMENT and log.segments()[-1].header.segment_id == (
+        position.segment_id
+    ):
+        position = log.leave_active(position)
+    log.control.reset(position)
+    return position, replayed, cut
+
+
+def _settle_identity(log: WriteAheadLog, storage_path: Path) -> bytes:
+    """Create or check log and store; return the id of their cluster, 16 bytes."""
+    identity = read_identity(storage_path)
+    if identity is not None and not log.exists():
+        raise WalGapError(
+            "The store has an owner, but the log is gone.",
+            hint="Put the log back, or, if it never held anything, remove the store's dfs.json.",
+            path=log.path,
+        )
+    header = log.prepare(
+        cluster_id=identity.cluster_id if identity else secrets.token_bytes(CLUSTER_ID_BYTES)
+    )
+    if identity is None:
+        if header.segment_id > 1 or any(True for _ in log.read(after_lsn=0)):
+            raise StoreIdentityError(
+                "The log holds records, but the store is empty.",
+                hint="Is its disk mounted? Put the store back: STORAGE_PATH must be the directory "
+                "that this log was written with.",
+                path=storage_path,
+            )
+        write_identity(storage_path, new_identity(cluster_id=header.cluster_id))
+    else:
+        require_cluster(identity, cluster_id=header.cluster_id, path=storage_path)
+    return header.cluster_id
+
+
+def _leave_failed_segment(log: WriteAheadLog) -> None:
+    reason = log.control.read_only_reason
+    position = log.control.position
+    if reason is None or position is None:
+        return
+    logger.warning("segment_abandoned", segment_id=position.segment_id, reason=reason)
+    log.control.reset(log.leave_active(position))
+
+
+def _open_index(index: IndexDatabase, *, rebuild_marker: Path) -> None:
+    try:
+        if rebuild_marker.exists():
+            raise IndexDamagedError("The index is marked for rebuilding.", path=rebuild_marker)
+        index.open()
+        index.migrate()
+    except IndexDamagedError as error:
+        logger.warning("index_damaged", error=str(error))
+        _recreate_index(index)
+
+
+def _recreate_index(index: IndexDatabase) -> None:
+    index.destroy()
+    index.open()
+    index.migrate()
+    logger.info("index_rebuilding")
+
+
+def _read_state(index: IndexDatabase, *, node_id: str, cluster_id: bytes) -> NodeState:
+    """Return how far the index has followed the log; a new index has not begun to."""
+    with index.begin() as transaction:
+        state = transaction.node_state
+        if state is None:
+            state = NodeState(node_id, cluster_id, 0)
+            transaction.set_node_state(state)
+            transaction.commit()
+    if state.cluster_id != cluster_id:
+        raise StoreIdentityError(
+            f"The index belongs to cluster {state.cluster_id.hex()}, not to {cluster_id.hex()}.",
+            hint="DATABASE_URL names the index of another node.",
+        )
+    return state
+
+
+def _apply_batch(frames: list[Frame], index: IndexDatabase, state: NodeState) -> None:
+    metas = [decode_meta(frame) for frame in frames]
+    with index.begin() as transaction:
+        preload(metas, transaction)
+        for frame, meta in zip(frames, metas, strict=True):
+            apply(frame, meta, transaction)
+        transaction.set_node_state(NodeState(state.node_id, state.cluster_id, frames[-1].lsn))
+        transaction.commit()
+
+
+def _settle_end(log: WriteAheadLog, end: ReadEnd, *, durable_lsn: int) -> Path | None:
+    """Cut a torn tail; refuse anything else that is not a clean end. Returns the kept bytes."""
+    if end.outcome is Outcome.CORRUPT:
+        raise end.error()
+    if end.position.lsn < durable_lsn:
+        raise WalGapError(
+            f"The log ends at LSN {end.position.lsn}, but {durable_lsn} was acknowledged.",
+            hint="Restore the newest segments from a copy of the log. Only if they are lost for "
+            "good: remove the index, which then is rebuilt from what is left.",
+            path=end.path,
+        )
+    if end.outcome is Outcome.CLEAN_END:
+        return None
+    kept = log.cut(end.position)
+    logger.warning(
+        "torn_tail_cut",
+        path=str(end.path),
+        offset=end.position.offset,
+        lsn=end.position.lsn,
+        fault=end.fault,
+        kept=str(kept),
+    )
+    return kept
+
+
+def _batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    iterator = iter(frames)
+    while batch := list(islice(iterator, REPLAY_BATCH_RECORDS)):
+        yield batch

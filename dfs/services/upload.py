@@ -1,0 +1,119 @@
+"""Taking in the bytes of one file: hash them, and put them where they belong.
+
+Up to the inline limit they stay in memory and go into the log; past it they go to a temporary file
+of the store. The bytes of large files are hashed in a second thread while the first receives and
+writes the next ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import Executor, Future
+
+from dfs.core.checksum import BlockChecksummer
+from dfs.core.errors import TooLargeError
+from dfs.core.model import BLOCK_BYTES
+from dfs.storage.base import BlobStore, StagedBlob
+
+HASH_APART_BYTES_MIN = 4 * BLOCK_BYTES
+"""From this many bytes on, handing pieces to another thread costs less than it gains."""
+
+
+class BlobWriter:
+    """The bytes of one file on their way in. For one thread.
+
+    Args:
+        store: where the bytes go that are too many for the log.
+        hasher: runs the hashing of large files.
+        inline_bytes_max: how many bytes may live in the log.
+        bytes_max: how many bytes a file may have; 0 for any number.
+    """
+
+    def __init__(
+        self, *, store: BlobStore, hasher: Executor, inline_bytes_max: int, bytes_max: int
+    ) -> None:
+        self.size = 0
+        self.digest = b""
+        self.staged: StagedBlob | None = None
+        self._store = store
+        self._hasher = hasher
+        self._inline_bytes_max = inline_bytes_max
+        self._bytes_max = bytes_max
+        self._buffer = bytearray()
+        self._sha256 = hashlib.sha256()
+        self._checksummer = BlockChecksummer()
+        self._hashing: Future[None] | None = None
+
+    @property
+    def data(self) -> bytes | None:
+        """The bytes of a blob that is small enough for the log; None of a larger one."""
+        return bytes(self._buffer) if self.staged is None else None
+
+    @property
+    def block_crc32s(self) -> bytes:
+        """The checksums of a blob file, as in `model.Blob`; empty for an inline blob."""
+        return self._checksummer.digest() if self.staged is not None else b""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take the next bytes. The caller does not change them afterwards.
+
+        Returns:
+            How many: all of them.
+
+        Raises:
+            TooLargeError: they are more than a file may have.
+            NoSpaceError, StoreUnavailableError: the store cannot take them.
+        """
+        self.size += len(data)
+        if self._bytes_max and self.size > self._bytes_max:
+            raise TooLargeError(f"A file may have at most {self._bytes_max} bytes.")
+        if self.staged is None:
+            if self.size <= self._inline_bytes_max:
+                self._buffer += data
+                return len(data)
+            self.staged = self._store.stage()
+            if self._buffer:
+                self._take(bytes(self._buffer))
+                self._buffer.clear()
+        self._take(data)
+        return len(data)
+
+    def finish(self) -> None:
+        """Take the bytes as complete: afterwards `digest` is known.
+
+        Durability: on return the bytes of a large blob are synced in a temporary file.
+
+        Raises:
+            NoSpaceError, StoreUnavailableError.
+        """
+        if self.staged is None:
+            self.digest = hashlib.sha256(self._buffer).digest()
+            return
+        self._join()
+        self.digest = self._sha256.digest()
+        self.staged.seal(self.digest)
+
+    def discard(self) -> None:
+        """Leave nothing behind of bytes that no file has got. May be repeated."""
+        if self.staged is not None:
+            self._join()
+            self.staged.discard()
+
+    def _take(self, data: bytes | memoryview) -> None:
+        if self.staged is None:
+            raise RuntimeError("there is no temporary file")
+        self._join()
+        if self.size < HASH_APART_BYTES_MIN:
+            self._hash(data)
+        else:
+            self._hashing = self._hasher.submit(self._hash, data)
+        self.staged.write(data)
+
+    def _hash(self, data: bytes | memoryview) -> None:
+        self._sha256.update(data)
+        self._checksummer.update(data)
+
+    def _join(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
+            self._hashing = None

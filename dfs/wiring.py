@@ -1,0 +1,163 @@
+"""The one place that knows every class: builds the services of a process from its configuration."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from dfs.core.config import Config
+from dfs.core.steps import OnStep, ignore_step
+from dfs.db.repository import IndexRepository
+from dfs.db.session import IndexDatabase
+from dfs.queue.base import JobQueue
+from dfs.queue.inline_queue import InlineQueue
+from dfs.queue.rq_queue import RqQueue, queue_name
+from dfs.services.commit import Committer, OnCommit, ignore_report
+from dfs.services.files import FileService
+from dfs.services.inspection import WalInspection
+from dfs.services.readiness import NodeHealth
+from dfs.services.recovery import Recovered, recover
+from dfs.storage.base import BlobStore
+from dfs.storage.open import open_store
+from dfs.wal.log import WriteAheadLog
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What one process of a node works with. Everything open hangs on it; `close` closes it."""
+
+    config: Config
+    log: WriteAheadLog
+    index: IndexDatabase
+    store: BlobStore
+    queue: JobQueue
+    committer: Committer
+    files: FileService
+    wal_inspection: WalInspection
+    health: NodeHealth
+    hasher: ThreadPoolExecutor
+    recovered: Recovered
+
+    def close(self) -> None:
+        """Close files and connections. The process may fork afterwards."""
+        self.hasher.shutdown()
+        self.queue.close()
+        self.index.close()
+        self.log.close()
+
+
+def open_services(
+    config: Config, *, on_step: OnStep = ignore_step, on_commit: OnCommit = ignore_report
+) -> Services:
+    """Open and recover the node, and return its services.
+
+    Raises:
+        DfsError: the node cannot be opened safely. Nothing stays open.
+
+    Durability: as `services.recovery.recover`.
+    """
+    log = _build_log(config, on_step)
+    index = IndexDatabase(url=config.database_url, node_id=config.node_id)
+    log.open()
+    try:
+        store = open_store(config.storage_path)
+        recovered = recover(
+            log=log,
+            index=index,
+            store=store,
+            storage_path=config.storage_path,
+            node_id=config.node_id,
+        )
+    except BaseException:
+        index.close()
+        log.close()
+        raise
+    queue: JobQueue = InlineQueue(jobs={})
+    if config.redis_url is not None:
+        name = queue_name(cluster_id=recovered.cluster_id, node_id=config.node_id)
+        queue = RqQueue(url=config.redis_url, name=name)
+    committer = Committer(
+        log=log,
+        index=index,
+        store=store,
+        node_id=config.node_id,
+        batch_bytes_max=config.commit_batch_bytes_max,
+        batch_count_max=config.commit_batch_count_max,
+        gather_s=config.commit_gather_us / 1e6,
+        on_step=on_step,
+        on_commit=on_commit,
+    )
+    repository = IndexRepository(index)
+    hasher = ThreadPoolExecutor(thread_name_prefix="hasher")
+    return Services(
+        config=config,
+        log=log,
+        index=index,
+        store=store,
+        queue=queue,
+        committer=committer,
+        files=FileService(
+            committer=committer,
+            index=repository,
+            log=log,
+            store=store,
+            hasher=hasher,
+            inline_blob_bytes_max=config.inline_blob_bytes_max,
+            upload_bytes_max=config.upload_bytes_max,
+        ),
+        wal_inspection=WalInspection(log=log, index=repository),
+        health=NodeHealth(
+            log=log,
+            index=index,
+            paths=(config.wal_path, config.storage_path),
+            ping_queue=queue.check,
+        ),
+        hasher=hasher,
+        recovered=recovered,
+    )
+
+
+def recover_node(config: Config) -> Recovered:
+    """Recover the node before any worker process exists, and close everything again."""
+    services = open_services(config)
+    services.close()
+    return services.recovered
+
+
+class Node:
+    """The services of this process, opened when they are first needed.
+
+    Importing the application must open nothing, and what is open must not be carried over a fork.
+    """
+
+    def __init__(self, config: Config, *, on_commit: OnCommit = ignore_report) -> None:
+        self.config = config
+        self._on_commit = on_commit
+        self._services: Services | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def services(self) -> Services:
+        """The services; opened, and the node recovered, at the first call."""
+        if self._services is None:
+            with self._lock:
+                if self._services is None:
+                    self._services = open_services(self.config, on_commit=self._on_commit)
+        return self._services
+
+    def close(self) -> None:
+        """Close what was opened. Safe to call twice; the next use opens it again."""
+        with self._lock:
+            services, self._services = self._services, None
+        if services is not None:
+            services.close()
+
+
+def _build_log(config: Config, on_step: OnStep) -> WriteAheadLog:
+    return WriteAheadLog(
+        path=config.wal_path,
+        segment_bytes=config.wal_segment_bytes,
+        preallocate_bytes=config.wal_preallocate_bytes,
+        on_step=on_step,
+    )
