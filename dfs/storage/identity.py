@@ -9,6 +9,7 @@ raises the format version.
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from dfs.core.errors import StoreIdentityError
 FORMAT_VERSION = 1
 ID_BYTES = 16
 _FILE_NAME = "dfs.json"
+_ID = re.compile(r"[0-9a-f]{32}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -159,6 +161,6 @@ def _identity(document: _Document) -> StoreIdentity:
 
 def _id_bytes(name: str, text: str) -> bytes:
     """Return the raw bytes of an id, or raise ValueError naming the field."""
-    if len(text) != 2 * ID_BYTES:
+    if not _ID.fullmatch(text):
         raise ValueError(f"{name} must be {2 * ID_BYTES} hexadecimal digits")
     return bytes.fromhex(text)
