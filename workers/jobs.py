@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import structlog
-
 from dfs.storage.base import SweepsTemporaries
 from dfs.wiring import Services
 
@@ -37,6 +35,4 @@ def sweep_temporaries() -> int:
     services = _services.get()
     if not isinstance(services.store, SweepsTemporaries):
         return 0
-    removed_count = services.store.sweep(older_than_s=services.config.tmp_age_s)
-    structlog.get_logger().info("temporaries_swept", removed_count=removed_count)
-    return removed_count
+    return services.store.sweep(older_than_s=services.config.tmp_age_s)

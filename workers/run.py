@@ -21,7 +21,7 @@ from rq.serializers import JSONSerializer
 from dfs.core.config import Config, load_config
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, configure_stdlib_logging
-from dfs.queue.rq_queue import RqQueue, queue_name
+from dfs.queue.rq_queue import queue_name
 from dfs.wiring import Services, open_services
 from workers.jobs import jobs_use
 from workers.schedule import Schedule, periodic_jobs
@@ -69,10 +69,9 @@ def run_worker(config: Config, redis_url: str, services: Services) -> int:
     Returns:
         The exit status: 0 when the end was asked for.
     """
-    name = queue_name(cluster_id=services.cluster_id, node_id=config.node_id)
+    name = queue_name(cluster_id=services.recovered.cluster_id, node_id=config.node_id)
     redis = connect(redis_url)
-    queue = RqQueue(url=redis_url, name=name)
-    schedule = Schedule(queue=queue, jobs=periodic_jobs(tmp_age_s=config.tmp_age_s))
+    schedule = Schedule(queue=services.queue, jobs=periodic_jobs(tmp_age_s=config.tmp_age_s))
     worker = NodeWorker(
         [name],
         connection=redis,
@@ -87,7 +86,6 @@ def run_worker(config: Config, redis_url: str, services: Services) -> int:
             worker.work(logging_level="INFO" if config.debug else "WARNING")
     finally:
         schedule.stop()
-        queue.close()
         redis.close()
     return 0 if worker.stop_was_requested else 1
 
