@@ -48,6 +48,7 @@ _BOOT_OFFSET, _BOOT_BYTES = 16, 36
 _CHOICE_OFFSET = 52
 _SLOT_OFFSETS = (56, 120)
 _REASON_OFFSET, _REASON_BYTES = 192, 320
+_READ_ATTEMPTS_MAX = 100
 _DIRTY, _READ_ONLY = 1, 2
 
 
@@ -71,9 +72,7 @@ class ControlFile:
     def __init__(self, path: Path) -> None:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with self.lock():
-                if os.fstat(self._fd).st_size < CONTROL_BYTES:
-                    os.ftruncate(self._fd, CONTROL_BYTES)
+            os.posix_fallocate(self._fd, 0, CONTROL_BYTES)  # a hole written on a full disk kills
             self._map = mmap.mmap(self._fd, CONTROL_BYTES)
         except OSError as error:
             raise storage_error(error, path=path) from error
@@ -90,14 +89,20 @@ class ControlFile:
 
     @property
     def position(self) -> LogPosition | None:
-        """Where the log ended durably, or None if nothing here is to be believed."""
+        """Where the log ended durably, or None if nothing here is to be believed.
+
+        Needs no lock: a slot that another process overwrites meanwhile does not fit its CRC32, and
+        by then the other slot holds.
+        """
         if not self._is_believable():
             return None
-        offset = _SLOT_OFFSETS[self._map[_CHOICE_OFFSET] & 1]
-        segment_id, tail, lsn, stored_crc = _SLOT.unpack_from(self._map, offset)
-        if crc32(self._map[offset : offset + _POSITION.size]) != stored_crc:
-            return None
-        return LogPosition(segment_id, tail, lsn)
+        for _ in range(_READ_ATTEMPTS_MAX):
+            offset = _SLOT_OFFSETS[self._map[_CHOICE_OFFSET] & 1]
+            slot = self._map[offset : offset + _SLOT.size]
+            segment_id, tail, lsn, stored_crc = _SLOT.unpack(slot)
+            if crc32(slot[: _POSITION.size]) == stored_crc:
+                return LogPosition(segment_id, tail, lsn)
+        return None
 
     @property
     def is_dirty(self) -> bool:
@@ -110,7 +115,7 @@ class ControlFile:
         if not self._is_believable() or not self._flags & _READ_ONLY:
             return None
         reason = self._map[_REASON_OFFSET : _REASON_OFFSET + _REASON_BYTES]
-        return reason.rstrip(b"\0").decode("utf-8", "replace") or "unknown"
+        return reason.rstrip(b"\0").decode("utf-8", "ignore") or "unknown"
 
     def mark_dirty(self) -> None:
         """Say that bytes behind the position may change from now on."""
@@ -133,7 +138,7 @@ class ControlFile:
 
     def mark_read_only(self, reason: str) -> None:
         """Stop all processes of the node from writing, until `reset`."""
-        encoded = reason.encode("utf-8")[: _REASON_BYTES - 1]
+        encoded = reason.encode("utf-8", "replace")[: _REASON_BYTES - 1]
         self._map[_REASON_OFFSET : _REASON_OFFSET + _REASON_BYTES] = encoded.ljust(
             _REASON_BYTES, b"\0"
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from dfs.core.errors import WalCorruptError, WalGapError
+from dfs.core.errors import StorageError, WalCorruptError, WalError, WalGapError
 from dfs.wal.segment import (
     ACTIVE_NAME,
     FIRST_LSN,
@@ -19,6 +20,7 @@ from dfs.wal.segment import (
     sealed_path,
 )
 
+LOOK_ATTEMPTS_MAX = 5
 COPY_HINT = "Restore it from a copy of the log; dfs never skips records."
 
 
@@ -28,7 +30,7 @@ class Situation(Enum):
     EMPTY = "Nothing yet, or the first segment that was begun and never used: the log begins."
     OPEN = "An active segment: the log is in use; a `wal.next` beside it is a rotation not begun."
     ROTATING = "Sealed segments and `wal.next`: the process died between the two renames."
-    HEADLESS = "Sealed segments and no active one: the newest records are lost."
+    HEADLESS = "No active segment though there was one: the newest records are lost."
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +49,32 @@ class SegmentFile:
 
 
 def find_situation(directory: Path) -> Situation:
-    """Tell which of the situations a log's directory is in. Reads names only."""
+    """Tell which of the situations a log's directory is in. Reads one header at most."""
     if (directory / ACTIVE_NAME).exists():
         return Situation.OPEN
     sealed = (directory / SEGMENTS_NAME).is_dir() and list_sealed_ids(directory)
     if not sealed:
-        return Situation.EMPTY
+        return Situation.HEADLESS if _has_later_next(directory) else Situation.EMPTY
     return Situation.ROTATING if (directory / NEXT_NAME).exists() else Situation.HEADLESS
+
+
+def _has_later_next(directory: Path) -> bool:
+    """Tell whether `wal.next` is whole and was to follow a segment that is gone."""
+    with contextlib.suppress(StorageError, WalError):
+        return read_header(directory / NEXT_NAME).segment_id != FIRST_SEGMENT_ID
+    return False
 
 
 def list_segments(directory: Path) -> list[SegmentFile]:
     """Return all segments of an open log, oldest first, the active one last.
 
-    Reads one header a segment.
+    Reads one header a segment. Needs no lock: it looks again if a rotation came in between.
 
     Raises:
         WalGapError: a segment is missing.
         WalCorruptError: a header is damaged, or does not belong where it lies.
     """
-    active_path = directory / ACTIVE_NAME
-    active = read_header(active_path)
-    ids = list_sealed_ids(directory)
+    active_path, active, ids = _look(directory)
     expected = list(range(ids[0] if ids else active.segment_id, active.segment_id))
     if not ids and active.segment_id != FIRST_SEGMENT_ID:
         expected = list(range(FIRST_SEGMENT_ID, active.segment_id))
@@ -93,6 +100,26 @@ def list_segments(directory: Path) -> list[SegmentFile]:
         for path, header, following in zip(paths, headers, headers[1:], strict=False)
     ]
     return [*segments, SegmentFile(active_path, active, None, None)]
+
+
+def _look(directory: Path) -> tuple[Path, SegmentHeader, list[int]]:
+    """Return where the newest segment lies, its header, and the ids of the sealed ones.
+
+    Between the two renames of a rotation the newest one is `wal.next`.
+    """
+    for attempts_left in reversed(range(LOOK_ATTEMPTS_MAX)):
+        rotating = find_situation(directory) is Situation.ROTATING
+        name = NEXT_NAME if rotating else ACTIVE_NAME
+        try:
+            newest = read_header(directory / name)
+        except (StorageError, WalError):
+            if attempts_left:
+                continue
+            raise
+        ids = list_sealed_ids(directory)
+        if not ids or ids[-1] < newest.segment_id:
+            break
+    return directory / name, newest, ids
 
 
 def _check_chain(paths: list[Path], ids: list[int], headers: list[SegmentHeader]) -> None:

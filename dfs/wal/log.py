@@ -5,7 +5,6 @@ Methods that write are for the holder of `lock()` alone; reading is for everybod
 
 from __future__ import annotations
 
-import contextlib
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -35,9 +34,9 @@ from dfs.wal.segment import (
     SEGMENTS_NAME,
     OpenSegments,
     SegmentHeader,
-    encode_header,
     read_header,
     sealed_path,
+    write_segment,
 )
 
 
@@ -138,6 +137,9 @@ class WriteAheadLog:
             raise WalGapError(
                 "The active segment of the log is missing.", hint=COPY_HINT, path=self.active_path
             )
+        # Whoever renamed a segment may have died before its new name was durable.
+        sync_directory(self.path / SEGMENTS_NAME)
+        sync_directory(self.path)
         if situation is Situation.EMPTY:
             beginning = LogPosition(FIRST_SEGMENT_ID - 1, 0, FIRST_LSN - 1)
             self._write_next(beginning, cluster_id=cluster_id)
@@ -155,8 +157,11 @@ class WriteAheadLog:
 
         Raises:
             NoSpaceError: the disk is full; the log is cut back to where it was.
-            WalReadOnlyError: the disk failed; the node takes no more writes.
+            WalReadOnlyError: the disk failed, now or earlier; the node takes no more writes.
         """
+        reason = self.control.read_only_reason
+        if reason is not None:
+            raise _read_only_error(reason, path=self.active_path)
         position = self.position
         self._open_writer(position)
         end = position.offset + len(data)
@@ -203,11 +208,15 @@ class WriteAheadLog:
 
         Raises:
             WalReadOnlyError: not even that works.
+
+        Durability: on return nothing of it can come back, not even after a power cut.
         """
         position = self.position
         self._appended = None
+        self._open_writer(position)
         try:
             os.ftruncate(self._writer_fd, position.offset)
+            os.fdatasync(self._writer_fd)
         except OSError as error:
             raise self._turn_read_only(storage_error(error, path=self.active_path)) from error
         self._allocated = position.offset
@@ -240,15 +249,18 @@ class WriteAheadLog:
         Returns:
             The new end of the log.
         """
-        self._write_next(ended)
-        self._seal_active(ended)
-        return LogPosition(ended.segment_id + 1, SEGMENT_HEADER_BYTES, ended.lsn)
+        active = read_header(self.active_path)
+        if active.segment_id != ended.segment_id + 1:  # else whoever did it died before saying so
+            self._write_next(ended)
+            self._seal_active(ended)
+            active = read_header(self.active_path)
+        return LogPosition(active.segment_id, SEGMENT_HEADER_BYTES, active.previous_last_lsn)
 
     def sync_active(self) -> None:
         """Make durable what a process that died may have appended without a sync.
 
         Raises:
-            StorageError: the sync failed.
+            WalReadOnlyError: the sync failed; see `sync`.
         """
         try:
             fd = os.open(self.active_path, os.O_RDWR | os.O_CLOEXEC)
@@ -257,7 +269,7 @@ class WriteAheadLog:
             finally:
                 os.close(fd)
         except OSError as error:
-            raise storage_error(error, path=self.active_path) from error
+            raise self._turn_read_only(storage_error(error, path=self.active_path)) from error
 
     def cut(self, position: LogPosition) -> Path | None:
         """Cut a torn tail off behind `position`; see `repair.cut_tail`."""
@@ -335,12 +347,9 @@ class WriteAheadLog:
         self._writer_fd, self._writer_segment_id = -1, 0
 
     def _turn_read_only(self, cause: StorageError) -> WalReadOnlyError:
+        self._appended = None
         self.control.mark_read_only(str(cause))
-        return WalReadOnlyError(
-            f"The log could not be written: {cause.message}",
-            hint="Mend the disk, then restart dfs: it begins a fresh segment.",
-            **cause.context,
-        )
+        return _read_only_error(cause.message, **cause.context)
 
     def _write_next(self, ended: LogPosition, *, cluster_id: bytes | None = None) -> None:
         """Have the next segment ready under a name that counts only when it is renamed."""
@@ -352,23 +361,16 @@ class WriteAheadLog:
             previous_last_lsn=ended.lsn,
             created_at_ms=now_ms(),
         )
-        path = self.path / NEXT_NAME
-        zeros = max(0, min(self._preallocate_bytes, self._segment_bytes) - SEGMENT_HEADER_BYTES)
-        try:
-            with open(path, "wb", opener=_open_private) as file:
-                file.write(encode_header(header) + bytes(zeros))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            raise storage_error(error, path=path) from error
-        sync_directory(self.path)
+        size_bytes = min(self._preallocate_bytes, self._segment_bytes)
+        write_segment(self.path / NEXT_NAME, header, size_bytes=size_bytes)
         self._on_step("log.next_written")
 
     def _seal_active(self, ended: LogPosition) -> None:
         self._close_writer()
-        self._rename(self.active_path, sealed_path(self.path, ended.segment_id))
+        target = sealed_path(self.path, ended.segment_id)
+        if target.exists():
+            raise WalCorruptError("A segment is sealed already.", hint=COPY_HINT, path=target)
+        self._rename(self.active_path, target)
         sync_directory(self.path / SEGMENTS_NAME)
         sync_directory(self.path)
         self._on_step("log.sealed")
@@ -386,5 +388,9 @@ class WriteAheadLog:
             raise storage_error(error, path=source) from error
 
 
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+def _read_only_error(reason: str, **context: object) -> WalReadOnlyError:
+    return WalReadOnlyError(
+        f"The log could not be written: {reason}",
+        hint="Mend the disk, then restart dfs: it begins a fresh segment.",
+        **context,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -26,6 +26,9 @@ from dfs.wal.layout import COPY_HINT, SegmentFile
 from dfs.wal.segment import SEGMENT_HEADER_BYTES, OpenSegment
 
 READ_BYTES = 1 << 20
+SEARCH_BYTES = 4 * RECORD_BYTES_MAX
+_CONTINUES = int(Flag.CONTINUES)  # an enum's own `&` costs more than all else a record needs
+_COMMIT_START = int(Flag.COMMIT_START)
 
 
 class Outcome(Enum):
@@ -128,7 +131,7 @@ class SegmentReader:
             while (frame := self._next(offset, lsn + 1)) is not None:
                 change.append(frame)
                 offset, lsn = offset + frame.length, frame.lsn
-                if not frame.flags & Flag.CONTINUES:
+                if not frame.flags & _CONTINUES:
                     self._position = LogPosition(frame.segment_id, offset, lsn)
                     yield from change
                     change.clear()
@@ -156,23 +159,24 @@ class SegmentReader:
         if offset + size > self._limit:
             raise _InvalidRecordError("a record goes on behind the end of the segment")
         at = self._load(offset, size)
-        window = self._window
-        if crc32(window[at + PREFIX.size : at + size]) != stored_crc:
+        window, end = self._window, at + size
+        if crc32(window[at + PREFIX.size : end]) != stored_crc:
             raise _InvalidRecordError("the CRC32 of a record does not fit")
         if record_lsn != lsn:
             raise _InvalidRecordError(f"LSN {record_lsn} stands where {lsn} belongs")
         meta_at = at + FRAME_HEADER_BYTES
-        if FRAME_HEADER_BYTES + meta_length > size:
+        data_at = meta_at + meta_length
+        if data_at > end:
             raise _InvalidRecordError("the meta of a record is longer than the record")
         return Frame(
-            segment_id=self._position.segment_id,
-            offset=offset,
-            length=size,
-            lsn=record_lsn,
-            type=type_,
-            flags=flags,
-            meta=bytes(window[meta_at : meta_at + meta_length]),
-            data=window[meta_at + meta_length : at + size],
+            self._position.segment_id,
+            offset,
+            size,
+            record_lsn,
+            type_,
+            flags,
+            window[meta_at:data_at].tobytes(),
+            window[data_at:end],
         )
 
     def _load(self, offset: int, size: int) -> int:
@@ -214,23 +218,16 @@ class SegmentReader:
     def _has_later_commit(self, offset: int, lsn: int) -> bool:
         """Tell whether a valid record that begins a commit lies behind the first lost one.
 
-        It proves that what was lost had been synced. Records are found by the upper bytes of their
-        LSN, which are the same for all that fit behind `offset`, and by their flags.
+        It proves that what was lost had been synced. The pieces overlap by a whole record.
         """
-        rest = self._read(offset, self._limit - offset)
-        lsn_max = lsn + 1 + len(rest) // FRAME_HEADER_BYTES
-        uppers = {number.to_bytes(8, "little")[3:] for number in (lsn, lsn_max)}
-        pattern = b"(?=(?:%s)[\\s\\S][\\x02\\x03])" % b"|".join(map(re.escape, sorted(uppers)))
-        for match in re.finditer(pattern, rest):
-            at = match.start() - 3 - PREFIX.size
-            if at < 0 or at + FRAME_HEADER_BYTES > len(rest):
-                continue
-            length, stored_crc, record_lsn = HEADER.unpack_from(rest, at)[:3]
-            end = at + PREFIX.size + length
-            if not lsn + 1 < record_lsn <= lsn_max or length < COVERED_BYTES_MIN:
-                continue
-            if end <= len(rest) and crc32(rest[at + PREFIX.size : end]) == stored_crc:
+        lsn_max = lsn + 1 + (self._limit - offset) // FRAME_HEADER_BYTES
+        while offset < self._limit:
+            piece = self._read(offset, SEARCH_BYTES)
+            if _holds_commit_start(piece, lsn + 2, lsn_max):
                 return True
+            offset += len(piece)
+            if offset < self._limit:
+                offset -= RECORD_BYTES_MAX
         return False
 
     def _read(self, offset: int, length: int) -> memoryview:
@@ -245,13 +242,35 @@ class SegmentReader:
         return memoryview(data)
 
 
+def _holds_commit_start(piece: memoryview, lsn_min: int, lsn_max: int) -> bool:
+    """Tell whether a valid record that begins a commit and has such an LSN lies in `piece`.
+
+    Candidates are found by the upper five bytes of the LSN, which are the same for nearly all that
+    fit into a segment, and by the flag.
+    """
+    uppers = range(lsn_min >> 24, (lsn_max >> 24) + 1)
+    upper = b"|".join(re.escape(number.to_bytes(5, "little")) for number in uppers)
+    starts = b"".join(re.escape(bytes((flags,))) for flags in range(256) if flags & _COMMIT_START)
+    for match in re.finditer(b"(?=(?:%s)[\\s\\S][%s])" % (upper, starts), piece):
+        at = match.start() - 3 - PREFIX.size
+        if at < 0 or at + FRAME_HEADER_BYTES > len(piece):
+            continue
+        length, stored_crc, lsn = HEADER.unpack_from(piece, at)[:3]
+        end = at + PREFIX.size + length
+        if not lsn_min <= lsn <= lsn_max or length < COVERED_BYTES_MIN or end > len(piece):
+            continue
+        if crc32(piece[at + PREFIX.size : end]) == stored_crc:
+            return True
+    return False
+
+
 class LogReader:
     """Iterates over the records of a log behind an LSN, across segments, and then knows its `end`.
 
     It stops at the first fault; `end` says which, and in which file.
 
     Args:
-        segments: all of the log, oldest first.
+        segments: all of the log, oldest first; there may be more of them than `until` reaches.
         known: a place between two changes, from where reading may begin if it is not too late.
         after_lsn: of the last record that is not wanted.
         durable_lsn: damage up to this LSN is corruption, never a torn write.
@@ -292,38 +311,54 @@ class LogReader:
                 hint=COPY_HINT,
                 path=segments[0].path,
             )
-        for segment in segments:
-            if segment.last_lsn is not None and segment.last_lsn <= self._after_lsn:
-                continue
-            reader = self._reader(segment)
+        if self._until is not None:
+            self._end = ReadEnd(Outcome.CLEAN_END, segments[-1].path, self._until)
+        for segment in filter(self._is_wanted, segments):
+            stop, last_lsn = self._find_stop(segment)
+            reader = self._reader(segment, stop)
             for frame in reader:
                 if frame.lsn > self._after_lsn:
                     yield frame
-            self._end = reader.end
-            if reader.end.fault is not None:
+            self._end = _check_last_lsn(reader.end, last_lsn)
+            if self._end.fault is not None:
                 return
-            if self._until is not None and self._until.segment_id == segment.header.segment_id:
-                return
-            if segment.last_lsn not in (None, reader.end.position.lsn):
-                raise WalCorruptError(
-                    f"A segment ends at LSN {reader.end.position.lsn}, "
-                    f"not at {segment.last_lsn} as the next one says.",
-                    hint=COPY_HINT,
-                    path=segment.path,
-                )
 
-    def _reader(self, segment: SegmentFile) -> SegmentReader:
+    def _is_wanted(self, segment: SegmentFile) -> bool:
+        """Tell whether any record behind `after_lsn` and not behind `until` may be in a segment."""
+        until = self._until
+        if until is not None and (
+            segment.header.segment_id > until.segment_id or until.lsn <= self._after_lsn
+        ):
+            return False
+        return segment.last_lsn is None or segment.last_lsn > self._after_lsn
+
+    def _find_stop(self, segment: SegmentFile) -> tuple[int | None, int | None]:
+        """Return the offset at which to stop and the LSN of the last record before it."""
+        if self._until is not None and self._until.segment_id == segment.header.segment_id:
+            return self._until.offset, self._until.lsn
+        return segment.end, segment.last_lsn
+
+    def _reader(self, segment: SegmentFile, stop: int | None) -> SegmentReader:
         header = segment.header
         start = LogPosition(header.segment_id, SEGMENT_HEADER_BYTES, header.first_lsn - 1)
         known = self._known
         if known and known.segment_id == header.segment_id and known.lsn <= self._after_lsn:
             start = known
-        stop = segment.end
-        if self._until is not None and self._until.segment_id == header.segment_id:
-            stop = self._until.offset
         return SegmentReader(
             segment=self._open_segment(header.segment_id),
             start=start,
             stop=stop,
             durable_lsn=self._durable_lsn,
         )
+
+
+def _check_last_lsn(end: ReadEnd, last_lsn: int | None) -> ReadEnd:
+    """Return `end`, or corruption if the segment read clean but not up to the LSN it should."""
+    if end.fault is not None or last_lsn in (None, end.position.lsn):
+        return end
+    return replace(
+        end,
+        outcome=Outcome.CORRUPT,
+        fault=f"a segment ends at LSN {end.position.lsn} and not at {last_lsn}",
+        fault_offset=end.position.offset,
+    )

@@ -14,7 +14,7 @@ from enum import IntEnum
 import msgspec
 
 from dfs.core.errors import WalCorruptError, WalFormatError
-from dfs.wal.frame import Frame
+from dfs.wal.frame import Flag, Frame
 
 
 class RecordType(IntEnum):
@@ -111,6 +111,7 @@ _DECODERS = {
     for record_type, structure in STRUCTURES.items()
 }
 _ENCODER = msgspec.msgpack.Encoder()
+_UNKNOWN_FLAGS = 0xFF & ~int(Flag.CONTINUES | Flag.COMMIT_START)
 
 
 def encode_meta(meta: Meta) -> tuple[RecordType, bytes]:
@@ -122,13 +123,14 @@ def decode_meta(frame: Frame) -> Meta:
     """Return the structure of a record.
 
     Raises:
-        WalFormatError: a newer program wrote it, and this one does not know its type.
+        WalFormatError: a newer program wrote it, and this one does not know its type or a flag.
         WalCorruptError: its checksum is right and yet it is not of its type.
     """
     decoder = _DECODERS.get(frame.type)
-    if decoder is None:
+    if decoder is None or frame.flags & _UNKNOWN_FLAGS:
         raise WalFormatError(
-            f"The log holds a record of type {frame.type}, which this program does not know.",
+            f"The log holds a record of type {frame.type} with flags {frame.flags}, "
+            "which this program does not know.",
             hint="Start the newer version of dfs that wrote it.",
             segment_id=frame.segment_id,
             offset=frame.offset,
@@ -136,7 +138,7 @@ def decode_meta(frame: Frame) -> Meta:
         )
     try:
         return decoder.decode(frame.meta)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WalCorruptError(
             f"A record of the log cannot be understood: {error}.",
             segment_id=frame.segment_id,

@@ -10,7 +10,7 @@ from dfs.core.durable import make_directory_durably, replace_durably, storage_er
 from dfs.wal.control import LogPosition
 from dfs.wal.segment import DAMAGED_NAME
 
-COPY_BYTES_MAX = 64 << 20
+COPY_BYTES = 64 << 20
 
 
 def cut_tail(directory: Path, active_path: Path, position: LogPosition) -> Path | None:
@@ -31,7 +31,7 @@ def cut_tail(directory: Path, active_path: Path, position: LogPosition) -> Path 
     try:
         fd = os.open(active_path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            cut = os.pread(fd, COPY_BYTES_MAX, position.offset).rstrip(b"\0")
+            cut = _read_from(fd, position.offset).rstrip(b"\0")
             kept = _keep(directory, position, cut) if cut else None
             os.ftruncate(fd, position.offset)
             os.fsync(fd)
@@ -40,6 +40,15 @@ def cut_tail(directory: Path, active_path: Path, position: LogPosition) -> Path 
     except OSError as error:
         raise storage_error(error, path=active_path) from error
     return kept
+
+
+def _read_from(fd: int, offset: int) -> bytes:
+    """Return all bytes from `offset` on; one call of the kernel gives no more than 2 GiB."""
+    pieces = []
+    while piece := os.pread(fd, COPY_BYTES, offset):
+        pieces.append(piece)
+        offset += len(piece)
+    return b"".join(pieces)
 
 
 def _keep(directory: Path, position: LogPosition, cut: bytes) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfs.core.checksum import crc32
-from dfs.core.durable import storage_error
+from dfs.core.durable import storage_error, sync_directory
 from dfs.core.errors import WalCorruptError, WalFormatError, WalGapError
 
 MAGIC = b"dfs-wal\n"
@@ -104,12 +104,16 @@ class OpenSegments:
             except FileNotFoundError:
                 pass
             except OSError as error:
-                raise storage_error(error) from error
-            with contextlib.suppress(FileNotFoundError):
+                raise storage_error(error, path=path) from error
+            try:
                 segment = OpenSegment(active_path)
                 data = os.pread(segment.fd, SEGMENT_HEADER_BYTES, 0)
-                if decode_header(data, path=active_path).segment_id == segment_id:
-                    return segment
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise storage_error(error, path=active_path) from error
+            if decode_header(data, path=active_path).segment_id == segment_id:
+                return segment
         raise WalGapError(
             f"Segment {segment_id} of the log is missing.",
             hint="Restore it from a copy of the log; dfs never skips records.",
@@ -168,6 +172,26 @@ def read_header(path: Path) -> SegmentHeader:
         raise storage_error(error) from error
 
 
+def write_segment(path: Path, header: SegmentHeader, *, size_bytes: int) -> None:
+    """Write a segment without records: its header, and zeros up to `size_bytes`.
+
+    Raises:
+        StorageError: nothing is left at `path`.
+
+    Durability: the file and its name are on disk.
+    """
+    try:
+        with open(path, "wb", opener=_open_private) as file:
+            file.write(encode_header(header).ljust(size_bytes, b"\0"))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise storage_error(error, path=path) from error
+    sync_directory(path.parent)
+
+
 def sealed_path(directory: Path, segment_id: int) -> Path:
     """Return where the sealed segment of that id lies in the log's directory."""
     return directory / SEGMENTS_NAME / f"{segment_id:010d}.wal"
@@ -178,6 +202,10 @@ def list_sealed_ids(directory: Path) -> list[int]:
     with os.scandir(directory / SEGMENTS_NAME) as entries:
         matches = (_SEALED_NAME.fullmatch(entry.name) for entry in entries)
         return sorted(int(match[1]) for match in matches if match)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _header_error(fault: str, path: Path) -> WalCorruptError:
