@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfs.core.checksum import block_checksums
+from dfs.core.checksum import block_checksums, crc32
 from dfs.core.errors import BlobCorruptError
 from dfs.core.model import BLOCK_BYTES
 from dfs.storage import base
@@ -24,6 +24,13 @@ class ShrinkingReader(MemoryBlobReader):
 
     def read(self, offset: int, length: int) -> bytes:
         return super().read(offset, length)[:-1]
+
+
+class VanishingReader(MemoryBlobReader):
+    """A blob that loses all its bytes after it was opened."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        return b""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -168,6 +175,16 @@ def test_read_blob_that_shrinks_meanwhile_is_corrupt() -> None:
         "read_bytes": 15,
         "digest": bytes(32).hex(),
     }
+
+
+def test_read_of_too_few_bytes_with_the_same_checksum_is_corrupt() -> None:
+    """The checksum of no bytes is 0, and so is that of these four: the length has to agree too."""
+    content = b"\x9d\x0a\xd9\x6d"
+    assert crc32(content) == crc32(b"") == 0
+    reader = VanishingReader(content)
+
+    with pytest.raises(BlobCorruptError):
+        next(read_verified(reader, size=4, block_crc32s=bytes(4), start=0, stop=4))
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (2, 1), (0, 41), (41, 41)])
