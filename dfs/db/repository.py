@@ -1,0 +1,149 @@
+"""Reading the index: rows straight into the values of `core.model`."""
+
+from __future__ import annotations
+
+from dfs.core.errors import BlobMissingError
+from dfs.core.model import Blob, File, NodeState, Segment
+from dfs.db.rows import FILE_COLUMNS, Row, read_blob, read_file, read_segment
+from dfs.db.session import IndexDatabase
+from dfs.db.statements import BLOBS, chunks
+
+_EXTENTS = FILE_COLUMNS.index("extents")
+_EXPIRES_AT = FILE_COLUMNS.index("expires_at")
+_BLOB_START = len(FILE_COLUMNS)
+_CODE_POINT_MAX = 0x10FFFF
+_SURROGATE_FIRST = 0xD800
+_SURROGATE_LAST = 0xDFFF
+
+
+class IndexRepository:
+    """Reads on the connection of the calling thread. Every method raises MetadataError.
+
+    Args:
+        database: open by the time of the first call.
+    """
+
+    def __init__(self, database: IndexDatabase) -> None:
+        self._database = database
+        self._statements = database.statements
+
+    def find_file(self, file_id: str, now_ms: int) -> File | None:
+        """Return the file, or None when there is none or it has expired by `now_ms`."""
+        row = self._database.read_one(self._statements.file, (file_id,))
+        return read_file(row) if row is not None and _is_live(row, now_ms) else None
+
+    def find_download(self, file_id: str, now_ms: int) -> tuple[File, tuple[Blob, ...]] | None:
+        """Return a file with the blob of each of its extents, in order, repeats included.
+
+        Args:
+            now_ms: a file that has expired by then counts as absent.
+
+        Returns:
+            None when there is no such file. A file without extents has exactly one blob.
+
+        Raises:
+            BlobMissingError: the index knows the file but not a blob of it.
+        """
+        row = self._database.read_one(self._statements.download, (file_id,))
+        if row is None or not _is_live(row, now_ms):
+            return None
+        file = read_file(row)
+        if row[_EXTENTS] is not None:
+            return file, self._find_blobs(file)
+        if row[_BLOB_START] is None:
+            raise _missing_blob(file, file.digest)
+        return file, (read_blob(row[_BLOB_START:]),)
+
+    def find_blob(self, digest: bytes) -> Blob | None:
+        """Return the blob of that digest, or None."""
+        row = self._database.read_one(self._statements.blob, (digest,))
+        return None if row is None else read_blob(row)
+
+    def list_files(
+        self,
+        *,
+        bucket: str,
+        after: tuple[str, str] | None,
+        limit: int,
+        prefix: str = "",
+        name: str | None = None,
+        now_ms: int,
+    ) -> list[File]:
+        """Return files that have not expired, ordered by (key, id), both by code point.
+
+        Args:
+            after: only files strictly behind this (key, id).
+            limit: files at most.
+            prefix: only keys that begin so.
+            name: only files of exactly this key.
+        """
+        if name is not None and not name.startswith(prefix):
+            return []
+        first = (prefix if name is None else name, "")
+        start = first if after is None else max(first, after)
+        parameters: list[object] = [bucket, *start, now_ms]
+        end = prefix_end(prefix)
+        if name is not None:
+            sql = self._statements.list_named
+            parameters.append(name)
+        elif end is not None:
+            sql = self._statements.list_below
+            parameters.append(end)
+        else:
+            sql = self._statements.list_all
+        parameters.append(limit)
+        return [read_file(row) for row in self._database.read_all(sql, parameters)]
+
+    def list_segments(self, *, after: int = 0, limit: int) -> list[Segment]:
+        """Return sealed segments of this node with ids above `after`, by id, `limit` at most."""
+        rows = self._database.read_all(
+            self._statements.segments, (self._database.node_id, after, limit)
+        )
+        return [read_segment(row) for row in rows]
+
+    def count_files(self) -> int:
+        """Return the number of files, expired ones included. Reads a whole index: not per call."""
+        return int(self._database.read_one(self._statements.count_files)[0])
+
+    def node_state(self) -> NodeState | None:
+        """Return how far the index has followed the log of this node; None: not begun."""
+        row = self._database.read_one(self._statements.node_state, (self._database.node_id,))
+        return None if row is None else NodeState(*row)
+
+    def _find_blobs(self, file: File) -> tuple[Blob, ...]:
+        digests = file.blob_digests()
+        found: dict[bytes, Blob] = {}
+        for chunk in chunks(list(dict.fromkeys(digests))):
+            rows = self._database.read_all(self._statements.select_in(BLOBS, len(chunk)), chunk)
+            found.update((row[0], read_blob(row)) for row in rows)
+        for digest in digests:
+            if digest not in found:
+                raise _missing_blob(file, digest)
+        return tuple(found[digest] for digest in digests)
+
+
+def prefix_end(prefix: str) -> str | None:
+    """Return the first text, by code point, behind all that begin with `prefix`.
+
+    Returns:
+        None when there is no such text: the prefix is empty or all U+10FFFF. Surrogates are no
+        characters, so what follows U+D7FF is U+E000.
+    """
+    stem = prefix.rstrip(chr(_CODE_POINT_MAX))
+    if not stem:
+        return None
+    following = ord(stem[-1]) + 1
+    if _SURROGATE_FIRST <= following <= _SURROGATE_LAST:
+        following = _SURROGATE_LAST + 1
+    return stem[:-1] + chr(following)
+
+
+def _is_live(row: Row, now_ms: int) -> bool:
+    expires_at_ms = row[_EXPIRES_AT]
+    return expires_at_ms is None or expires_at_ms > now_ms
+
+
+def _missing_blob(file: File, digest: bytes) -> BlobMissingError:
+    return BlobMissingError(
+        "The index does not know the bytes of the file.", file_id=file.id, digest=digest.hex()
+    )

@@ -1,0 +1,214 @@
+"""The only writer of the index: changes are gathered in memory and written in few statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from dfs.core.errors import MetadataError
+from dfs.core.model import Blob, File, NodeState, Segment
+from dfs.db.rows import blob_row, file_row, read_blob, read_file, segment_row
+from dfs.db.statements import (
+    BLOBS,
+    FILES,
+    NODE_STATES,
+    SEGMENTS,
+    Statements,
+    Table,
+    chunks,
+)
+
+
+class Writer(Protocol):
+    """What a transaction needs of the database; `IndexDatabase` is it."""
+
+    node_id: str
+    statements: Statements
+
+    def write(self, sql: str, parameters: Sequence[Any] = ...) -> Any:
+        """Run a statement inside the transaction and return its cursor."""
+
+    def end_transaction(self, *, abandon: bool) -> None:
+        """Give the writer's connection back."""
+
+
+class IndexTransaction:
+    """A unit of work. Begun by `IndexDatabase.begin`; leaving it without commit rolls back.
+
+    What was read is remembered, and what was put is seen by later reads of the same transaction.
+
+    Args:
+        writer: the database, with the transaction begun.
+        node_state_row: the row of this node, or None in an index that has followed no log.
+
+    Attributes:
+        node_state: how far the index has followed the log, changes of this transaction included.
+    """
+
+    def __init__(self, writer: Writer, node_state_row: Sequence[Any] | None) -> None:
+        self._writer = writer
+        self._is_open = True
+        self.node_state = None if node_state_row is None else NodeState(*node_state_row)
+        self._files: dict[str, File | None] = {}
+        self._blobs: dict[bytes, Blob | None] = {}
+        self._changed_files: dict[str, File | None] = {}
+        self._changed_blobs: dict[bytes, Blob] = {}
+        self._changed_segments: dict[int, Segment] = {}
+        self._changed_node_state: NodeState | None = None
+
+    def __enter__(self) -> Self:
+        """Return the transaction."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Roll back what was not committed."""
+        self.rollback()
+
+    def preload(self, *, file_ids: Iterable[str] = (), digests: Iterable[bytes] = ()) -> None:
+        """Read many rows with few statements. Those that are absent are remembered as absent.
+
+        Raises:
+            MetadataError.
+        """
+        files = self._files
+        wanted_ids = list({file_id for file_id in file_ids if file_id not in files})
+        files.update(dict.fromkeys(wanted_ids))
+        for row in self._select(FILES, wanted_ids):
+            file = read_file(row)
+            files[file.id] = file
+        blobs = self._blobs
+        wanted_digests = list({digest for digest in digests if digest not in blobs})
+        blobs.update(dict.fromkeys(wanted_digests))
+        for row in self._select(BLOBS, wanted_digests):
+            blob = read_blob(row)
+            blobs[blob.digest] = blob
+
+    def file(self, file_id: str) -> File | None:
+        """Return the file as this transaction would leave it, expired or not. None: absent.
+
+        Raises:
+            MetadataError.
+        """
+        if file_id not in self._files:
+            self.preload(file_ids=(file_id,))
+        return self._files[file_id]
+
+    def blob(self, digest: bytes) -> Blob | None:
+        """Return the blob as this transaction would leave it, or None. Raises as `file`."""
+        if digest not in self._blobs:
+            self.preload(digests=(digest,))
+        return self._blobs[digest]
+
+    def key_exists(self, bucket: str, key: str, now_ms: int) -> bool:
+        """Tell whether a file that has not expired has that name, changes included.
+
+        Args:
+            now_ms: the present moment.
+
+        Raises:
+            MetadataError.
+        """
+        changed = self._changed_files
+        for file in changed.values():
+            if (
+                file is not None
+                and file.key == key
+                and file.bucket == bucket
+                and (file.expires_at_ms is None or file.expires_at_ms > now_ms)
+            ):
+                return True
+        rows = self._writer.write(self._writer.statements.key_exists, (bucket, key, now_ms))
+        return any(row[0] not in changed for row in rows)
+
+    def put_file(self, file: File) -> None:
+        """Insert the file, or replace the one of that id."""
+        self._files[file.id] = self._changed_files[file.id] = file
+
+    def remove_file(self, file_id: str) -> None:
+        """Remove the file, if there is one."""
+        self._files[file_id] = self._changed_files[file_id] = None
+
+    def put_blob(self, blob: Blob) -> None:
+        """Insert the blob, or replace the one of that digest."""
+        self._blobs[blob.digest] = self._changed_blobs[blob.digest] = blob
+
+    def put_segment(self, segment: Segment) -> None:
+        """Insert the sealed segment of this node, or replace the one of that id."""
+        self._changed_segments[segment.id] = segment
+
+    def set_node_state(self, state: NodeState) -> None:
+        """Note how far the index has followed the log once this transaction is committed."""
+        self.node_state = self._changed_node_state = state
+
+    def flush(self) -> None:
+        """Write what was put and removed; it is still part of the transaction.
+
+        Raises:
+            NoSpaceError, MetadataError: roll back; nothing of the transaction is kept.
+        """
+        self._require_open()
+        files, self._changed_files = self._changed_files, {}
+        blobs, self._changed_blobs = self._changed_blobs, {}
+        segments, self._changed_segments = self._changed_segments, {}
+        state, self._changed_node_state = self._changed_node_state, None
+        self._upsert(FILES, [file_row(file) for file in files.values() if file is not None])
+        self._delete(FILES, [file_id for file_id, file in files.items() if file is None])
+        self._upsert(BLOBS, [blob_row(blob) for blob in blobs.values()])
+        node_id = self._writer.node_id
+        self._upsert(SEGMENTS, [segment_row(node_id, segment) for segment in segments.values()])
+        if state is not None:
+            row = (state.node_id, state.cluster_id, state.applied_lsn)
+            self._upsert(NODE_STATES, [row])
+
+    def commit(self) -> None:
+        """Write everything and end the transaction.
+
+        Raises:
+            NoSpaceError, MetadataError: it has been rolled back.
+
+        Durability: none of its own. The database does not sync per commit; what a power cut
+        takes from it is replayed from the log.
+        """
+        try:
+            self.flush()
+            self._writer.write("COMMIT")
+        except BaseException:
+            self.rollback()
+            raise
+        self._end(abandon=False)
+
+    def rollback(self) -> None:
+        """Undo everything and end the transaction. Does nothing if it has ended."""
+        if self._is_open:
+            self._end(abandon=True)
+
+    def _end(self, *, abandon: bool) -> None:
+        self._is_open = False
+        self._writer.end_transaction(abandon=abandon)
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise MetadataError("The transaction has ended.")
+
+    def _select(self, table: Table, keys: Sequence[Any]) -> list[Any]:
+        self._require_open()
+        rows: list[Any] = []
+        for chunk in chunks(keys):
+            sql = self._writer.statements.select_in(table, len(chunk))
+            rows += self._writer.write(sql, chunk).fetchall()
+        return rows
+
+    def _upsert(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        for chunk in chunks(rows):
+            sql = self._writer.statements.upsert(table, len(chunk))
+            self._writer.write(sql, [value for row in chunk for value in row])
+
+    def _delete(self, table: Table, keys: Sequence[Any]) -> None:
+        for chunk in chunks(keys):
+            self._writer.write(self._writer.statements.delete_in(table, len(chunk)), chunk)
