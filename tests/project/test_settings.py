@@ -1,0 +1,77 @@
+"""Settings must be documented, be read from where we say, and complain all at once."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from dfs.core.config import SETTINGS, Config, load_config, settings_table
+from dfs.core.errors import ConfigError
+from scripts.settings_table import README, with_table
+
+
+def test_readme_table_is_that_of_the_program() -> None:
+    """The README shows every setting with its default and meaning (`make settings-table`)."""
+    assert with_table(README.read_text()) == README.read_text()
+    assert settings_table() in README.read_text()
+
+
+def test_settings_are_exactly_the_attributes_of_config() -> None:
+    """A setting without an attribute, or the other way round, cannot exist."""
+    assert [setting.attribute for setting in SETTINGS] == [field.name for field in fields(Config)]
+    assert all(setting.help for setting in SETTINGS)
+
+
+def test_with_table_without_markers_is_an_error() -> None:
+    """A README that lost its markers is not passed over in silence."""
+    with pytest.raises(ValueError, match="settings"):
+        with_table("# dfs\n")
+
+
+def test_load_config_reports_all_faults_together() -> None:
+    """An operator sees every wrong setting at once, each with its value and the reason."""
+    environ = {
+        "PORT": "eighty",
+        "DEBUG": "perhaps",
+        "DATABASE_URL": "mysql://x",
+        "DFS_THREADS": "0",
+    }
+    with pytest.raises(ConfigError) as raised:
+        load_config(environ, env_file="")
+    for name, value in environ.items():
+        assert f"{name}={value!r} must be" in str(raised.value)
+
+
+def test_load_config_environment_wins_over_env_file(tmp_path: Path) -> None:
+    """`.env` gives what the environment does not."""
+    env_file = tmp_path / ".env"
+    env_file.write_text("PORT=9001\nDFS_THREADS=3\n")
+    config = load_config({"PORT": "9002"}, env_file=str(env_file))
+    assert (config.port, config.threads) == (9002, 3)
+
+
+def test_load_config_reads_env_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`.env` is looked for where the program was started."""
+    (tmp_path / ".env").write_text("DFS_NODE_ID=from-file\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_config({}).node_id == "from-file"
+
+
+def test_load_config_paths_start_at_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path means the same after a change of directory as at the start."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config({"STORAGE_PATH": "files", "WAL_PATH": "/var/log/dfs"}, env_file="")
+    assert config.storage_path == tmp_path / "files"
+    assert config.wal_path == Path("/var/log/dfs")
+    assert config.database_url == f"sqlite:///{tmp_path}/data/dfs.db"
+
+
+def test_load_config_empty_value_means_the_default() -> None:
+    """`PORT=` in a file of variables is no fault."""
+    assert load_config({"PORT": " "}, env_file="").port == 8000

@@ -1,0 +1,139 @@
+"""RqQueue must never add a job twice, never hold a caller up, and come back by itself."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+import zlib
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from dfs.core.errors import QueueError
+from dfs.queue import rq_queue
+from dfs.queue.rq_queue import RqQueue, queue_name
+from tests.redis_server import RedisServer
+
+JOB = "math.sqrt"
+ANSWER_WITHIN_S = 0.5
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> Iterator[RqQueue]:
+    """A queue on the server of the tests."""
+    made = RqQueue(url=redis_server.url, name="test")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator[Redis]:
+    """A plain connection to that server."""
+    with Redis.from_url(redis_server.url) as connection:
+        yield connection
+
+
+def run_all(redis: Redis) -> None:
+    """Run every job that waits, in this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    SimpleWorker(["test"], connection=redis, serializer=JSONSerializer).work(burst=True)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def job_named(redis: Redis, job_id: str) -> Job:
+    """Return a job as Redis has it."""
+    return Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
+
+
+def test_enqueue_waiting_id_is_not_added_twice(queue: RqQueue, redis: Redis) -> None:
+    """However often the same piece of work is asked for, one job waits."""
+    assert queue.enqueue(JOB, job_id="once")
+    assert not queue.enqueue(JOB, job_id="once")
+    assert Queue("test", connection=redis).job_ids == ["once"]
+
+
+def test_enqueue_running_id_is_not_added(queue: RqQueue, redis: Redis) -> None:
+    """A job that runs now covers what is asked for now."""
+    queue.enqueue(JOB, job_id="once")
+    redis.delete("rq:queue:test")
+    job_named(redis, "once").set_status(JobStatus.STARTED)
+    assert not queue.enqueue(JOB, job_id="once")
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "status"),
+    [("textwrap.dedent", {"text": " x"}, "finished"), (JOB, {}, "failed")],
+)
+def test_enqueue_ended_id_is_added_again(
+    queue: RqQueue, redis: Redis, job: str, arguments: dict[str, str], status: str
+) -> None:
+    """A job that ended, well or badly, does not keep its work from being asked for again."""
+    queue.enqueue(job, arguments, job_id="a")
+    run_all(redis)
+    assert job_named(redis, "a").get_status() == status
+    assert queue.enqueue(JOB, job_id="a")
+    assert job_named(redis, "a").get_status() == JobStatus.QUEUED
+
+
+def test_enqueue_arguments_travel_as_json(queue: RqQueue, redis: Redis) -> None:
+    """Nothing in Redis is a pickle: reaching Redis must not mean running code here."""
+    queue.enqueue(JOB, {"count": 3, "name": "x"}, job_id="a", timeout_s=17)
+    data = zlib.decompress(redis.hget("rq:job:a", "data"))
+    assert json.loads(data)[0] == JOB
+    assert json.loads(data)[3] == {"count": 3, "name": "x"}
+
+
+def test_enqueue_job_is_not_kept_for_ever(queue: RqQueue, redis: Redis) -> None:
+    """Results and failures have an end, so that Redis does not grow."""
+    queue.enqueue(JOB, job_id="a", timeout_s=17)
+    job = job_named(redis, "a")
+    assert (job.timeout, job.result_ttl, job.failure_ttl) == (17, 3600, 86_400)
+
+
+def test_enqueue_server_absent_fails_quickly() -> None:
+    """With no Redis at all the caller gets its error at once."""
+    queue = RqQueue(url="redis://127.0.0.1:1/0", name="test")
+    started_s = time.monotonic()
+    with pytest.raises(QueueError):
+        queue.enqueue(JOB, job_id="a")
+    assert time.monotonic() - started_s < ANSWER_WITHIN_S
+
+
+def test_enqueue_server_hangs_fails_quickly_and_recovers(
+    queue: RqQueue, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis that accepts and then says nothing holds nobody up, and is used again afterwards."""
+    queue.check()
+    redis_server.child.process.send_signal(signal.SIGSTOP)
+    try:
+        started_s = time.monotonic()
+        with pytest.raises(QueueError):
+            queue.enqueue(JOB, job_id="a")
+        assert time.monotonic() - started_s < ANSWER_WITHIN_S
+        started_s = time.monotonic()
+        for _ in range(1000):
+            with pytest.raises(QueueError):
+                queue.enqueue(JOB, job_id="a")
+        assert time.monotonic() - started_s < ANSWER_WITHIN_S
+    finally:
+        redis_server.child.process.send_signal(signal.SIGCONT)
+    monkeypatch.setattr(rq_queue, "DOWN_PAUSE_S", 0)
+    later_s = time.monotonic() + 2
+    monkeypatch.setattr(time, "monotonic", lambda: later_s)
+    queue.check()
+
+
+def test_queue_name_differs_between_clusters_and_nodes() -> None:
+    """Nodes that share a Redis never take each other's jobs."""
+    names = {
+        queue_name(cluster_id=cluster, node_id=node)
+        for cluster in (bytes(16), bytes([1] * 16))
+        for node in ("node-1", "node-2")
+    }
+    assert len(names) == 4

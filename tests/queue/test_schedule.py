@@ -1,0 +1,43 @@
+"""The schedule must ask for each periodic job at its times, whatever the queue says."""
+
+from __future__ import annotations
+
+import threading
+
+from dfs.core.errors import QueueError
+from dfs.queue.inline_queue import InlineQueue
+from workers.schedule import Periodic, Schedule, periodic_jobs
+
+
+def test_schedule_enqueues_again_and_again() -> None:
+    """A job comes at the start and then at its interval, until the schedule is stopped."""
+    thrice = threading.Semaphore(0)
+    queue = InlineQueue(jobs={"jobs.tick": thrice.release})
+    schedule = Schedule(queue=queue, jobs=[Periodic("jobs.tick", "tick", 0.01)])
+    schedule.start()
+    assert all(thrice.acquire(timeout=10) for _ in range(3))
+    schedule.stop()
+
+
+def test_schedule_goes_on_when_the_queue_is_down() -> None:
+    """A queue that fails once is asked again at the next turn."""
+    came_back = threading.Event()
+    failures = iter([QueueError("down")])
+
+    def tick() -> None:
+        for failure in failures:
+            raise failure
+        came_back.set()
+
+    schedule = Schedule(
+        queue=InlineQueue(jobs={"jobs.tick": tick}), jobs=[Periodic("jobs.tick", "tick", 0.01)]
+    )
+    schedule.start()
+    assert came_back.wait(10)
+    schedule.stop()
+
+
+def test_periodic_jobs_sweep_often_enough() -> None:
+    """The sweep comes several times within the age that it looks for, and at least hourly."""
+    assert periodic_jobs(tmp_age_s=60)[0].interval_s == 15
+    assert periodic_jobs(tmp_age_s=86_400)[0].interval_s == 3600
