@@ -1,0 +1,87 @@
+"""Blueprints whose arguments are parsed strictly, and the pieces that document them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any, NoReturn, TypeVar
+
+import flask_smorest  # type: ignore[import-untyped]
+from flask import Request
+from marshmallow import RAISE, Schema, ValidationError
+from webargs.core import is_json
+from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import UnsupportedMediaType
+
+from dfs.api.responses import Answer
+from dfs.api.schemas import decode_json, flatten_messages, parse_query
+from dfs.api.streams import read_small_body
+from dfs.core.errors import InvalidRequestError
+
+JSON_BYTES_MAX = 1 << 20
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class StrictParser(FlaskParser):
+    """Refuses unknown and repeated parameters, text that is no UTF-8, bodies of other types."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {"query": RAISE, "json": RAISE}  # noqa: RUF012
+
+    def load_querystring(self, req: Request, schema: Schema) -> dict[str, str]:
+        """Return the parameters of the query."""
+        return parse_query(req.environ)
+
+    def load_json(self, req: Request, schema: Schema) -> object:
+        """Return the value of the body."""
+        if not is_json(req.mimetype):
+            raise UnsupportedMediaType("The body must be application/json.")
+        return decode_json(read_small_body(req.environ, JSON_BYTES_MAX))
+
+    def handle_error(
+        self,
+        error: ValidationError,
+        req: Request,
+        schema: Schema,
+        *,
+        error_status_code: int | None,
+        error_headers: Mapping[str, str] | None,
+    ) -> NoReturn:
+        """Raise InvalidRequestError naming each offending field."""
+        messages: dict[str, Any] = error.normalized_messages()  # type: ignore[no-untyped-call]
+        location, inner = next(iter(messages.items()))
+        what = "query" if location == "query" else "body"
+        raise InvalidRequestError(
+            f"The {what} is not valid.", fields=flatten_messages(inner)
+        ) from error
+
+
+class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
+    """A blueprint of dfs."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+    def route(self, rule: str, **options: Any) -> Callable[[View], View]:
+        """Register a view."""
+        decorator: Callable[[View], View] = super().route(rule, **options)
+        return decorator
+
+    def arguments(
+        self, schema: type[Schema], **options: Any
+    ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+        """Pass what the schema makes of query or body as first argument to a view."""
+        decorator: Callable[[Callable[..., Answer]], Callable[..., Answer]]
+        decorator = super().arguments(schema, **options)
+        return decorator
+
+    @staticmethod
+    def doc(**kwargs: Any) -> Callable[[View], View]:
+        """Describe a view. The inherited one wraps the view, which costs on every request."""
+
+        def describe(view: View) -> View:
+            documented = deepcopy(getattr(view, "_apidoc", {}))
+            documented.setdefault("manual_doc", {}).update(kwargs)
+            view._apidoc = documented  # type: ignore[attr-defined]
+            return view
+
+        return describe

@@ -1,0 +1,74 @@
+"""`/openapi.json` and `/docs`: the interface described for programs and for people.
+
+Swagger UI is served from files of our own (`static/swagger-ui`, from the npm package
+swagger-ui-dist 5.35.0): the page asks nothing of any other host, and its policy forbids it to.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from flask import Flask, Response, current_app, send_from_directory
+from flask_smorest import Api  # type: ignore[import-untyped]
+
+import dfs
+from dfs.api import admin, downloads, files, health, uploads
+from dfs.api.answers import ProblemSchema
+from dfs.api.responses import Answer
+
+STATIC_PATH = Path(__file__).parent / "static"
+OPENAPI_VERSION = "3.1.0"
+_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+_DOCUMENT_KEY = "dfs.openapi"
+
+
+class DfsApi(Api):  # type: ignore[misc]
+    """Collects the documentation of the blueprints; errors are answered by `api.errors`."""
+
+    ERROR_SCHEMA = ProblemSchema
+
+    def _register_error_handlers(self) -> None:
+        """Leave the errors alone."""
+
+
+def install_api(app: Flask) -> None:
+    """Register all routes of dfs with `app`, and their documentation."""
+    app.config.update(API_TITLE="dfs", API_VERSION=dfs.__version__, OPENAPI_VERSION=OPENAPI_VERSION)
+    api = DfsApi(
+        app,
+        spec_kwargs={
+            "info": {
+                "description": "A distributed file store. A write is acknowledged only when it is "
+                "on disk.",
+                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            }
+        },
+    )
+    for module in (uploads, downloads, files, health, admin):
+        api.register_blueprint(module.blueprint)
+    document = api.spec.to_dict()
+    document["components"]["schemas"]["FilePatch"]["minProperties"] = 1
+    app.extensions[_DOCUMENT_KEY] = msgspec.json.encode(document)
+    app.add_url_rule("/openapi.json", "openapi", get_document)
+    app.add_url_rule("/docs", "docs", get_docs)
+    app.add_url_rule("/docs/assets/<path:name>", "docs_assets", get_asset)
+
+
+def get_document() -> Answer:
+    """Return the OpenAPI document."""
+    document: bytes = current_app.extensions[_DOCUMENT_KEY]
+    return Answer(200, [("Content-Type", "application/json")], document)
+
+
+def get_docs() -> Response:
+    """Return the page of Swagger UI."""
+    return get_asset("docs.html")
+
+
+def get_asset(name: str) -> Response:
+    """Return a file that belongs to the page."""
+    response = send_from_directory(STATIC_PATH, name)
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response

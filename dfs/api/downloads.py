@@ -1,0 +1,185 @@
+"""`GET /download/{file_id}`: the bytes of a file, whole or in ranges, every block checked."""
+
+from __future__ import annotations
+
+import base64
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import structlog
+from flask import request
+
+from dfs.api.blueprints import Blueprint
+from dfs.api.conditions import is_unmodified, range_applies
+from dfs.api.headers import format_disposition, format_http_date, is_shown_safely
+from dfs.api.ranges import parse_ranges
+from dfs.api.requests import is_file_id, make_request_id, services
+from dfs.api.responses import Answer
+from dfs.api.schemas import NoQuerySchema, load_checked, parse_query
+from dfs.api.spec import DOWNLOAD_DOC
+from dfs.core.errors import BlobCorruptError, DfsError, NoSuchFileError
+from dfs.core.model import File
+from dfs.services.files import Download
+
+log = structlog.get_logger()
+blueprint = Blueprint("downloads", __name__)
+
+_NO_QUERY = NoQuerySchema()
+_SANDBOX = "sandbox; default-src 'none'"
+
+Headers = list[tuple[str, str]]
+
+
+@blueprint.route("/download/<file_id>", methods=["GET", "HEAD"])
+@blueprint.doc(**DOWNLOAD_DOC)
+def download(file_id: str) -> Answer:
+    """Read a file"""
+    environ = request.environ
+    if environ.get("QUERY_STRING"):
+        load_checked(_NO_QUERY, parse_query(environ), "query")
+    if not is_file_id(file_id):
+        raise NoSuchFileError("There is no file of that id.")
+    if environ["REQUEST_METHOD"] == "HEAD":
+        return _answer_head(services().files.find(file_id), environ)
+    opened = services().files.open(file_id)
+    sending = False
+    try:
+        answer = _answer_get(opened, environ)
+        sending = isinstance(answer.response, BodyIterator)
+        return answer
+    finally:
+        if not sending:
+            opened.close()
+
+
+def _answer_head(file: File, environ: dict[str, Any]) -> Answer:
+    if is_unmodified(environ, file.etag, file.updated_at_ms // 1000):
+        return Answer(304, _validators(file), b"")
+    headers = [
+        ("Content-Type", file.content_type),
+        ("Content-Length", str(file.size)),
+        *_describe(file),
+    ]
+    return Answer(200, headers, ())
+
+
+def _answer_get(opened: Download, environ: dict[str, Any]) -> Answer:
+    file = opened.file
+    if is_unmodified(environ, file.etag, file.updated_at_ms // 1000):
+        return Answer(304, _validators(file), b"")
+    ranges = None
+    header = environ.get("HTTP_RANGE")
+    if header is not None and range_applies(environ, file.etag, file.updated_at_ms // 1000):
+        ranges = parse_ranges(header, file.size)
+    headers = _describe(file)
+    if ranges is not None and len(ranges) > 1:
+        return _answer_ranges(opened, ranges, headers)
+    headers.append(("Content-Type", file.content_type))
+    start, stop = (0, file.size) if ranges is None else ranges[0]
+    if ranges is not None:
+        headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{file.size}"))
+    status = 200 if ranges is None else 206
+    whole = opened.read_all()
+    if whole is not None:
+        return Answer(status, headers, whole if ranges is None else whole[start:stop])
+    headers.append(("Content-Length", str(stop - start)))
+    return Answer(status, headers, BodyIterator(opened, opened.read(start, stop), stop - start))
+
+
+def _answer_ranges(opened: Download, ranges: Sequence[tuple[int, int]], headers: Headers) -> Answer:
+    """Answer several ranges as multipart/byteranges (RFC 9110 section 14.6)."""
+    file = opened.file
+    boundary = make_request_id()
+    heads = [
+        (
+            f"\r\n--{boundary}\r\nContent-Type: {file.content_type}\r\n"
+            f"Content-Range: bytes {start}-{stop - 1}/{file.size}\r\n\r\n"
+        ).encode("latin-1")
+        for start, stop in ranges
+    ]
+    end = f"\r\n--{boundary}--\r\n".encode("ascii")
+    length = len(end) + sum(map(len, heads)) + sum(stop - start for start, stop in ranges)
+    parts = (
+        chain((head,), opened.read(start, stop))
+        for head, (start, stop) in zip(heads, ranges, strict=True)
+    )
+    headers.append(("Content-Type", f"multipart/byteranges; boundary={boundary}"))
+    headers.append(("Content-Length", str(length)))
+    pieces = chain(chain.from_iterable(parts), (end,))
+    return Answer(206, headers, BodyIterator(opened, pieces, length, ahead=2))
+
+
+class BodyIterator:
+    """The body of a download that is too large to be held.
+
+    The first block is read, and checked, when this is made: damage there is still answered with a
+    problem. Damage further on can only cut the connection; the client sees a short body.
+
+    Args:
+        opened: closed at the end.
+        pieces: the bytes.
+        length: how many bytes `pieces` must have in all.
+        ahead: how many pieces to read when this is made.
+    """
+
+    def __init__(
+        self, opened: Download, pieces: Iterator[bytes], length: int, *, ahead: int = 1
+    ) -> None:
+        self._opened = opened
+        self._pieces = pieces
+        self._left = length
+        self._ahead = deque(islice(pieces, ahead))
+
+    def __iter__(self) -> BodyIterator:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            piece = self._ahead.popleft() if self._ahead else next(self._pieces)
+            self._left -= len(piece)
+            return piece
+        except StopIteration:
+            if self._left:
+                self._log_cut(BlobCorruptError("The file is shorter than it should be."))
+                raise OSError("download cut short") from None
+            raise
+        except DfsError as error:
+            self._log_cut(error)
+            raise
+
+    def _log_cut(self, error: DfsError) -> None:
+        log.error(
+            "download_cut",
+            file_id=self._opened.file.id,
+            code=error.code,
+            error=str(error),
+            missing_bytes=self._left,
+        )
+
+    def close(self) -> None:
+        """Close the file, whether all of it was sent or not."""
+        self._opened.close()
+
+
+def _validators(file: File) -> Headers:
+    return [
+        ("ETag", f'"{file.etag}"'),
+        ("Last-Modified", format_http_date(file.updated_at_ms // 1000)),
+        ("Cache-Control", "no-cache"),
+    ]
+
+
+def _describe(file: File) -> Headers:
+    safe = is_shown_safely(file.content_type)
+    headers = [
+        *_validators(file),
+        ("Accept-Ranges", "bytes"),
+        ("Content-Disposition", format_disposition(file.key, inline=safe)),
+        ("Repr-Digest", f"sha-256=:{base64.b64encode(file.digest).decode('ascii')}:"),
+        ("X-Content-Type-Options", "nosniff"),
+    ]
+    if not safe:
+        headers.append(("Content-Security-Policy", _SANDBOX))
+    return headers

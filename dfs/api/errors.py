@@ -1,0 +1,150 @@
+"""Errors as answers: the one place that knows status codes.
+
+Every answer that is no success is `application/problem+json`.
+
+Source: RFC 9457.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from flask import Flask, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+
+from dfs.api.responses import Answer
+from dfs.api.streams import BODY_KEY, READ_BYTES
+from dfs.core import errors
+
+log = structlog.get_logger()
+
+REQUEST_ID_KEY = "dfs.request_id"
+RETRY_AFTER_S = "1"
+MEDIA_TYPE = "application/problem+json"
+
+STATUS: dict[type[errors.DfsError], int] = {
+    errors.ConfigError: 500,
+    errors.InvalidRequestError: 400,
+    errors.InvalidNameError: 422,
+    errors.InvalidRangeError: 416,
+    errors.TooLargeError: 413,
+    errors.LengthRequiredError: 411,
+    errors.TruncatedBodyError: 400,
+    errors.DigestMismatchError: 422,
+    errors.NoSuchFileError: 404,
+    errors.NoSuchSegmentError: 404,
+    errors.AlreadyExistsError: 412,
+    errors.PreconditionFailedError: 412,
+    errors.NoSpaceError: 507,
+    errors.BlobMissingError: 500,
+    errors.BlobCorruptError: 500,
+    errors.StoreUnavailableError: 503,
+    errors.StoreIdentityError: 500,
+    errors.WalTornTailError: 503,
+    errors.WalCorruptError: 500,
+    errors.WalGapError: 500,
+    errors.WalFormatError: 500,
+    errors.WalReadOnlyError: 503,
+    errors.WalLockedError: 503,
+    errors.IndexDamagedError: 503,
+    errors.IndexUnavailableError: 503,
+    errors.QueueError: 503,
+}
+"""Status of each error; an error that is not here has that of its nearest base, at last 500.
+An invalid request that names fields is 422: it parses, but does not validate."""
+
+
+def status_of(error: errors.DfsError) -> int:
+    """Return the status that answers an error."""
+    if isinstance(error, errors.InvalidRequestError) and error.fields:
+        return 422
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return 400 if isinstance(error, errors.RequestError) else 503 if error.retryable else 500
+
+
+def make_problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    fields: Mapping[str, list[str]] | None = None,
+    headers: Iterable[tuple[str, str]] = (),
+) -> Answer:
+    """Return an answer that says what went wrong.
+
+    Args:
+        code: stable, for programs.
+        detail: one sentence for the reader.
+        fields: messages for each offending field.
+    """
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTP_STATUS_CODES.get(status, "Error"),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request.environ.get(REQUEST_ID_KEY, ""),
+    }
+    if fields:
+        body["errors"] = fields
+    sent = [("Content-Type", MEDIA_TYPE), *headers]
+    if status == 503:
+        sent.append(("Retry-After", RETRY_AFTER_S))
+    # Lone surrogates, which JSON cannot carry, come only from what a client sent in a field's name.
+    encoded = msgspec.json.encode(body)
+    return Answer(status, sent, encoded, close=_leaves_much_unread(request.environ))
+
+
+def _leaves_much_unread(environ: Mapping[str, Any]) -> bool:
+    """Return whether more of the body is still to come than is worth receiving."""
+    body = environ.get(BODY_KEY)
+    if body is not None:
+        if body.complete:
+            return False
+        return body.length is None or body.length - body.received > READ_BYTES // 16
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        return True
+    declared = environ.get("CONTENT_LENGTH") or "0"
+    return not declared.isdigit() or int(declared) > READ_BYTES // 16
+
+
+def handle_dfs_error(error: errors.DfsError) -> Answer:
+    """Answer an error raised on purpose."""
+    status = status_of(error)
+    if status >= 500:
+        write = log.warning if error.retryable else log.error
+        write("request_failed", code=error.code, error=str(error), path=request.path)
+    headers = []
+    if isinstance(error, errors.InvalidRangeError):
+        headers.append(("Content-Range", f"bytes */{error.size}"))
+    fields = error.fields if isinstance(error, errors.InvalidRequestError) else None
+    return make_problem(status, error.code, error.message, fields=fields, headers=headers)
+
+
+def handle_http_exception(error: HTTPException) -> Answer:
+    """Answer an error of Flask's or Werkzeug's own: no such path, wrong method, ..."""
+    status = error.code or 500
+    code = re.sub("[^a-z]+", "_", error.name.lower())
+    allowed = getattr(error, "valid_methods", None)
+    headers = [("Allow", ", ".join(sorted(allowed)))] if allowed else []
+    return make_problem(status, code, error.description or error.name, headers=headers)
+
+
+def handle_unknown(error: Exception) -> Answer:
+    """Answer an error nobody foresaw: the log has everything, the client only the request id."""
+    log.error("request_crashed", path=request.path, exc_info=error)
+    return make_problem(500, "internal", "The server failed to handle the request.")
+
+
+def install_error_handlers(app: Flask) -> None:
+    """Make every error of `app` a problem."""
+    app.register_error_handler(errors.DfsError, handle_dfs_error)
+    app.register_error_handler(HTTPException, handle_http_exception)
+    app.register_error_handler(Exception, handle_unknown)

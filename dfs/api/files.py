@@ -1,0 +1,88 @@
+"""`/files`: list files, and read, change and delete one."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import request
+
+from dfs.api.blueprints import Blueprint
+from dfs.api.conditions import parse_if_match
+from dfs.api.represent import durability_headers, represent_durability, represent_file
+from dfs.api.requests import is_file_id, services
+from dfs.api.responses import Answer, answer_json
+from dfs.api.schemas import FilePatchSchema, FilesQuerySchema, NoQuerySchema
+from dfs.api.spec import DELETE_DOC, FILE_DOC, FILES_DOC, PATCH_DOC
+from dfs.api.uploads import check_future
+from dfs.core.errors import InvalidRequestError, NoSuchFileError
+
+blueprint = Blueprint("files", __name__)
+
+_FIELDS = {
+    "name": "key",
+    "content_type": "content_type",
+    "metadata": "metadata",
+    "expires_at": "expires_at_ms",
+}
+
+
+def _checked_id(file_id: str) -> str:
+    if not is_file_id(file_id):
+        raise NoSuchFileError("There is no file of that id.")
+    return file_id
+
+
+@blueprint.route("/files", methods=["GET"])
+@blueprint.doc(**FILES_DOC)
+@blueprint.arguments(FilesQuerySchema, location="query")
+def list_files(query: dict[str, Any]) -> Answer:
+    """List files by name"""
+    page = services().files.list(**query)
+    headers = []
+    if page.next is not None:
+        given = {name: query[name] for name in ("limit", "prefix", "name") if query[name]}
+        link = urlencode({"after": page.next, **given})
+        headers.append(("Link", f'</files?{link}>; rel="next"'))
+    body = {"files": [represent_file(file) for file in page.files], "next": page.next}
+    return answer_json(body, headers=headers)
+
+
+@blueprint.route("/files/<file_id>", methods=["GET"])
+@blueprint.doc(**FILE_DOC)
+@blueprint.arguments(NoQuerySchema, location="query")
+def get_file(query: dict[str, Any], file_id: str) -> Answer:
+    """Describe a file"""
+    return answer_json(represent_file(services().files.find(_checked_id(file_id))))
+
+
+@blueprint.route("/files/<file_id>", methods=["PATCH"])
+@blueprint.doc(**PATCH_DOC)
+@blueprint.arguments(NoQuerySchema, location="query")
+@blueprint.arguments(FilePatchSchema, location="json")
+def change_file(query: dict[str, Any], patch: dict[str, Any], file_id: str) -> Answer:
+    """Change a file's name, type, metadata or expiry"""
+    if not patch:
+        raise InvalidRequestError("The body is not valid.", fields={"": ["nothing to change"]})
+    if patch.get("expires_at") is not None:
+        check_future(patch["expires_at"])
+    changes = {_FIELDS[name]: value for name, value in patch.items()}
+    files = services().files
+    if_match = parse_if_match(request.environ.get("HTTP_IF_MATCH"))
+    with files.announce():
+        stored = files.update(_checked_id(file_id), changes, if_match=if_match)
+    file = stored.files[0]
+    body = {**represent_file(file), "durability": represent_durability(stored.durability)}
+    return answer_json(body, headers=durability_headers(stored.durability))
+
+
+@blueprint.route("/files/<file_id>", methods=["DELETE"])
+@blueprint.doc(**DELETE_DOC)
+@blueprint.arguments(NoQuerySchema, location="query")
+def delete_file(query: dict[str, Any], file_id: str) -> Answer:
+    """Delete a file"""
+    files = services().files
+    if_match = parse_if_match(request.environ.get("HTTP_IF_MATCH"))
+    with files.announce():
+        durability = files.delete(_checked_id(file_id), if_match=if_match)
+    return Answer(204, durability_headers(durability), b"")

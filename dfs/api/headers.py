@@ -1,0 +1,59 @@
+"""Headers of downloads: names, dates, and which types a browser may show.
+
+Source: RFC 6266 and RFC 8187 (`Content-Disposition`), RFC 9110 section 5.6.7 (dates).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from functools import lru_cache
+from urllib.parse import quote
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9 !#$&'()+,.;=@\[\]^_`{}~-]*")
+_UNSAFE = re.compile(r'[^\x20-\x7e]|["\\%/]')
+_ATTR_CHARS = "!#$&+-.^_`|~"
+_SHOWN = frozenset(
+    (
+        "application/json",
+        "image/avif",
+        "image/bmp",
+        "image/gif",
+        "image/jpeg",
+        "image/png",
+        "image/webp",
+        "text/csv",
+        "text/plain",
+    )
+)
+
+
+@lru_cache(maxsize=1024)
+def format_http_date(seconds: int) -> str:
+    """Return a time in seconds since 1970 as HTTP writes it."""
+    moment = time.gmtime(seconds)
+    return (
+        f"{_DAYS[moment.tm_wday]}, {moment.tm_mday:02} {_MONTHS[moment.tm_mon - 1]} "
+        f"{moment.tm_year:04} {moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02} GMT"
+    )
+
+
+def is_shown_safely(content_type: str) -> bool:
+    """Return whether a browser shows the type without running anything in it.
+
+    Whatever is not known to be passive (HTML, SVG, XML, scripts, PDF, types unheard of) is not.
+    """
+    mimetype = content_type.partition(";")[0].strip().lower()
+    return mimetype in _SHOWN or mimetype.startswith(("audio/", "video/"))
+
+
+def format_disposition(key: str, inline: bool) -> str:
+    """Return the `Content-Disposition` of a file: its name is the last part of its key."""
+    kind = "inline" if inline else "attachment"
+    name = key.rpartition("/")[2]
+    if _PLAIN_NAME.fullmatch(name):
+        return f'{kind}; filename="{name}"'
+    fallback = _UNSAFE.sub("_", name)
+    return f"{kind}; filename=\"{fallback}\"; filename*=UTF-8''{quote(name, safe=_ATTR_CHARS)}"

@@ -1,0 +1,47 @@
+"""`/health` and `/ready`: for whoever watches the node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from dfs.api.blueprints import Blueprint
+from dfs.api.errors import RETRY_AFTER_S
+from dfs.api.requests import services
+from dfs.api.responses import Answer, answer_json
+from dfs.api.schemas import NoQuerySchema
+from dfs.api.spec import HEALTH_DOC, READY_DOC
+from dfs.core.errors import DfsError
+
+log = structlog.get_logger()
+blueprint = Blueprint("health", __name__)
+
+OPTIONAL_PARTS = frozenset(("queue",))
+"""Parts without which everything is served, if later."""
+
+
+@blueprint.route("/health", methods=["GET"])
+@blueprint.doc(**HEALTH_DOC)
+@blueprint.arguments(NoQuerySchema, location="query")
+def get_health(query: dict[str, Any]) -> Answer:
+    """Tell that the process lives"""
+    return answer_json({"status": "ok"})
+
+
+@blueprint.route("/ready", methods=["GET"])
+@blueprint.doc(**READY_DOC)
+@blueprint.arguments(NoQuerySchema, location="query")
+def get_ready(query: dict[str, Any]) -> Answer:
+    """Tell whether the node can serve, and if not, why"""
+    try:
+        reasons = services().health.reasons()
+    except DfsError as error:
+        log.error("services_unopened", code=error.code, error=str(error))
+        reasons = {"recovery": error.message}
+    failing = {part for part, reason in reasons.items() if reason is not None}
+    status = "ready" if not failing else "degraded" if failing <= OPTIONAL_PARTS else "unready"
+    body = {"status": status, "reasons": reasons}
+    if status == "unready":
+        return answer_json(body, 503, [("Retry-After", RETRY_AFTER_S)])
+    return answer_json(body)

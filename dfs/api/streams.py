@@ -1,0 +1,112 @@
+"""Bodies of requests: read to the declared end, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.wsgi import get_input_stream
+
+from dfs.api.digests import DigestCheck, read_digest_headers
+from dfs.core.errors import TooLargeError, TruncatedBodyError
+
+READ_BYTES = 1 << 20
+"""Bytes asked of the server at once: Gunicorn copies what it holds beyond that on every read."""
+
+BODY_KEY = "dfs.body"
+"""Where the environment keeps the body, so that an error answer knows whether it was read."""
+
+
+class BodyStream:
+    """The body of one request, counted and checked as it is read.
+
+    Attributes:
+        length: bytes declared by the client; None when it sends chunks.
+        received: bytes read so far.
+        complete: the whole body has been read.
+    """
+
+    def __init__(
+        self, *, read: Callable[[int], bytes], length: int | None, digests: DigestCheck | None
+    ) -> None:
+        self.length = length
+        self.received = 0
+        self.complete = length == 0
+        self._read = read
+        self._digests = digests
+
+    def read(self) -> bytes:
+        """Return the next bytes, at most `READ_BYTES`; empty at the end.
+
+        Raises:
+            TruncatedBodyError: the client went away, declared more than it sent, or sent chunks
+                that are none.
+        """
+        if self.complete:
+            return b""
+        length = self.length
+        wanted = READ_BYTES if length is None else min(READ_BYTES, length - self.received)
+        try:
+            data = self._read(wanted)
+        except Exception as error:  # every server has its own errors; all mean the same here
+            raise TruncatedBodyError("The body ended before it was complete.") from error
+        if not data:
+            if length is not None:
+                raise TruncatedBodyError(
+                    "The body ended before it was complete.", received=self.received, length=length
+                )
+            self.complete = True
+            return b""
+        self.received += len(data)
+        if self.received == length:
+            self.complete = True
+        if self._digests is not None:
+            self._digests.update(data)
+        return data
+
+    def verify(self) -> None:
+        """Raise DigestMismatchError if the bytes read do not have the checksums sent with them."""
+        if self._digests is not None:
+            self._digests.verify()
+
+
+def open_body(environ: dict[str, Any]) -> BodyStream:
+    """Return the body of a request.
+
+    Raises:
+        UnsupportedMediaType: the body is compressed or otherwise coded.
+        InvalidRequestError: a checksum header is malformed.
+    """
+    if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("identity", ""):
+        raise UnsupportedMediaType("A body with a Content-Encoding is not accepted.")
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        length = None
+    else:
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+    if "wsgi.input_terminated" in environ:
+        source = environ["wsgi.input"]
+    else:
+        source = get_input_stream(environ)
+    body = BodyStream(read=source.read, length=length, digests=read_digest_headers(environ))
+    environ[BODY_KEY] = body
+    return body
+
+
+def read_small_body(environ: dict[str, Any], bytes_max: int) -> bytes:
+    """Return the whole body of a request that is not a file.
+
+    Raises:
+        TooLargeError: the body has more than `bytes_max` bytes.
+        TruncatedBodyError: see `BodyStream.read`.
+    """
+    body = open_body(environ)
+    parts: list[bytes] = []
+    if body.length is not None and body.length > bytes_max:
+        raise TooLargeError(f"The body has more than {bytes_max} bytes.")
+    while data := body.read():
+        if body.received > bytes_max:
+            raise TooLargeError(f"The body has more than {bytes_max} bytes.")
+        parts.append(data)
+    body.verify()
+    return b"".join(parts)

@@ -1,0 +1,188 @@
+"""`POST /upload`: take in one file as a raw body, or several as a form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+from urllib.parse import quote
+
+from flask import request
+from marshmallow import ValidationError
+
+from dfs.api.blueprints import Blueprint
+from dfs.api.forms import FormReader, parse_boundary
+from dfs.api.represent import durability_headers, represent_durability, represent_file
+from dfs.api.requests import services
+from dfs.api.responses import Answer, answer_json
+from dfs.api.schemas import (
+    UploadFormSchema,
+    UploadQuerySchema,
+    check_content_type,
+    load_checked,
+    parse_query,
+)
+from dfs.api.spec import UPLOAD_DOC
+from dfs.api.streams import BodyStream, open_body
+from dfs.core.clock import now_ms
+from dfs.core.errors import InvalidRequestError, TooLargeError
+from dfs.core.names import validate_key
+from dfs.services.changes import Upload
+from dfs.services.files import Stored
+
+blueprint = Blueprint("uploads", __name__)
+
+ANNOUNCE_BYTES_MAX = 64 << 10
+DEFAULT_TYPE = "application/octet-stream"
+_TYPES_OF_NO_FILE = ("", "application/x-www-form-urlencoded")
+"""What a client sends that names no type: nothing, or what `curl --data-binary` adds by itself."""
+
+_QUERY_SCHEMA = UploadQuerySchema()
+_FORM_SCHEMA = UploadFormSchema()
+
+
+@blueprint.route("/upload", methods=["POST"])
+@blueprint.doc(**UPLOAD_DOC)
+def upload() -> Answer:
+    """Store one or several files"""
+    environ = request.environ
+    if_absent = _reads_if_absent(environ)
+    options = _read_options(environ)
+    content_type = environ.get("CONTENT_TYPE", "")
+    boundary = parse_boundary(content_type) if content_type[:10].lower() == "multipart/" else None
+    body = open_body(environ)
+    if boundary is not None:
+        return _answer(_store_form(body, boundary, options, if_absent=if_absent))
+    return _answer(_store_raw(body, content_type, options, if_absent=if_absent))
+
+
+def _store_raw(
+    body: BodyStream, content_type: str, options: dict[str, Any], *, if_absent: bool
+) -> Stored:
+    key = options.get("name")
+    if key is None:
+        raise InvalidRequestError("The query is not valid.", fields={"name": ["is needed"]})
+    content_type = _checked_type(content_type)
+    small = body.length is not None and body.length <= ANNOUNCE_BYTES_MAX
+    files = services().files
+    if not small:
+        validate_key(key)  # which storing does too, but this body is not worth receiving first
+    limit = files.upload_bytes_max
+    if limit and body.length is not None and body.length > limit:
+        raise TooLargeError(f"A file may have at most {limit} bytes.")
+    blob = files.new_blob()
+    try:
+        data = body.read()
+        with files.announce() if small else nullcontext():
+            while data:
+                blob.write(data)
+                data = body.read()
+            body.verify()
+            upload = Upload(
+                blob, key, content_type, options.get("metadata") or {}, _expires_at_ms(options)
+            )
+            return files.store((upload,), if_absent=if_absent)
+    finally:
+        blob.discard()
+
+
+def _store_form(
+    body: BodyStream, boundary: bytes, options: dict[str, Any], *, if_absent: bool
+) -> Stored:
+    files = services().files
+    form = FormReader(new_blob=files.new_blob)
+    try:
+        form.read(body, boundary)
+        body.verify()
+        for name in form.fields:
+            if name in options:
+                raise InvalidRequestError(
+                    "The form is not valid.", fields={name: ["given in the query or a header too"]}
+                )
+        options |= load_checked(_FORM_SCHEMA, form.fields, "form")
+        key: str | None = options.get("name")
+        if key is not None and len(form.files) > 1:
+            raise InvalidRequestError(
+                "The query is not valid.", fields={"name": ["only for a form with one file"]}
+            )
+        uploads = [
+            Upload(
+                file.blob,
+                validate_key(file.name if key is None else key),
+                _checked_type(file.content_type),
+                options.get("metadata") or {},
+                _expires_at_ms(options),
+            )
+            for file in form.files
+        ]
+        return files.store(uploads, if_absent=if_absent)
+    finally:
+        for file in form.files:
+            file.blob.discard()
+
+
+def _reads_if_absent(environ: Mapping[str, Any]) -> bool:
+    condition = environ.get("HTTP_IF_NONE_MATCH")
+    if condition is None:
+        return False
+    if condition.strip() != "*":
+        raise InvalidRequestError(
+            "Only If-None-Match: * can be asked of an upload.",
+            fields={"If-None-Match": ["must be *"]},
+        )
+    return True
+
+
+def _read_options(environ: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options given in query and header; the schema is asked only where it is needed."""
+    options: dict[str, Any] = parse_query(environ)
+    header = environ.get("HTTP_DFS_METADATA")
+    if header is None and options.keys() <= {"name"}:
+        return options
+    if "metadata" in options:
+        raise InvalidRequestError(
+            "The query is not valid.", fields={"metadata": ["Unknown field."]}
+        )
+    if header is not None:
+        options["metadata"] = header.encode("latin-1")
+    return load_checked(_QUERY_SCHEMA, options, "query")
+
+
+def _checked_type(content_type: str) -> str:
+    if content_type in _TYPES_OF_NO_FILE:
+        return DEFAULT_TYPE
+    try:
+        check_content_type(content_type)
+    except ValidationError as error:
+        raise InvalidRequestError(
+            "The type of the file is malformed.", fields={"Content-Type": list(error.messages)}
+        ) from error
+    return content_type
+
+
+def _expires_at_ms(options: Mapping[str, Any]) -> int | None:
+    if "ttl_s" in options:
+        return now_ms() + 1000 * int(options["ttl_s"])
+    expires_at_ms: int | None = options.get("expires_at")
+    return None if expires_at_ms is None else check_future(expires_at_ms)
+
+
+def check_future(expires_at_ms: int) -> int:
+    """Return a time of expiry if it lies ahead. Raises InvalidRequestError."""
+    if expires_at_ms <= now_ms():
+        raise InvalidRequestError(
+            "A file cannot expire in the past.", fields={"expires_at": ["must lie in the future"]}
+        )
+    return expires_at_ms
+
+
+def _answer(stored: Stored) -> Answer:
+    headers = durability_headers(stored.durability)
+    durability = represent_durability(stored.durability)
+    if len(stored.files) > 1:
+        listed = [represent_file(file) for file in stored.files]
+        return answer_json({"files": listed, "durability": durability}, 201, headers)
+    file = stored.files[0]
+    headers.append(("Location", f"/files/{quote(file.id)}"))
+    headers.append(("ETag", f'"{file.etag}"'))
+    return answer_json({**represent_file(file), "durability": durability}, 201, headers)

@@ -1,0 +1,93 @@
+"""The application factory: Flask, the routes of `dfs.api`, and the node behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
+from flask.sessions import SessionInterface, SessionMixin
+from structlog import get_logger
+
+from dfs.api.docs import install_api
+from dfs.api.errors import REQUEST_ID_KEY, install_error_handlers
+from dfs.api.requests import begin_request
+from dfs.core.config import Config, load_config
+from dfs.services.commit import CommitReport
+from dfs.telemetry.metrics import Metrics, install_metrics
+from dfs.wiring import Node
+
+log = get_logger()
+
+
+class NoSession(SessionInterface):
+    """dfs keeps no sessions; Flask's own look at cookies on every request."""
+
+    def open_session(self, app: Flask, request: Request) -> SessionMixin:
+        """Return what Flask takes for a session and never looks into."""
+        return _EMPTY_SESSION
+
+    def is_null_session(self, obj: object) -> bool:
+        """Return that there is nothing to save."""
+        return True
+
+
+class _EmptySession(dict[str, Any], SessionMixin):
+    """A session that is never written."""
+
+
+_EMPTY_SESSION = _EmptySession()
+
+
+class DfsFlask(Flask):
+    """Flask without what dfs does not use, and with an id for every request."""
+
+    session_interface = NoSession()
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function: no view of dfs is a coroutine, and asking costs on every call."""
+        return func
+
+    def preprocess_request(self) -> Any:
+        """Give the request its id before anything else can fail."""
+        begin_request(request_ctx.request.environ)
+        return super().preprocess_request()
+
+    def process_response(self, response: Response) -> Response:
+        """Put the id into every answer."""
+        request_id = request_ctx.request.environ.get(REQUEST_ID_KEY)
+        if request_id is not None:
+            response.headers.add("X-Request-ID", request_id)
+        return super().process_response(response)
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """Return the application. Nothing is opened until the first request needs it.
+
+    Args:
+        config: the settings; those of the environment when None.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    config = load_config() if config is None else config
+    app = DfsFlask("dfs", static_folder=None)
+    app.url_map.merge_slashes = False  # a name with two slashes is another name, not a redirect
+    metrics = install_metrics(app)
+    app.extensions["dfs"] = Node(config, on_commit=_count_commits(metrics))
+    install_error_handlers(app)
+    install_api(app)
+    return app
+
+
+def _count_commits(metrics: Metrics) -> Callable[[CommitReport], None]:
+    def count(report: CommitReport) -> None:
+        metrics.commits.observe_commit(
+            changes=report.changes,
+            syncs=1,
+            bytes=report.log_bytes,
+            sync_s=report.sync_s,
+        )
+
+    return count
