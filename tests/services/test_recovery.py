@@ -1,0 +1,216 @@
+"""What a start finds, mends and refuses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dfs.core.errors import StoreIdentityError, WalCorruptError, WalGapError
+from tests.services.conftest import Opener, list_keys, make_config, store_bytes
+
+
+def fill(node, count: int = 40) -> dict[str, str]:
+    """Store files over several segments, change and delete some; return what must be there."""
+    files = [store_bytes(node, f"k{i}", os.urandom(60_000)).files[0] for i in range(count)]
+    files.append(store_bytes(node, "large", os.urandom(2_500_000), metadata={"a": "ä"}).files[0])
+    node.files.update(files[0].id, {"key": "other", "metadata": {"x": "y"}})
+    node.files.delete(files[1].id)
+    del files[1]
+    return {file.id: file.etag for file in files}
+
+
+def rows(node) -> list:
+    """Return all files as the index has them."""
+    return list(node.files.list(limit=1000).files)
+
+
+def test_start_without_index_rebuilds_it_from_the_log(open_node: Opener):
+    """An index that is gone is rebuilt from the segments alone, equal in every field."""
+    node = open_node()
+    expected = fill(node)
+    before = rows(node)
+    node.index.destroy()
+    rebuilt = open_node()
+    assert rebuilt.recovered.replayed == rebuilt.recovered.position.lsn
+    assert rows(rebuilt) == before
+    assert list_keys(rebuilt) == expected
+
+
+def test_start_marked_for_rebuilding_rebuilds_the_index_once(open_node: Opener, tmp_path: Path):
+    """The marker in the log's directory makes the next start rebuild the index, and is gone then."""
+    expected = fill(open_node(), 5)
+    (tmp_path / "wal" / "rebuild-index").touch()
+    assert open_node().recovered.replayed > 0
+    again = open_node()
+    assert again.recovered.replayed == 0
+    assert list_keys(again) == expected
+
+
+def test_start_with_damaged_sqlite_file_rebuilds_it(tmp_path: Path):
+    """A SQLite file full of rubbish is put aside and rebuilt."""
+    from dfs.wiring import open_services
+
+    config = make_config(tmp_path, f"sqlite:///{tmp_path}/index.db")
+    node = open_services(config)
+    expected = fill(node, 5)
+    node.close()
+    for path in tmp_path.glob("index.db-*"):
+        path.unlink()
+    (tmp_path / "index.db").write_bytes(os.urandom(50_000))
+    node = open_services(config)
+    assert list_keys(node) == expected
+    node.close()
+    assert list(tmp_path.glob("index.db.damaged-*"))
+
+
+def test_start_after_a_clean_stop_replays_nothing(open_node: Opener):
+    """What the index has already is not read again."""
+    open_node().close()
+    node = open_node()
+    fill(node, 3)
+    assert open_node().recovered.replayed == 0
+
+
+def test_start_with_index_older_than_the_log_applies_the_rest(tmp_path: Path):
+    """An index restored from yesterday's copy follows the log to its end."""
+    from dfs.wiring import open_services
+
+    config = make_config(tmp_path, f"sqlite:///{tmp_path}/index.db")
+    node = open_services(config)
+    fill(node, 3)
+    node.close()
+    shutil.copy(tmp_path / "index.db", tmp_path / "old.db")
+    node = open_services(config)
+    fill(node, 20)
+    expected = rows(node)
+    node.close()
+    for path in tmp_path.glob("index.db*"):
+        path.unlink()
+    shutil.copy(tmp_path / "old.db", tmp_path / "index.db")
+    node = open_services(config)
+    assert node.recovered.replayed > 20
+    assert rows(node) == expected
+    node.close()
+
+
+def test_commit_with_index_that_lost_transactions_catches_up(node):
+    """A database that loses its newest transactions while the node runs is brought up to date."""
+    fill(node, 3)
+    first = node.files.list(limit=1).files[0]
+    with node.index.begin() as transaction:
+        state = transaction.node_state
+        transaction.remove_file(first.id)
+        transaction.set_node_state(type(state)(state.node_id, state.cluster_id, 0))
+        transaction.commit()
+    store_bytes(node, "new", b"new")
+    assert first.id in list_keys(node)
+
+
+def test_start_with_torn_tail_keeps_the_bytes_and_goes_on(open_node: Opener, tmp_path: Path):
+    """Half a record behind the log is cut off, kept, and never comes back."""
+    node = open_node()
+    expected = fill(node, 3)
+    end = node.log.position
+    (tmp_path / "wal" / "control").unlink()
+    with (tmp_path / "wal" / "wal.active").open("r+b") as file:
+        file.seek(end.offset)
+        file.write(b"half a record")
+    again = open_node()
+    assert again.recovered.cut is not None
+    assert again.recovered.cut.read_bytes() == b"half a record"
+    new = store_bytes(again, "new", b"new").files[0]
+    (tmp_path / "wal" / "control").unlink()
+    assert list_keys(open_node()) == {**expected, new.id: new.etag}
+
+
+def test_start_with_a_sealed_segment_missing_refuses(open_node: Opener, tmp_path: Path):
+    """A hole in the log stops the start, and the error names the segment."""
+    node = open_node()
+    fill(node)
+    node.index.destroy()
+    (tmp_path / "wal" / "segments" / "0000000002.wal").unlink()
+    with pytest.raises(WalGapError, match="0000000002"):
+        open_node()
+
+
+def test_start_with_a_damaged_sealed_segment_refuses(open_node: Opener, tmp_path: Path):
+    """Damage to records that were durable stops a rebuild; file and offset are named."""
+    node = open_node()
+    fill(node)
+    node.index.destroy()
+    path = tmp_path / "wal" / "segments" / "0000000001.wal"
+    with path.open("r+b") as file:
+        file.seek(300_000)
+        file.write(b"XXXX")
+    with pytest.raises(WalCorruptError, match=r"0000000001\.wal.*offset=\d+"):
+        open_node()
+
+
+def test_start_with_newest_acknowledged_records_gone_refuses(open_node: Opener, tmp_path: Path):
+    """A log that ends before the index does has lost acknowledged changes: dfs says so and stops."""
+    node = open_node()
+    fill(node, 3)
+    (tmp_path / "wal" / "control").unlink()
+    with (tmp_path / "wal" / "wal.active").open("r+b") as file:
+        file.truncate(100_000)
+    with pytest.raises((WalGapError, WalCorruptError)):
+        open_node()
+
+
+def test_start_with_the_log_gone_refuses(open_node: Opener, tmp_path: Path):
+    """A store whose log has vanished is not taken for a new one."""
+    fill(open_node(), 3)
+    shutil.rmtree(tmp_path / "wal")
+    with pytest.raises(WalGapError, match="log is gone"):
+        open_node()
+
+
+def test_start_with_the_store_gone_refuses(open_node: Opener, tmp_path: Path):
+    """A log whose store is not there (a disk that is not mounted) does not begin a new store."""
+    fill(open_node(), 3)
+    shutil.rmtree(tmp_path / "primary")
+    with pytest.raises(StoreIdentityError, match="mounted"):
+        open_node()
+
+
+def test_start_with_another_clusters_store_refuses(open_node: Opener, tmp_path: Path):
+    """Log and store must be of one cluster."""
+    from dfs.wiring import open_services
+
+    fill(open_node(), 1)
+    other = make_config(tmp_path / "other", f"sqlite:///{tmp_path}/other.db")
+    open_services(other).close()
+    shutil.rmtree(tmp_path / "primary")
+    shutil.copytree(tmp_path / "other" / "primary", tmp_path / "primary")
+    with pytest.raises(StoreIdentityError, match="cluster"):
+        open_node()
+
+
+def test_start_sweeps_what_dead_uploads_left_and_no_live_one(open_node: Opener, tmp_path: Path):
+    """Temporary files of dead processes go; one that is being written stays."""
+    node = open_node()
+    live = node.files.new_blob()
+    live.write(os.urandom(100_000))
+    dead = tmp_path / "primary" / "tmp" / "dead"
+    dead.write_bytes(b"x")
+    open_node()
+    assert not dead.exists()
+    assert len(list((tmp_path / "primary" / "tmp").iterdir())) == 1
+    live.discard()
+
+
+def test_replay_twice_equals_once(open_node: Opener):
+    """Applying the whole log to an index that has it already changes no row."""
+    node = open_node()
+    fill(node)
+    before = rows(node)
+    with node.index.begin() as transaction:
+        state = transaction.node_state
+        transaction.set_node_state(type(state)(state.node_id, state.cluster_id, 0))
+        transaction.commit()
+    again = open_node()
+    assert again.recovered.replayed == again.recovered.position.lsn
+    assert rows(again) == before
