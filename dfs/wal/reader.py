@@ -27,6 +27,8 @@ from dfs.wal.segment import SEGMENT_HEADER_BYTES, OpenSegment
 
 READ_BYTES = 1 << 20
 SEARCH_BYTES = 4 * RECORD_BYTES_MAX
+LSN_SPAN_MAX = 1 << 26
+"""More records than a segment holds."""
 _CONTINUES = int(Flag.CONTINUES)  # an enum's own `&` costs more than all else a record needs
 _COMMIT_START = int(Flag.COMMIT_START)
 
@@ -220,10 +222,9 @@ class SegmentReader:
 
         It proves that what was lost had been synced. The pieces overlap by a whole record.
         """
-        lsn_max = lsn + 1 + (self._limit - offset) // FRAME_HEADER_BYTES
         while offset < self._limit:
             piece = self._read(offset, SEARCH_BYTES)
-            if _holds_commit_start(piece, lsn + 2, lsn_max):
+            if _holds_commit_start(piece, lsn + 2, lsn + LSN_SPAN_MAX):
                 return True
             offset += len(piece)
             if offset < self._limit:

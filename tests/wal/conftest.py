@@ -1,0 +1,49 @@
+"""Fixtures of the log tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dfs.core.steps import OnStep, ignore_step
+from dfs.wal.log import WriteAheadLog
+from tests.wal.logs import SEGMENT_BYTES, recover
+
+OpenLog = Callable[..., WriteAheadLog]
+
+
+@pytest.fixture
+def log_path(tmp_path: Path) -> Path:
+    """Directory of the log under test."""
+    return tmp_path / "wal"
+
+
+@pytest.fixture
+def open_log(log_path: Path) -> Iterator[OpenLog]:
+    """Open the log under test, recovered unless told otherwise, as often as wanted."""
+    logs: list[WriteAheadLog] = []
+
+    def open_one(
+        *,
+        recovered: bool = True,
+        preallocate_bytes: int = 4096,
+        segment_bytes: int = SEGMENT_BYTES,
+        on_step: OnStep = ignore_step,
+    ) -> WriteAheadLog:
+        log = WriteAheadLog(
+            path=log_path,
+            segment_bytes=segment_bytes,
+            preallocate_bytes=preallocate_bytes,
+            on_step=on_step,
+        )
+        log.open()
+        logs.append(log)
+        if recovered:
+            recover(log)
+        return log
+
+    yield open_one
+    for log in logs:
+        log.close()

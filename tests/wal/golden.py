@@ -1,0 +1,128 @@
+"""The golden log of format 1: every record type, written from constants alone.
+
+`python -m tests.wal.golden` writes it to `tests/data/wal/`. What is there belongs to released
+programs: a change of the format writes another directory and leaves this one alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from dfs.wal.record import DeleteFile, FileExtent, PutBlob, PutFile, SealSegment, UpdateFile
+from tests.wal.logs import Change, Commit, Written, encode_commits, encode_segment, put_blob
+
+GOLDEN_PATH = Path(__file__).parent.parent / "data" / "wal" / "format-1"
+TIME_MS = 1_700_000_000_000
+ZEROS = 512
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _file(number: int, key: str, content: bytes, **fields: object) -> PutFile:
+    return PutFile(
+        id=f"01HF{number:022d}",
+        bucket="default",
+        key=key,
+        size=len(content),
+        digest=_digest(content),
+        content_type="text/plain; charset=utf-8",
+        created_at_ms=TIME_MS + number,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+HELLO = b"Hello, world!\n"
+BIG_DIGEST = _digest(b"a blob file")
+BIG = PutBlob(
+    digest=BIG_DIGEST,
+    size=(2 << 20) + 5,
+    inline=False,
+    block_crc32s=bytes.fromhex("0123456789abcdeffedcba98"),
+)
+UNICODE_KEY = "Grüße/日本語/\U0001f5c4 e\u0301.txt"
+
+
+def sealed_commits() -> list[Commit]:
+    """Segment 1: a commit of one change of two records, one of two changes, the seal."""
+    hello: Change = [put_blob(HELLO), (_file(1, "hello.txt", HELLO), b"")]
+    unicode_file = _file(
+        2, UNICODE_KEY, HELLO, metadata={"Autor": "Jörg", "空": ""}, expires_at_ms=TIME_MS + 99
+    )
+    parts = _file(
+        3,
+        "parts.bin",
+        HELLO,
+        extents=[FileExtent(BIG_DIGEST, 1 << 20, 9), FileExtent(_digest(HELLO), 0, 5)],
+    )
+    seal = SealSegment(segment_id=1, first_lsn=1, sealed_at_ms=TIME_MS + 10)
+    return [
+        [hello],
+        [[(unicode_file, b"")], [(BIG, b""), put_blob(b""), (parts, b"")]],
+        [[(seal, b"")]],
+    ]
+
+
+def abandoned_commits() -> list[Commit]:
+    """Segment 2, whose last sync failed: it ends here, and only without a seal."""
+    update = UpdateFile(
+        id=f"01HF{1:022d}",
+        key="hello again.txt",
+        content_type="text/markdown",
+        updated_at_ms=TIME_MS + 20,
+        metadata={"a": "b"},
+    )
+    return [[[(update, b"")]]]
+
+
+def lost_commits() -> list[Commit]:
+    """What lies behind the end of segment 2: valid records that were never acknowledged."""
+    return [[[put_blob(b"never acknowledged")]], [[put_blob(b"nor this")]]]
+
+
+def active_commits() -> list[Commit]:
+    """Segment 3: deleting, and once more unicode."""
+    delete = DeleteFile(id=f"01HF{2:022d}", deleted_at_ms=TIME_MS + 30)
+    return [[[(delete, b"")], [(_file(4, "\u00df\u0000\U0010ffff", b""), b"")]]]
+
+
+def build() -> tuple[dict[str, bytes], list[list[Written]]]:
+    """Return the files by name, and the records that a reader must find in each, in order."""
+    sealed = encode_commits(sealed_commits())
+    abandoned = encode_commits(abandoned_commits(), first_lsn=sealed[-1].lsn + 1)
+    last = abandoned[-1]
+    lost = encode_commits(lost_commits(), first_lsn=last.lsn + 1, offset=last.end)
+    active = encode_commits(active_commits(), first_lsn=last.lsn + 1)
+    files = {
+        "segments/0000000001.wal": encode_segment(sealed),
+        "segments/0000000002.wal": encode_segment(
+            [*abandoned, *lost],
+            zeros=ZEROS,
+            segment_id=2,
+            first_lsn=abandoned[0].lsn,
+            previous_end=sealed[-1].end,
+        ),
+        "wal.active": encode_segment(
+            active,
+            zeros=ZEROS,
+            segment_id=3,
+            first_lsn=active[0].lsn,
+            previous_end=last.end,
+        ),
+    }
+    return files, [sealed, abandoned, active]
+
+
+def main() -> None:
+    """Write the golden log."""
+    files, _ = build()
+    for name, data in files.items():
+        path = GOLDEN_PATH / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()
