@@ -35,6 +35,7 @@ def main(directory: Path, index_url: str, fatal_step: str, count: int) -> None:
     services = open_services(make_config(directory, index_url), on_step=on_step)
     rng = random.Random(os.getpid())
     seen[0] = 0
+    say("begun", pid=str(os.getpid()))
     mine: list[str] = []
     for number in range(10_000):
         size = rng.choice([0, 1, 100, 60_000, 70_000, 1_500_000])
@@ -48,8 +49,8 @@ def main(directory: Path, index_url: str, fatal_step: str, count: int) -> None:
             services.files.delete(mine[0])
             say("deleted", id=mine.pop(0))
         if number % 4 == 3:
-            services.files.update(mine[-1], {"key": f"renamed-{number}"})
-            say("renamed", id=mine[-1], key=f"renamed-{number}")
+            services.files.update(mine[-1], {"key": f"new-{os.getpid()}-{number}"})
+            say("renamed", id=mine[-1], key=f"new-{os.getpid()}-{number}")
 
 
 def say(event: str, **fields: str) -> None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import threading
+from itertools import pairwise
 
 import pytest
 
@@ -171,7 +172,7 @@ def test_batch_is_bounded_in_count_and_bytes(open_node: Opener):
 
 
 def test_no_space_tells_every_caller_and_keeps_nothing(node, monkeypatch):
-    """When the disk is full every caller of the batch is told, and log, index and store are as before."""
+    """When the disk is full every caller is told; log, index and store are as before."""
     kept = store_bytes(node, "kept", b"kept").files[0]
     position = node.log.position
     real = os.pwritev
@@ -198,7 +199,7 @@ def test_no_space_tells_every_caller_and_keeps_nothing(node, monkeypatch):
 
 
 def test_failed_sync_turns_the_node_read_only_until_the_next_start(open_node: Opener, monkeypatch):
-    """After a sync that failed nothing is acknowledged; the next start leaves the segment behind."""
+    """After a sync that failed nothing is acknowledged; the next start begins a new segment."""
     node = open_node()
     kept = store_bytes(node, "kept", b"kept").files[0]
     syncs = []
@@ -238,7 +239,7 @@ def test_log_rotates_and_everything_stays_readable(node):
     assert [segment.id for segment in segments] == [1, 2, 3]
     assert [segment.state for segment in segments] == ["sealed", "sealed", "active"]
     assert max(segment.size_bytes for segment in segments) <= 1 << 20
-    for before, after in zip(segments, segments[1:], strict=False):
+    for before, after in pairwise(segments):
         assert after.first_lsn == before.last_lsn + 1
     assert list_keys(node) == stored
 

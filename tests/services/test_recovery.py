@@ -40,7 +40,7 @@ def test_start_without_index_rebuilds_it_from_the_log(open_node: Opener):
 
 
 def test_start_marked_for_rebuilding_rebuilds_the_index_once(open_node: Opener, tmp_path: Path):
-    """The marker in the log's directory makes the next start rebuild the index, and is gone then."""
+    """The marker in the log's directory makes the next start rebuild the index, once."""
     expected = fill(open_node(), 5)
     (tmp_path / "wal" / "rebuild-index").touch()
     assert open_node().recovered.replayed > 0
@@ -150,7 +150,7 @@ def test_start_with_a_damaged_sealed_segment_refuses(open_node: Opener, tmp_path
 
 
 def test_start_with_newest_acknowledged_records_gone_refuses(open_node: Opener, tmp_path: Path):
-    """A log that ends before the index does has lost acknowledged changes: dfs says so and stops."""
+    """A log that ends before the index does has lost acknowledged changes: dfs stops."""
     node = open_node()
     fill(node, 3)
     (tmp_path / "wal" / "control").unlink()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -157,7 +156,7 @@ class NodeMachine(RuleBasedStateMachine):
         assert found == {file_id: digest for file_id, (_, digest) in self.files.items()}
         names = {file.id: file.key for file in self.node.files.list(limit=1000).files}
         assert names == {file_id: name for file_id, (name, _) in self.files.items()}
-        assert os.listdir(self.directory / "primary" / "tmp") == []
+        assert list((self.directory / "primary" / "tmp").iterdir()) == []
 
     def teardown(self) -> None:
         """Close all and remove the directory."""
