@@ -1,0 +1,91 @@
+"""Runs the benchmark: `python -m bench [--quick] [--only CELL]`.
+
+A full run writes `docs/benchmarks.md` and `docs/benchmarks.json`; any other prints its report, and
+writes it only where `--output` says. Exit status: 0 done (whether or not the targets are met), 1 a
+measurement failed, 2 something is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.large import measure_memory, measure_throughput
+from bench.machine import describe_machine
+from bench.plan import Plan, full_plan, quick_plan
+from bench.report import format_report, write_report
+from bench.results import Outcome
+from bench.scale import measure_replay, measure_scale
+from bench.servers import ROOT
+from bench.small import measure_downloads, measure_syncs, measure_uploads
+
+CELLS: dict[str, Callable[[Plan], Outcome]] = {
+    "uploads": measure_uploads,
+    "syncs": measure_syncs,
+    "downloads": measure_downloads,
+    "large": measure_throughput,
+    "memory": measure_memory,
+    "replay": measure_replay,
+    "scale": measure_scale,
+}
+PROGRAMS = ("wrk", "nginx", "strace")
+FREE_BYTES_MIN = 12 << 30
+
+
+def main() -> int:
+    """Measure what the command line asks for. Returns the exit status."""
+    arguments = _parse_arguments()
+    directory: Path = arguments.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        print(
+            f"Missing: {', '.join(missing)}. On Debian and Ubuntu: apt install {' '.join(missing)}",
+            file=sys.stderr,
+        )
+        return 2
+    if shutil.disk_usage(directory).free < FREE_BYTES_MIN:
+        print(f"{directory} has less than {FREE_BYTES_MIN >> 30} GiB free.", file=sys.stderr)
+        return 2
+    machine = describe_machine(directory)
+    plan = (quick_plan if arguments.quick else full_plan)(directory)
+    outcomes: dict[str, Outcome] = {}
+    try:
+        for name in arguments.only or CELLS:
+            started = time.monotonic()
+            outcomes[name] = CELLS[name](plan)
+            print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    except BenchError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    is_whole = not arguments.quick and not arguments.only
+    output = arguments.output or (ROOT / "docs" if is_whole else None)
+    if output is not None:
+        write_report(output, machine, outcomes)
+    print(format_report(machine, outcomes))
+    return 0
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure dfs.")
+    parser.add_argument("--quick", action="store_true", help="less of everything, a few minutes")
+    parser.add_argument(
+        "--only", action="append", choices=CELLS, help="measure this cell; may be repeated"
+    )
+    parser.add_argument("--output", type=Path, help="directory to write the report to")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=ROOT / "build" / "bench",
+        help="where the data goes; on the disk under test (default: build/bench)",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

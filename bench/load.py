@@ -1,0 +1,216 @@
+"""The clients: wrk for small requests, plain sockets for large bodies.
+
+Both must cost little, since they share the cores with the server.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+from bench.processes import find_tree, read_cpu_s
+from bench.servers import HOST, Server, get
+
+LUA = Path(__file__).parent / "lua"
+RECEIVE_BYTES = 1 << 20
+SOCKET_TIMEOUT_S = 120.0
+PAGE_FILES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What wrk measured.
+
+    Attributes:
+        per_s: requests answered a second.
+        requests: answered in all.
+        p50_ms, p99_ms: of the time until the answer was complete.
+        cpu_us: processor time of all processes of the server for one request, microseconds.
+    """
+
+    per_s: float
+    requests: int
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+
+
+def post_small(server: Server, path: str, *, clients: int, size: int, seconds: float) -> Rate:
+    """POST bodies of `size` bytes, each different from all others ever sent."""
+    word = secrets.token_hex(8)
+    return _run_wrk(server, "post.lua", [path, str(size), word], clients=clients, seconds=seconds)
+
+
+def get_small(server: Server, paths: Path, *, clients: int, seconds: float) -> Rate:
+    """GET the paths listed in a file, one a line, in shuffled order."""
+    return _run_wrk(server, "get.lua", [str(paths)], clients=clients, seconds=seconds)
+
+
+def list_ids(server: Server, *, limit: int) -> list[str]:
+    """Return the ids of up to `limit` files of a node, by pages."""
+    ids: list[str] = []
+    after = ""
+    while len(ids) < limit:
+        page = _get_json(server, f"/files?limit={PAGE_FILES}{after}")
+        ids.extend(file["id"] for file in page["files"])
+        if page["next"] is None:
+            break
+        after = f"&after={page['next']}"
+    return ids[:limit]
+
+
+class Client:
+    """One connection for large bodies. For one thread."""
+
+    def __init__(self, server: Server) -> None:
+        self._socket = socket.create_connection((HOST, server.port), SOCKET_TIMEOUT_S)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._socket.close()
+
+    def post(self, path: str, filler: bytes, *, size: int) -> bytes:
+        """Send a body of `size` bytes that is like no other; return the body of the answer.
+
+        Args:
+            filler: what the body repeats.
+        """
+        word = secrets.token_bytes(16)
+        head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {size}\r\n\r\n"
+        self._socket.sendall(head.encode("ascii") + word)
+        left = size - len(word)
+        view = memoryview(filler)
+        while left:
+            piece = view[:left]
+            self._socket.sendall(piece)
+            left -= len(piece)
+        status, length, start = self._read_head()
+        body = start + b"".join(bytes(piece) for piece in self._pieces(length - len(start)))
+        if status != 201:
+            raise BenchError(f"POST {path}: {status} {body[:300]!r}")
+        return body
+
+    def get(self, path: str) -> int:
+        """Receive a body, and return how many bytes it had."""
+        length, start = self._ask(path)
+        return len(start) + sum(map(len, self._pieces(length - len(start))))
+
+    def fetch(self, path: str) -> bytes:
+        """Receive a body, and return it."""
+        length, start = self._ask(path)
+        return start + b"".join(bytes(piece) for piece in self._pieces(length - len(start)))
+
+    def _ask(self, path: str) -> tuple[int, bytes]:
+        """Return the length of the body and what was received of it already."""
+        self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode("ascii"))
+        status, length, start = self._read_head()
+        if status != 200:
+            raise BenchError(f"GET {path}: {status}")
+        return length, start
+
+    def _read_head(self) -> tuple[int, int, bytes]:
+        """Return status, Content-Length, and what was received of the body already."""
+        received = b""
+        while b"\r\n\r\n" not in received:
+            data = self._socket.recv(65536)
+            if not data:
+                raise BenchError("the server closed the connection")
+            received += data
+        head, _, start = received.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines[1:])
+        return int(lines[0].split()[1]), int(headers["content-length"]), start
+
+    def _pieces(self, length: int) -> Iterable[memoryview]:
+        while length > 0:
+            count = self._socket.recv_into(self._buffer, min(length, RECEIVE_BYTES))
+            if not count:
+                raise BenchError("the server closed the connection inside a body")
+            length -= count
+            yield self._buffer[:count]
+
+
+def repeat(
+    server: Server, work: Callable[[Client], object], *, clients: int, seconds: float
+) -> float:
+    """Have some clients do a piece of work over and over.
+
+    Returns:
+        Pieces done a second.
+    """
+    counts = [0] * clients
+    ready = threading.Barrier(clients + 1)
+    faults: list[Exception] = []
+
+    def run(number: int) -> None:
+        try:
+            with Client(server) as client:
+                ready.wait()
+                deadline = time.perf_counter() + seconds
+                while time.perf_counter() < deadline:
+                    work(client)
+                    counts[number] += 1
+        except (OSError, BenchError) as error:
+            faults.append(error)
+            ready.abort()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        ready.wait()
+        started = time.perf_counter()
+    except threading.BrokenBarrierError:
+        started = 0.0
+    for thread in threads:
+        thread.join()
+    elapsed_s = time.perf_counter() - started
+    if faults:
+        raise BenchError(f"a client failed: {faults[0]}") from faults[0]
+    return sum(counts) / elapsed_s
+
+
+def _get_json(server: Server, path: str) -> dict[str, Any]:
+    status, body = get(server, path)
+    if status != 200:
+        raise BenchError(f"GET {path}: {status} {body[:300]!r}")
+    answer: dict[str, Any] = json.loads(body)
+    return answer
+
+
+def _run_wrk(
+    server: Server, script: str, arguments: list[str], *, clients: int, seconds: float
+) -> Rate:
+    options = ["-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"]
+    command = ["wrk", *options, "-s", str(LUA / script), server.url, "--", *arguments]
+    environ = {"LUA_PATH": f"{LUA}/?.lua;;"}
+    pids = find_tree(server.process.pid)
+    cpu_before_s = read_cpu_s(pids)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    cpu_s = read_cpu_s(pids) - cpu_before_s
+    result = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+    if done.returncode or result is None:
+        raise BenchError(f"wrk failed: {done.stdout} {done.stderr}")
+    counts = json.loads(result.removeprefix("RESULT "))
+    if counts["bad_status"] or counts["failed"] or not counts["requests"]:
+        raise BenchError(f"requests failed under wrk ({script}): {counts}")
+    return Rate(
+        per_s=counts["requests"] / (counts["duration_us"] / 1e6),
+        requests=counts["requests"],
+        p50_ms=counts["p50_us"] / 1e3,
+        p99_ms=counts["p99_us"] / 1e3,
+        cpu_us=cpu_s * 1e6 / counts["requests"],
+    )

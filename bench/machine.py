@@ -1,0 +1,65 @@
+"""Which machine and which software the figures are from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sqlite3
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.servers import ROOT, THREADS, WORKERS
+
+PACKAGES = ("gunicorn", "flask", "peewee", "isal", "msgspec")
+
+
+def describe_machine(directory: Path) -> dict[str, str]:
+    """Return what matters about this machine, by name.
+
+    Args:
+        directory: on the disk under test.
+    """
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / (1 << 30):.1f} GiB",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "disk": _disk(directory),
+        "software": f"{python}, SQLite {sqlite3.sqlite_version}, {packages}",
+        "clients": f"{_output('wrk', '-v').partition(' Copyright')[0]}; {_output('nginx', '-v')}",
+        "gunicorn": f"{WORKERS} workers of {THREADS} threads, clients on the same machine",
+        "load average at the start": load,
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _disk(directory: Path) -> str:
+    device = os.stat(directory).st_dev  # noqa: PTH116
+    queue = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+    model = next(
+        (path.read_text().strip() for path in (queue / "device/model",) if path.exists()), "virtual"
+    )
+    mount = _output("findmnt", "-no", "SOURCE,FSTYPE,OPTIONS", "--target", str(directory))
+    return f"{' '.join(mount.split())} ({model})"
+
+
+def _output(*command: str) -> str:
+    """Return the first line that a program prints, or "unknown"."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[0] if lines else "unknown"

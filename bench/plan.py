@@ -1,0 +1,69 @@
+"""How much is measured: in full, or quickly."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The extent of one run.
+
+    Attributes:
+        directory: all data goes below it; it must be on the disk under test.
+        seconds: how long one round of one figure takes.
+        rounds: how often each figure is measured.
+        replay_files: files in the log that is replayed, two records each.
+        stored_files: files in the node that is started and listed.
+        large_bytes: size of a large file. huge_bytes: of one to watch the memory with.
+    """
+
+    directory: Path
+    seconds: float
+    rounds: int
+    replay_files: int
+    stored_files: int
+    large_bytes: int
+    huge_bytes: int
+
+    @contextlib.contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """Lend a new empty directory."""
+        path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def full_plan(directory: Path) -> Plan:
+    """Return the extent that the targets are stated for."""
+    return Plan(
+        directory=directory,
+        seconds=3,
+        rounds=3,
+        replay_files=100_000,
+        stored_files=1_000_000,
+        large_bytes=256 * MIB,
+        huge_bytes=1024 * MIB,
+    )
+
+
+def quick_plan(directory: Path) -> Plan:
+    """Return an extent that shows whether something has become much slower."""
+    return Plan(
+        directory=directory,
+        seconds=1,
+        rounds=2,
+        replay_files=20_000,
+        stored_files=100_000,
+        large_bytes=256 * MIB,
+        huge_bytes=1024 * MIB,
+    )

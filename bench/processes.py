@@ -1,0 +1,91 @@
+"""What the kernel knows of the processes of a server: which they are, and their memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SAMPLE_INTERVAL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory of some processes together, in bytes.
+
+    Attributes:
+        pss: resident, each shared page divided among those that share it.
+        rss: resident, shared pages counted once for every process.
+    """
+
+    pss: int
+    rss: int
+
+
+@dataclass(slots=True)
+class Growth:
+    """How far memory rose over where it began, in bytes. Complete when the watch ends."""
+
+    pss: int = 0
+    rss: int = 0
+
+
+def find_tree(root_pid: int) -> list[int]:
+    """Return the ids of a process and of all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = status.read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(status.parent.name))
+    tree = [root_pid]
+    for pid in tree:
+        tree.extend(children.get(pid, ()))
+    return tree
+
+
+def read_cpu_s(pids: list[int]) -> float:
+    """Return the seconds of processor time that these processes have used since they began."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def read_memory(pids: list[int]) -> Memory:
+    """Return what these processes hold now. One that has ended counts nothing."""
+    totals = {"Pss:": 0, "Rss:": 0}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                name, _, rest = line.partition(" ")
+                if name in totals:
+                    totals[name] += int(rest.split()[0]) << 10
+    return Memory(pss=totals["Pss:"], rss=totals["Rss:"])
+
+
+@contextlib.contextmanager
+def watch_growth(root_pid: int) -> Iterator[Growth]:
+    """Sample the memory of a process tree while the body runs."""
+    pids = find_tree(root_pid)
+    before = read_memory(pids)
+    growth = Growth()
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(SAMPLE_INTERVAL_S):
+            now = read_memory(pids)
+            growth.pss = max(growth.pss, now.pss - before.pss)
+            growth.rss = max(growth.rss, now.rss - before.rss)
+
+    sampler = threading.Thread(target=sample, name="memory-sampler")
+    sampler.start()
+    try:
+        yield growth
+    finally:
+        ended.set()
+        sampler.join()

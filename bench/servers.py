@@ -1,0 +1,189 @@
+"""Starts and stops the servers that are measured: a node of dfs, an empty Flask app, nginx.
+
+Each gets a free port of the loopback and a directory of its own on the disk under test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import BenchError
+
+ROOT = Path(__file__).parents[1]
+WORKERS, THREADS = 2, 16
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 40.0
+POLL_INTERVAL_S = 0.005
+_INHERITED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers.
+
+    Attributes:
+        start_s: from the start of its first process to its first answer.
+    """
+
+    process: subprocess.Popen[bytes]
+    port: int
+    start_s: float
+
+    @property
+    def url(self) -> str:
+        """Its address without a path."""
+        return f"http://{HOST}:{self.port}"
+
+
+def find_free_port() -> int:
+    """Return a port of the loopback that nobody listens on."""
+    with socket.create_server((HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def node_environ(directory: Path, port: int = 0) -> dict[str, str]:
+    """Return the settings of a node whose data is in `directory`, and nothing else of ours."""
+    return {
+        **{name: os.environ[name] for name in _INHERITED if name in os.environ},
+        "PYTHONPATH": str(ROOT),
+        "PORT": str(port),
+        "DFS_HOST": HOST,
+        "WEB_CONCURRENCY": str(WORKERS),
+        "DFS_THREADS": str(THREADS),
+        "STORAGE_PATH": str(directory / "primary"),
+        "WAL_PATH": str(directory / "wal"),
+        "DATABASE_URL": f"sqlite:///{directory / 'dfs.db'}",
+        "DFS_RUN_PATH": str(directory / "run"),
+    }
+
+
+@contextlib.contextmanager
+def run_node(
+    directory: Path, *, settings: Mapping[str, str] | None = None, sync_trace: Path | None = None
+) -> Iterator[Server]:
+    """Run a node of dfs with its data in `directory`, new or from an earlier run.
+
+    Args:
+        settings: further environment variables.
+        sync_trace: file for strace to write a line to for each sync that any process makes.
+
+    Raises:
+        BenchError: it does not start.
+    """
+    port = find_free_port()
+    command = [*_gunicorn(), "-c", str(ROOT / "gunicorn.conf.py"), "wsgi:app"]
+    if sync_trace is not None:
+        calls = "trace=fsync,fdatasync,sync_file_range,msync,sync,syncfs"
+        tracer = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", calls, "-e", "signal=none"]
+        command = [*tracer, "-o", str(sync_trace), *command]
+    environ = {**node_environ(directory, port), **(settings or {})}
+    with _run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_empty(directory: Path) -> Iterator[Server]:
+    """Run the empty Flask application on the Gunicorn settings of dfs."""
+    port = find_free_port()
+    command = [*_gunicorn(), "-c", "python:bench.empty_gunicorn", "bench.empty_app:create_app()"]
+    environ = node_environ(directory, port)
+    with _run(command, environ=environ, directory=directory, port=port, path="/") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_nginx(directory: Path) -> Iterator[Server]:
+    """Run nginx, serving the files of `directory` with sendfile."""
+    port = find_free_port()
+    scratch = directory / "nginx"
+    scratch.mkdir(exist_ok=True)
+    temporary = "".join(
+        f"{name}_temp_path {scratch / name};"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    configuration = scratch / "nginx.conf"
+    user = "user root;" if os.geteuid() == 0 else ""
+    configuration.write_text(
+        f"{user} daemon off; worker_processes {WORKERS}; pid {scratch / 'pid'};"
+        f"error_log {scratch / 'error.log'}; events {{ worker_connections 1024; }}"
+        f"http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;"
+        f"{temporary} server {{ listen {HOST}:{port}; root {directory};"
+        "location = /ready { return 200; } } }\n"
+    )
+    command = ["nginx", "-e", str(scratch / "error.log"), "-c", str(configuration)]
+    environ = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    with _run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
+        yield server
+
+
+def get(server: Server, path: str) -> tuple[int, bytes]:
+    """Return status and body of one answer. Raises OSError when there is none."""
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=START_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def _gunicorn() -> list[str]:
+    return [sys.executable, "-m", "gunicorn"]
+
+
+@contextlib.contextmanager
+def _run(
+    command: Sequence[str], *, environ: Mapping[str, str], directory: Path, port: int, path: str
+) -> Iterator[Server]:
+    log_path = directory / f"{Path(command[-1]).name.partition(':')[0]}.log"
+    started = time.perf_counter()
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            env=dict(environ),
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        server = Server(process, port, 0.0)
+        _wait_until_ready(server, path, log_path)
+        yield Server(process, port, time.perf_counter() - started)
+    finally:
+        _stop(process)
+
+
+def _wait_until_ready(server: Server, path: str, log_path: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and server.process.poll() is None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if get(server, path)[0] == 200:
+                return
+        time.sleep(POLL_INTERVAL_S)
+    tail = log_path.read_text(errors="replace")[-2000:]
+    raise BenchError(f"{server.process.args!r} does not start:\n{tail}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a server as its operator would, and let nothing of its session survive."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
