@@ -138,16 +138,18 @@ class BodyIterator:
     def __next__(self) -> bytes:
         try:
             piece = self._ahead.popleft() if self._ahead else next(self._pieces)
-            self._left -= len(piece)
-            return piece
         except StopIteration:
+            self.close()
             if self._left:
                 self._log_cut(BlobCorruptError("The file is shorter than it should be."))
-                raise OSError("download cut short") from None
+                raise OSError("the download was cut short") from None
             raise
         except DfsError as error:
+            self.close()
             self._log_cut(error)
             raise
+        self._left -= len(piece)
+        return piece
 
     def _log_cut(self, error: DfsError) -> None:
         log.error(

@@ -1,7 +1,7 @@
 """Files sent as multipart/form-data, written to the store as they arrive.
 
-Werkzeug's decoder is driven directly, without its FormDataParser: that one would swallow a
-malformed form, and learn of a field that is not allowed only after the last byte of a large file.
+The decoder is `multipart`'s and not Werkzeug's (3.1.9): that one appends a stray carriage return to
+a file when a closing boundary is cut in two by the network (Werkzeug issue 3285).
 
 Source: RFC 7578.
 """
@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from werkzeug.exceptions import RequestEntityTooLarge
+from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 from werkzeug.http import parse_options_header
-from werkzeug.sansio import multipart
 
 from dfs.api.streams import BodyStream
 from dfs.core.errors import (
@@ -32,7 +31,6 @@ FILES_MAX = 100
 
 FORM_FIELDS = ("metadata", "expires_at", "ttl_s")
 FIELD_BYTES_MAX = 64 << 10
-_FEED_BYTES = 64 << 10  # the decoder copies its buffer: four times slower when fed 1 MiB at once
 _BOUNDARY_CHARS_MAX = 200
 
 
@@ -91,77 +89,69 @@ class FormReader:
             TooLargeError: a field, the headers of a part, or the number of files.
             TruncatedBodyError: the body ends before the form does.
         """
-        decoder = multipart.MultipartDecoder(
-            boundary,
-            max_form_memory_size=FIELD_BYTES_MAX + _FEED_BYTES,
-            max_parts=FILES_MAX + len(FORM_FIELDS),
+        parser = PushMultipartParser(
+            boundary, max_segment_count=FILES_MAX + len(FORM_FIELDS), header_charset="utf8"
         )
         try:
             while data := body.read():
-                view = memoryview(data)
-                for start in range(0, len(view), _FEED_BYTES):
-                    decoder.receive_data(view[start : start + _FEED_BYTES])  # type: ignore[arg-type]
-                    self._take_events(decoder)
-            self._finish(decoder)
-        except RequestEntityTooLarge as error:
+                for event in parser.parse(data):
+                    self._take(event)
+        except ParserLimitReached as error:
             raise TooLargeError(
-                f"A form may have {FILES_MAX} files, a field of it {FIELD_BYTES_MAX} bytes."
+                f"A form may have {FILES_MAX} files, and only short headers."
             ) from error
-        except UnicodeDecodeError as error:
-            raise InvalidNameError("The headers of a part of the form are not UTF-8.") from error
-        except ValueError as error:
+        except MultipartError as error:
+            if isinstance(error.args[-1], UnicodeDecodeError):
+                raise InvalidNameError("The headers of a part are not UTF-8.") from error
             raise InvalidRequestError("The form is malformed.") from error
-
-    def _take_events(self, decoder: multipart.MultipartDecoder) -> None:
-        while True:
-            event = decoder.next_event()
-            if isinstance(event, multipart.Data):
-                self._take_data(event)
-            elif isinstance(event, multipart.File):
-                self._begin_file(event)
-            elif isinstance(event, multipart.Field):
-                self._begin_field(event)
-            elif isinstance(event, multipart.NeedData):
-                return
-
-    def _finish(self, decoder: multipart.MultipartDecoder) -> None:
-        if decoder.state is not multipart.State.EPILOGUE:
-            raise TruncatedBodyError("The form ended before its closing boundary.")
+        try:
+            parser.close()
+        except MultipartError as error:
+            raise TruncatedBodyError("The form ended before its closing boundary.") from error
         if not self.files:
             _refuse("file", "at least one file is needed")
 
-    def _begin_file(self, event: multipart.File) -> None:
-        if event.name != "file":
-            _refuse(event.name, "unknown field; files are sent as `file`")
+    def _take(self, event: MultipartSegment | bytes | bytearray | None) -> None:
+        if isinstance(event, MultipartSegment):
+            if event.filename is None:
+                self._begin_field(event.name)
+            else:
+                self._begin_file(event, event.filename)
+        elif event is None:
+            if self._blob is None:
+                self._end_field()
+        elif self._blob is not None:
+            self._blob.write(bytes(event))
+        else:
+            self._value += event
+            if len(self._value) > FIELD_BYTES_MAX:
+                raise TooLargeError(f"A field of a form may have {FIELD_BYTES_MAX} bytes.")
+
+    def _begin_file(self, part: MultipartSegment, filename: str) -> None:
+        if part.name != "file":
+            _refuse(part.name, "unknown field; files are sent as `file`")
         if len(self.files) == FILES_MAX:
             raise TooLargeError(f"A form may have {FILES_MAX} files.")
-        content_type = event.headers.get("Content-Type") or "application/octet-stream"
+        content_type = part.header("Content-Type") or "application/octet-stream"
         self._blob = self._new_blob()
-        self.files.append(FormFile(event.filename, content_type, self._blob))
+        self.files.append(FormFile(filename, content_type, self._blob))
 
-    def _begin_field(self, event: multipart.Field) -> None:
-        if event.name == "file":
+    def _begin_field(self, name: str | None) -> None:
+        if name == "file":
             _refuse("file", "needs a filename")
-        if event.name not in FORM_FIELDS:
-            _refuse(event.name, "unknown field")
-        if event.name in self.fields:
-            _refuse(event.name, "given more than once")
-        self._field = event.name
+        if name not in FORM_FIELDS:
+            _refuse(name, "unknown field")
+        if name in self.fields:
+            _refuse(name, "given more than once")
+        self._field = name
         self._value.clear()
         self._blob = None
 
-    def _take_data(self, event: multipart.Data) -> None:
-        if self._blob is not None:
-            self._blob.write(event.data)
-            return
-        self._value += event.data
-        if len(self._value) > FIELD_BYTES_MAX:
-            raise TooLargeError(f"A field of a form may have {FIELD_BYTES_MAX} bytes.")
-        if not event.more_data:
-            try:
-                self.fields[self._field] = self._value.decode()
-            except UnicodeDecodeError:
-                _refuse(self._field, "not UTF-8")
+    def _end_field(self) -> None:
+        try:
+            self.fields[self._field] = self._value.decode()
+        except UnicodeDecodeError:
+            _refuse(self._field, "not UTF-8")
 
 
 def _refuse(field: str | None, reason: str) -> NoReturn:

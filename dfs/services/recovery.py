@@ -113,7 +113,7 @@ def roll_forward(
 
     Durability: as `recover`. The control file says so.
     """
-    header = log.segments()[-1].header
+    header = log.prepare()
     state = _read_state(index, node_id=node_id, cluster_id=header.cluster_id)
     log.sync_active()
     known = log.control.position

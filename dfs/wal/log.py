@@ -120,20 +120,22 @@ class WriteAheadLog:
         """Tell whether the directory holds any segment, be it only half of a rotation."""
         return find_situation(self.path) is not Situation.EMPTY
 
-    def prepare(self, *, cluster_id: bytes) -> SegmentHeader:
+    def prepare(self, *, cluster_id: bytes | None = None) -> SegmentHeader:
         """Bring the directory into the situation OPEN; return the active segment's header.
 
         Args:
-            cluster_id: 16 bytes, for a log that does not exist yet.
+            cluster_id: 16 bytes, for a log that does not exist yet; None if it must exist.
 
         Raises:
-            WalGapError: the active segment is missing.
+            WalGapError: the log, or only its active segment, is missing.
             WalCorruptError, StorageError.
 
         Durability: the names of all segments are on disk.
         """
         situation = find_situation(self.path)
-        if situation is Situation.HEADLESS:
+        if situation is Situation.HEADLESS or (
+            situation is Situation.EMPTY and cluster_id is None
+        ):
             raise WalGapError(
                 "The active segment of the log is missing.", hint=COPY_HINT, path=self.active_path
             )

@@ -77,14 +77,16 @@ def test_process_killed_at_a_step_loses_nothing_acknowledged(
     assert names_of(rebuilt) == names
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("step", "count"), [(step, 5) for step in STEPS] + [(step, 1) for step in ROTATION_STEPS]
+)
 def test_process_killed_at_a_step_is_mended_by_the_next_commit_of_another(
-    tmp_path: Path, index_url: str, open_node: Opener, step: str
+    tmp_path: Path, index_url: str, open_node: Opener, step: str, count: int
 ):
     """A process that lives on recovers the tail of one that died inside a commit, and goes on."""
     survivor = open_node()
     before = store_bytes(survivor, "before", b"before").files[0]
-    journal = run_child(tmp_path, index_url, step, 5)
+    journal = run_child(tmp_path, index_url, step, count)
     after = store_bytes(survivor, "after", b"after").files[0]
     found = list_keys(survivor)
     assert found.pop(before.id) == before.etag
