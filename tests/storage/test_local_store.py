@@ -345,6 +345,25 @@ def test_stage_swept_before_it_is_locked_is_created_again(
     assert swept == [1]
 
 
+def test_sweep_beside_another_sweep_goes_on_to_the_next_file(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leftover that another sweep takes away meanwhile does not end this one."""
+    first, second = store.path / "tmp" / "1-first", store.path / "tmp" / "1-second"
+    for path in (first, second):
+        path.write_bytes(b"x")
+    flock = fcntl.flock
+
+    def remove_then_lock(fd: int, operation: int) -> None:
+        first.unlink(missing_ok=True)
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_then_lock)
+
+    assert store.sweep(older_than_s=None) == 1
+    assert temporaries(store) == []
+
+
 def test_sweep_while_others_upload_loses_no_upload(store: LocalStore) -> None:
     """Sweeping without pause beside uploads never takes one away."""
     faults: list[Exception] = []
