@@ -57,6 +57,12 @@ SEGMENTS = Table(name="dfs_segment", columns=SEGMENT_COLUMNS, key=("node_id", "i
 NODE_STATES = Table(name="dfs_node_state", columns=NODE_STATE_COLUMNS, key=("node_id",))
 
 
+def _values(table: Table, rows: int) -> str:
+    """Return `TABLE (COLUMNS) VALUES (?, ...), ...` for so many rows."""
+    values = f"({', '.join('?' * len(table.columns))})"
+    return f"{table.name} ({', '.join(table.columns)}) VALUES {', '.join([values] * rows)}"
+
+
 @dataclass(slots=True)
 class Statements:
     """The texts for one database.
@@ -112,19 +118,32 @@ class Statements:
     def _own(self, sql: str) -> str:
         return sql.replace("?", "%s") if self.is_postgres else sql
 
+    def insert(self, table: Table, rows: int) -> str:
+        """Return the statement that inserts so many rows, none of which may exist.
+
+        SQLite need not be able to undo half of it (OR FAIL), since whoever sees it fail rolls the
+        whole transaction back. That spares copying every page into a statement journal, which
+        nearly halves the cost of a batch.
+        """
+        made = self._made.get(("insert", table.name, rows))
+        if made is None:
+            verb = "INSERT" if self.is_postgres else "INSERT OR FAIL"
+            made = self._made["insert", table.name, rows] = self._own(
+                f"{verb} INTO {_values(table, rows)}"
+            )
+        return made
+
     def upsert(self, table: Table, rows: int) -> str:
         """Return the statement that inserts so many rows, or replaces those that exist."""
         made = self._made.get(("upsert", table.name, rows))
         if made is None:
-            values = f"({', '.join('?' * len(table.columns))})"
             changes = ", ".join(
                 f"{column} = excluded.{column}"
                 for column in table.columns
                 if column not in table.key
             )
             made = self._made["upsert", table.name, rows] = self._own(
-                f"INSERT INTO {table.name} ({', '.join(table.columns)}) "
-                f"VALUES {', '.join([values] * rows)} "
+                f"INSERT INTO {_values(table, rows)} "
                 f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {changes}"
             )
         return made

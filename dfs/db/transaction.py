@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -52,6 +52,8 @@ class IndexTransaction:
         self.node_state = None if node_state_row is None else NodeState(*node_state_row)
         self._files: dict[str, File | None] = {}
         self._blobs: dict[bytes, Blob | None] = {}
+        # Not in the database: these rows can be inserted, which is quicker than replacing.
+        self._absent: dict[str, set[Any]] = {FILES.name: set(), BLOBS.name: set()}
         self._changed_files: dict[str, File | None] = {}
         self._changed_blobs: dict[bytes, Blob] = {}
         self._changed_segments: dict[int, Segment] = {}
@@ -77,15 +79,11 @@ class IndexTransaction:
             MetadataError.
         """
         files = self._files
-        wanted_ids = list({file_id for file_id in file_ids if file_id not in files})
-        files.update(dict.fromkeys(wanted_ids))
-        for row in self._select(FILES, wanted_ids):
+        for row in self._select(FILES, [key for key in file_ids if key not in files], files):
             file = read_file(row)
             files[file.id] = file
         blobs = self._blobs
-        wanted_digests = list({digest for digest in digests if digest not in blobs})
-        blobs.update(dict.fromkeys(wanted_digests))
-        for row in self._select(BLOBS, wanted_digests):
+        for row in self._select(BLOBS, [key for key in digests if key not in blobs], blobs):
             blob = read_blob(row)
             blobs[blob.digest] = blob
 
@@ -157,9 +155,9 @@ class IndexTransaction:
         blobs, self._changed_blobs = self._changed_blobs, {}
         segments, self._changed_segments = self._changed_segments, {}
         state, self._changed_node_state = self._changed_node_state, None
-        self._upsert(FILES, [file_row(file) for file in files.values() if file is not None])
+        self._put(FILES, [file_row(file) for file in files.values() if file is not None])
         self._delete(FILES, [file_id for file_id, file in files.items() if file is None])
-        self._upsert(BLOBS, [blob_row(blob) for blob in blobs.values()])
+        self._put(BLOBS, [blob_row(blob) for blob in blobs.values()])
         node_id = self._writer.node_id
         self._upsert(SEGMENTS, [segment_row(node_id, segment) for segment in segments.values()])
         if state is not None:
@@ -196,19 +194,47 @@ class IndexTransaction:
         if not self._is_open:
             raise MetadataError("The transaction has ended.")
 
-    def _select(self, table: Table, keys: Sequence[Any]) -> list[Any]:
+    def _select(self, table: Table, keys: Iterable[Any], known: dict[Any, Any]) -> list[Any]:
+        """Return the rows with these keys; first note in `known` that there are none."""
         self._require_open()
+        wanted = dict.fromkeys(keys)
+        known.update(wanted)
         rows: list[Any] = []
-        for chunk in chunks(keys):
+        for chunk in chunks(tuple(wanted)):
             sql = self._writer.statements.select_in(table, len(chunk))
             rows += self._writer.write(sql, chunk).fetchall()
+        for row in rows:
+            del wanted[row[0]]
+        self._absent[table.name].update(wanted)
         return rows
 
+    def _put(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert the rows whose absence is known, and insert or replace the others."""
+        absent = self._absent[table.name]
+        fresh = [row for row in rows if row[0] in absent]
+        if fresh:
+            self._run(table, self._writer.statements.insert, fresh)
+            absent.difference_update([row[0] for row in fresh])
+        if len(fresh) < len(rows):
+            known = {row[0] for row in fresh}
+            self._upsert(table, [row for row in rows if row[0] not in known])
+
     def _upsert(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        self._run(table, self._writer.statements.upsert, rows)
+
+    def _run(
+        self,
+        table: Table,
+        statement: Callable[[Table, int], str],
+        rows: Sequence[tuple[Any, ...]],
+    ) -> None:
         for chunk in chunks(rows):
-            sql = self._writer.statements.upsert(table, len(chunk))
+            sql = statement(table, len(chunk))
             self._writer.write(sql, [value for row in chunk for value in row])
 
     def _delete(self, table: Table, keys: Sequence[Any]) -> None:
-        for chunk in chunks(keys):
+        absent = self._absent[table.name]
+        stored = [key for key in keys if key not in absent]
+        for chunk in chunks(stored):
             self._writer.write(self._writer.statements.delete_in(table, len(chunk)), chunk)
+        absent.update(stored)
