@@ -117,11 +117,15 @@ class Download:
             )
         except WalGapError as error:
             raise BlobMissingError(
-                "The segment that holds the bytes of this file is missing.", **error.context
+                "The segment that holds the bytes of this file is missing.",
+                segment_id=blob.segment_id,
             ) from error
         except WalCorruptError as error:
             raise BlobCorruptError(
-                "The record that holds the bytes of this file is damaged.", **error.context
+                "The record that holds the bytes of this file is damaged.",
+                segment_id=blob.segment_id,
+                offset=blob.offset,
+                lsn=blob.lsn,
             ) from error
         if frame.lsn != blob.lsn or len(frame.data) != blob.size:
             raise BlobCorruptError(

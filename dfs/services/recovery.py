@@ -78,14 +78,14 @@ def recover(
     with log.lock():
         cluster_id = _settle_identity(log, storage_path)
         _leave_failed_segment(log)
-        _open_index(index, rebuild_marker=log.path / REBUILD_NAME)
         try:
+            _open_index(index, rebuild_marker=log.path / REBUILD_NAME)
             position, replayed, cut = roll_forward(log, index, node_id=node_id)
         except IndexDamagedError as error:
-            logger.warning("index_damaged", error=str(error))
-            _recreate_index(index)
+            _recreate_index(log, index, error)
             position, replayed, cut = roll_forward(log, index, node_id=node_id)
         (log.path / REBUILD_NAME).unlink(missing_ok=True)
+        log.control.join()
     swept = store.sweep(older_than_s=None) if isinstance(store, SweepsTemporaries) else 0
     recovered = Recovered(cluster_id, position, replayed, cut, swept)
     if replayed or cut or swept:
@@ -175,21 +175,23 @@ def _leave_failed_segment(log: WriteAheadLog) -> None:
 
 
 def _open_index(index: IndexDatabase, *, rebuild_marker: Path) -> None:
-    try:
-        if rebuild_marker.exists():
-            raise IndexDamagedError("The index is marked for rebuilding.", path=rebuild_marker)
-        index.open()
-        index.migrate()
-    except IndexDamagedError as error:
-        logger.warning("index_damaged", error=str(error))
-        _recreate_index(index)
+    if rebuild_marker.exists():
+        raise IndexDamagedError("The index is marked for rebuilding.", path=rebuild_marker)
+    index.open()
+    index.migrate()
 
 
-def _recreate_index(index: IndexDatabase) -> None:
+def _recreate_index(log: WriteAheadLog, index: IndexDatabase, error: IndexDamagedError) -> None:
+    """Put a damaged index aside and open an empty one, unless somebody still works with it."""
+    if log.control.has_others():
+        raise IndexDamagedError(
+            "The index has to be rebuilt, but other processes of this node still use it.",
+            hint="Stop all processes of the node, web and workers, then start them again.",
+        ) from error
+    logger.warning("index_rebuilding", reason=str(error))
     index.destroy()
     index.open()
     index.migrate()
-    logger.info("index_rebuilding")
 
 
 def _read_state(index: IndexDatabase, *, node_id: str, cluster_id: bytes) -> NodeState:

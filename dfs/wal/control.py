@@ -74,6 +74,7 @@ class ControlFile:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.posix_fallocate(self._fd, 0, CONTROL_BYTES)  # a hole written on a full disk kills
             self._map = mmap.mmap(self._fd, CONTROL_BYTES)
+            self._members_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise storage_error(error, path=path) from error
         self._boot_id = read_boot_id()
@@ -86,6 +87,19 @@ class ControlFile:
             yield
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def join(self) -> None:
+        """Be counted, until `close` or death, among the processes that use this node's index."""
+        fcntl.flock(self._members_fd, fcntl.LOCK_SH)
+
+    def has_others(self) -> bool:
+        """Tell whether another process has joined. Only before joining, under the lock."""
+        try:
+            fcntl.flock(self._members_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._members_fd, fcntl.LOCK_UN)
+        return False
 
     @property
     def position(self) -> LogPosition | None:
@@ -155,6 +169,7 @@ class ControlFile:
     def close(self) -> None:
         """Unmap and close. The state stays in the file."""
         self._map.close()
+        os.close(self._members_fd)
         os.close(self._fd)
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dfs.core.errors import StoreIdentityError, WalCorruptError, WalGapError
+from dfs.core.errors import IndexDamagedError, StoreIdentityError, WalCorruptError, WalGapError
 from tests.services.conftest import Opener, list_keys, make_config, store_bytes
 
 
@@ -40,9 +40,13 @@ def test_start_without_index_rebuilds_it_from_the_log(open_node: Opener):
 
 
 def test_start_marked_for_rebuilding_rebuilds_the_index_once(open_node: Opener, tmp_path: Path):
-    """The marker in the log's directory makes the next start rebuild the index, once."""
-    expected = fill(open_node(), 5)
+    """The marker in the log's directory makes the next start, if alone, rebuild the index once."""
+    node = open_node()
+    expected = fill(node, 5)
     (tmp_path / "wal" / "rebuild-index").touch()
+    with pytest.raises(IndexDamagedError, match="other processes"):
+        open_node()
+    node.close()
     assert open_node().recovered.replayed > 0
     again = open_node()
     assert again.recovered.replayed == 0
