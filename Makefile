@@ -5,7 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-CODE := dfs workers scripts wsgi.py gunicorn.conf.py
 # Tests in this many processes; the machine's cores by default.
 JOBS ?= auto
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
@@ -82,10 +81,10 @@ test-integration: setup-dev ## Run the tests that start real servers
 check: lint types arch test ## All of the above checks; changes nothing
 
 bench: setup-dev ## Measure this machine and write docs/benchmarks.md; needs wrk and nginx
-	@$(BIN)/python -m scripts.bench
+	@$(BIN)/python -m bench
 
 wal-golden: setup-dev ## Write the golden segment of a new log format to tests/data/wal
-	@$(BIN)/python -m scripts.wal_golden
+	@$(BIN)/python -m tests.wal.golden
 
 settings-table: setup ## Write the table of settings into README.md
 	@$(BIN)/python -m scripts.settings_table

@@ -18,10 +18,10 @@ from dfs.core.config import load_config
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, library_formatter
 
-config = load_config()
-configure_logging(config.debug)
+node_config = load_config()
+configure_logging(node_config.debug)
 
-metrics_path = Path(config.run_path, "metrics")
+metrics_path = Path(node_config.run_path, "metrics")
 # prometheus_client decides by this variable at its import whether processes share their counts. So
 # what imports it is imported inside the functions below, never at the top.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_path)
@@ -33,12 +33,16 @@ class NodeLogger(Logger):  # type: ignore[misc] # gunicorn has no types
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
         for handler in self.error_log.handlers:
-            handler.setFormatter(library_formatter(config.debug))
+            handler.setFormatter(library_formatter(node_config.debug))
 
 
-bind = f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}"
-workers = config.workers
-threads = config.threads
+bind = (
+    f"[{node_config.host}]:{node_config.port}"
+    if ":" in node_config.host
+    else f"{node_config.host}:{node_config.port}"
+)
+workers = node_config.workers
+threads = node_config.threads
 worker_class = "gthread"
 worker_connections = 1000
 logger_class = NodeLogger
@@ -51,9 +55,9 @@ keepalive = 30
 timeout = 60  # seconds without a sign of life of a worker's main loop; threads may take longer
 graceful_timeout = 30  # seconds that requests in flight get at a stop
 
-control_socket_disable = not config.gunicorn_control_socket
-if config.gunicorn_control_socket:
-    control_socket = config.gunicorn_control_socket
+control_socket_disable = not node_config.gunicorn_control_socket
+if node_config.gunicorn_control_socket:
+    control_socket = node_config.gunicorn_control_socket
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -64,13 +68,16 @@ def pre_fork(server: Any, worker: Any) -> None:
     """
     if getattr(server, "dfs_recovered", False):
         return
+    # The application's modules, too: imported once, before the fork, they cost each worker nothing.
+    # So SIGHUP brings new settings but never new code; that takes a restart or SIGUSR2.
+    import dfs.app  # noqa: F401, PLC0415
     from dfs.wiring import recover_node  # noqa: PLC0415
 
     if "GUNICORN_PID" not in os.environ:  # else the workers of the old arbiter still count
         shutil.rmtree(metrics_path, ignore_errors=True)
     metrics_path.mkdir(parents=True, exist_ok=True)
     try:
-        recover_node(config)
+        recover_node(node_config)
     except DfsError as error:
         structlog.get_logger().error("recovery_failed", code=error.code, error=str(error))
         raise HaltServer(str(error), exit_status=1) from error

@@ -1,0 +1,75 @@
+"""The worker process must run the jobs of its node and end when it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq.job import Job
+from rq.results import Result
+from rq.serializers import JSONSerializer
+
+from dfs.queue.rq_queue import RqQueue, queue_name
+from tests.project.nodes import RunningProgram, running_program
+from tests.redis_server import RedisServer, running_redis
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A queue server of the test's own."""
+    with running_redis(tmp_path / "redis") as server:
+        yield server
+
+
+def test_worker_sweeps_old_temporaries_and_stops_on_term(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """What nobody writes any more is removed, what is young stays, and SIGTERM ends with 0."""
+    with running_program("workers.run", tmp_path, REDIS_URL=redis_server.url) as worker:
+        worker.read_until("worker_started")
+        sweep_and_stop(tmp_path, redis_server, worker)
+
+
+def sweep_and_stop(tmp_path: Path, redis_server: RedisServer, worker: RunningProgram) -> None:
+    """Make an old and a young file, let the worker sweep, and stop it."""
+    old, young = tmp_path / "data/primary/tmp/old", tmp_path / "data/primary/tmp/young"
+    young.touch()
+    old.touch()
+    os.utime(old, (time.time() - 90_000,) * 2)
+    identity = json.loads((tmp_path / "data/primary/dfs.json").read_text())
+    name = queue_name(cluster_id=bytes.fromhex(identity["cluster_id"]), node_id="node-1")
+    queue = RqQueue(url=redis_server.url, name=name)
+    queue.enqueue("workers.jobs.sweep_temporaries", job_id="from-test")
+    queue.close()
+    with Redis.from_url(redis_server.url) as redis:
+        job = Job("from-test", connection=redis, serializer=JSONSerializer)
+        result = job.latest_result(timeout=30)
+    assert result is not None
+    assert result.type == Result.Type.SUCCESSFUL  # or the periodic one was quicker
+    assert (old.exists(), young.exists()) == (False, True)
+    status, _ = worker.end(signal.SIGTERM)
+    assert status == 0
+
+
+def test_worker_without_queue_says_so(tmp_path: Path) -> None:
+    """A worker that was given no queue ends at once and names the setting."""
+    with running_program("workers.run", tmp_path) as worker:
+        assert "REDIS_URL" in worker.read_until("dfs worker")
+        assert worker.process.wait(timeout=30) == 2
+
+
+def test_worker_waits_for_its_queue_and_can_be_stopped(tmp_path: Path) -> None:
+    """A queue that is not up yet is waited for, and the wait can be ended."""
+    with running_program("workers.run", tmp_path, REDIS_URL="redis://127.0.0.1:1/0") as worker:
+        worker.read_until("redis_awaited")
+        status, output = worker.end(signal.SIGTERM)
+    assert status == 0
+    assert "Traceback" not in output
