@@ -34,9 +34,7 @@ BEFORE = "Tue, 14 Nov 2023 22:13:19 GMT"
         ({"HTTP_IF_UNMODIFIED_SINCE": "never"}, False),
     ],
 )
-def test_conditions_that_hold_tell_whether_to_send(
-    headers: dict[str, str], expected: bool
-) -> None:
+def test_conditions_that_hold_tell_whether_to_send(headers: dict[str, str], expected: bool) -> None:
     """True means 304; dates count only where no entity tag was given."""
     assert is_unmodified(headers, ETAG, MODIFIED_S) is expected
 
