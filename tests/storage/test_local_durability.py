@@ -110,10 +110,10 @@ def test_store_blob_syncs_each_thing_before_what_relies_on_it(
     ]
 
 
-def test_store_blob_that_is_there_syncs_its_directory_again(
+def test_store_blob_that_is_there_syncs_its_directories_again(
     store: LocalStore, tmp_path: Path
 ) -> None:
-    """Whoever put the blob there may have died before the sync: publish does not rely on it."""
+    """Whoever put it there may have died before the syncs, so each of them is done again."""
     blob = store.blob_path(DIGEST)
     blob.parent.mkdir(parents=True)
     blob.write_bytes(CONTENT)
@@ -123,7 +123,8 @@ def test_store_blob_that_is_there_syncs_its_directory_again(
 
     text = trace.read_text()
     assert "rename(" not in text
-    assert f"<{blob.parent}>)" in text
+    for directory in (store.path / "blobs", blob.parent.parent, blob.parent):
+        assert f"<{directory}>)" in text
 
 
 def test_remove_blob_syncs_its_directory_after(store: LocalStore, tmp_path: Path) -> None:

@@ -345,6 +345,22 @@ def test_stage_swept_before_it_is_locked_is_created_again(
     assert swept == [1]
 
 
+def test_stage_that_cannot_be_locked_leaves_no_descriptor(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload without its lock is not begun; what it left is swept later."""
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", fail_with_io_error)
+        descriptors = descriptor_count()
+        with pytest.raises(StoreUnavailableError) as caught:
+            store.stage()
+        # The error still holds the frames: only a file that was closed has given back its number.
+        assert descriptor_count() == descriptors
+    del caught
+
+    assert store.sweep(older_than_s=None) == 1
+
+
 def test_sweep_beside_another_sweep_goes_on_to_the_next_file(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
