@@ -320,7 +320,8 @@ class LogReader:
             for frame in reader:
                 if frame.lsn > self._after_lsn:
                     yield frame
-            self._end = _check_last_lsn(reader.end, last_lsn)
+            # A segment opened while it was active keeps that path when it is sealed.
+            self._end = _check_last_lsn(replace(reader.end, path=segment.path), last_lsn)
             if self._end.fault is not None:
                 return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,14 @@ from dfs.wal.log import WriteAheadLog
 from tests.wal.logs import SEGMENT_BYTES, recover
 
 OpenLog = Callable[..., WriteAheadLog]
+
+
+@pytest.fixture(scope="module")
+def memory_path() -> Iterator[Path]:
+    """Path of one file in memory, for tests that write thousands of segments."""
+    fd = os.memfd_create("segment")
+    yield Path(f"/proc/self/fd/{fd}")
+    os.close(fd)
 
 
 @pytest.fixture

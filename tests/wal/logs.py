@@ -83,16 +83,12 @@ def encode_commits(
     for commit in commits:
         starts_commit = True
         for change in commit:
-            for remaining, (meta, data) in zip(
-                range(len(change) - 1, -1, -1), change, strict=True
-            ):
+            for remaining, (meta, data) in zip(range(len(change) - 1, -1, -1), change, strict=True):
                 flags = Flag.CONTINUES if remaining else Flag.NONE
                 if starts_commit:
                     flags |= Flag.COMMIT_START
                 record_type, encoded = encode_meta(meta)
-                raw = encode_frame(
-                    lsn=lsn, type=record_type, flags=flags, meta=encoded, data=data
-                )
+                raw = encode_frame(lsn=lsn, type=record_type, flags=flags, meta=encoded, data=data)
                 written.append(Written(lsn, offset, raw, starts_commit, not remaining))
                 starts_commit = False
                 lsn += 1

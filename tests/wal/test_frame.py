@@ -43,7 +43,7 @@ def decode(record: bytes) -> Frame:
 def test_encode_frame_lays_out_fields_as_documented() -> None:
     """The bytes are those of the format's description, built here by hand."""
     covered = struct.pack("<QBBI", 7, 2, 3, 4) + b"metadata!"
-    assert RECORD == struct.pack("<II", len(covered), zlib.crc32(covered)) + covered
+    assert struct.pack("<II", len(covered), zlib.crc32(covered)) + covered == RECORD
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
