@@ -188,7 +188,7 @@ class Committer:
 
     @contextlib.contextmanager
     def announce(self) -> Iterator[None]:
-        """Say that this thread will submit a command very soon, so that a leader may wait for it."""
+        """Say that this thread will submit a command very soon: a leader may wait for it."""
         with self._mutex:
             self._expected += 1
         self._announced.value = True

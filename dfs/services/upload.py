@@ -10,13 +10,17 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import Executor, Future
 
-from dfs.core.checksum import BlockChecksummer
+from dfs.core.checksum import CRC32_BYTES, BlockChecksummer
 from dfs.core.errors import TooLargeError
 from dfs.core.model import BLOCK_BYTES
 from dfs.storage.base import BlobStore, StagedBlob
+from dfs.wal.frame import RECORD_BYTES_MAX
 
 HASH_APART_BYTES_MIN = 4 * BLOCK_BYTES
 """From this many bytes on, handing pieces to another thread costs less than it gains."""
+
+BLOB_BYTES_MAX = (RECORD_BYTES_MAX - (1 << 20)) // CRC32_BYTES * BLOCK_BYTES
+"""About 3.7 TiB: the checksums of a blob file stand in one record of the log."""
 
 
 class BlobWriter:
@@ -26,7 +30,7 @@ class BlobWriter:
         store: where the bytes go that are too many for the log.
         hasher: runs the hashing of large files.
         inline_bytes_max: how many bytes may live in the log.
-        bytes_max: how many bytes a file may have; 0 for any number.
+        bytes_max: how many bytes a file may have; 0 for as many as the log can describe.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class BlobWriter:
         self._store = store
         self._hasher = hasher
         self._inline_bytes_max = inline_bytes_max
-        self._bytes_max = bytes_max
+        self._bytes_max = min(bytes_max or BLOB_BYTES_MAX, BLOB_BYTES_MAX)
         self._buffer = bytearray()
         self._sha256 = hashlib.sha256()
         self._checksummer = BlockChecksummer()
@@ -65,7 +69,7 @@ class BlobWriter:
             NoSpaceError, StoreUnavailableError: the store cannot take them.
         """
         self.size += len(data)
-        if self._bytes_max and self.size > self._bytes_max:
+        if self.size > self._bytes_max:
             raise TooLargeError(f"A file may have at most {self._bytes_max} bytes.")
         if self.staged is None:
             if self.size <= self._inline_bytes_max:

@@ -159,10 +159,14 @@ class ControlFile:
         self._set_flags(self._flags | _READ_ONLY)
 
     def reset(self, position: LogPosition) -> None:
-        """Begin anew, after recovery: this boot, this position, neither dirty nor read-only."""
-        self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] = bytes(_BOOT_BYTES)
-        self._set_flags(_DIRTY)
+        """Begin anew, after recovery: this boot, this position, neither dirty nor read-only.
+
+        What other processes believe already stays believable throughout.
+        """
+        if not self._is_believable():
+            self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] = bytes(_BOOT_BYTES)
         self.publish(position)
+        self._set_flags(0)
         _HEAD.pack_into(self._map, 0, MAGIC, FORMAT_VERSION)
         self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] = self._boot_id
 

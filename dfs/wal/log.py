@@ -133,9 +133,7 @@ class WriteAheadLog:
         Durability: the names of all segments are on disk.
         """
         situation = find_situation(self.path)
-        if situation is Situation.HEADLESS or (
-            situation is Situation.EMPTY and cluster_id is None
-        ):
+        if situation is Situation.HEADLESS or (situation is Situation.EMPTY and cluster_id is None):
             raise WalGapError(
                 "The active segment of the log is missing.", hint=COPY_HINT, path=self.active_path
             )
@@ -321,6 +319,8 @@ class WriteAheadLog:
 
     def _with_zeros(self, data: bytes, end: int) -> list[bytes]:
         """Return what one write takes: the data, and zeros ahead if the file must grow anyway."""
+        if end > self._allocated:  # another process may have grown the file meanwhile
+            self._allocated = os.fstat(self._writer_fd).st_size
         if end <= self._allocated:
             return [data]
         wanted = min(end + self._preallocate_bytes, max(end, self._segment_bytes))
