@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,9 +25,11 @@ def memory_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def log_path(tmp_path: Path) -> Path:
-    """Directory of the log under test."""
-    return tmp_path / "wal"
+def log_path() -> Iterator[Path]:
+    """Directory of the log under test, in memory where there is such a file system."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        yield Path(name) / "wal"
 
 
 @pytest.fixture

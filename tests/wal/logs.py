@@ -53,7 +53,7 @@ def put_file(key: str, content: bytes = b"") -> Draft:
         size=len(content),
         digest=hashlib.sha256(content).digest(),
         content_type="text/plain",
-        created_at_ms=1_700_000_000_000,
+        created_at_ms=1_700_000_000_001,
     )
     return meta, b""
 

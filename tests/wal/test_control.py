@@ -119,12 +119,22 @@ def test_control_publish_died_at_any_line_leaves_old_or_new(path: Path) -> None:
     assert set(seen) == {OLD, NEW}
 
 
-def test_control_reset_died_at_any_line_leaves_old_or_new(path: Path) -> None:
-    """A reset that ends before any of its lines leaves one of the two positions believable."""
+@pytest.mark.parametrize(
+    ("boot_id", "left"), [(None, {OLD, NEW}), (b"0" * 36, {None, NEW})], ids=["same", "other"]
+)
+def test_control_reset_died_at_any_line_leaves_old_or_new(
+    path: Path, boot_id: bytes | None, left: set[LogPosition | None]
+) -> None:
+    """A reset that ends before any of its lines leaves what was believed before, or the new."""
     seen: list[LogPosition | None] = []
     for line_count in range(100):
         control = ControlFile(path)
         control.reset(OLD)
+        control.close()
+        if boot_id is not None:
+            data = path.read_bytes()
+            path.write_bytes(data[:16] + boot_id + data[52:])
+        control = ControlFile(path)
         die_at_line("reset publish _set_flags", line_count)
         try:
             control.reset(NEW)
@@ -139,34 +149,8 @@ def test_control_reset_died_at_any_line_leaves_old_or_new(path: Path) -> None:
         other.close()
         if not died:
             break
-    assert seen[0] == OLD
-    assert seen[-1] == NEW
-    assert set(seen) == {OLD, NEW}
-
-
-def test_control_reset_of_an_unbelievable_file_died_leaves_nothing_or_new(path: Path) -> None:
-    """After a reboot a reset that ends before any of its lines leaves no position but the new."""
-    seen: list[LogPosition | None] = []
-    for line_count in range(100):
-        control = ControlFile(path)
-        control.reset(OLD)
-        control._map[16:20] = b"boot"
-        die_at_line("reset publish _set_flags", line_count)
-        try:
-            control.reset(NEW)
-            died = False
-        except _DeathError:
-            died = True
-        finally:
-            sys.settrace(None)
-            control.close()
-        other = ControlFile(path)
-        seen.append(other.position)
-        other.close()
-        if not died:
-            break
-    assert set(seen) == {None, NEW}
-    assert seen[-1] == NEW
+    assert set(seen) == left
+    assert seen == sorted(seen, key=NEW.__eq__)
 
 
 def test_control_slot_half_written_leaves_old(path: Path) -> None:
@@ -352,3 +336,17 @@ def test_control_lock_is_released_when_its_body_raises(path: Path) -> None:
         pass
     control.close()
     other.close()
+
+
+def test_control_members_are_counted_until_they_close(path: Path) -> None:
+    """Those who joined are seen by those who did not, until they close."""
+    one, other, third = ControlFile(path), ControlFile(path), ControlFile(path)
+    assert not third.has_others()
+    one.join()
+    other.join()
+    assert third.has_others()
+    one.close()
+    assert third.has_others()
+    other.close()
+    assert not third.has_others()
+    third.close()
