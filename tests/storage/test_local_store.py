@@ -276,11 +276,11 @@ def test_list_blobs_passes_over_foreign_names(store: LocalStore) -> None:
     """What a person or another program left under the directory is not taken for a blob."""
     digest = put(store, b"real")
     shard = store.blob_path(digest).parent
-    (shard / "notes.txt").write_text("x")
-    (shard / ("F" * 64)).write_text("x")
+    (shard / f"{digest.hex()}.txt").write_text("x")
+    (shard / digest.hex().upper()).write_text("x")
     (shard / ("0" * 60 + "beef")).write_text("x")
     (store.path / "blobs" / "lost+found").mkdir()
-    (store.path / "blobs" / "zz").write_text("x")
+    (store.path / "blobs" / "00").write_text("x")
 
     assert list(store.list_blobs()) == [(digest, 4)]
 
