@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +44,9 @@ def free_port(host: str = "127.0.0.1") -> int:
 def start_redis(program: Path, *, directory: Path) -> tuple[Child, str]:
     """Start a server that only this machine reaches and wait until it answers.
 
+    If it cannot read what is in `directory` (damage, or another server's format), that is put aside
+    and it starts empty: a queue holds only hints, so it must not keep a node from starting.
+
     Args:
         directory: where it keeps its append-only file, its log and nothing else.
 
@@ -50,8 +54,19 @@ def start_redis(program: Path, *, directory: Path) -> tuple[Child, str]:
         The process and its address.
 
     Raises:
-        RuntimeError: it ended or did not answer, with the end of its log.
+        RuntimeError: it ended or did not answer even so, with the end of its log.
     """
+    try:
+        return try_to_start(program, directory)
+    except RuntimeError as error:
+        aside = directory.with_name(f"{directory.name}.unreadable-{time.time_ns() // 1_000_000}")
+        directory.rename(aside)
+        print(f"The queue's files were put aside as {aside}: {error}", file=sys.stderr)
+        return try_to_start(program, directory)
+
+
+def try_to_start(program: Path, directory: Path) -> tuple[Child, str]:
+    """Start a server once; see `start_redis`."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = [str(program), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)]

@@ -374,14 +374,18 @@ def main() -> int:
     parser.add_argument("directories", nargs="*", type=Path, default=default_directories())
     parser.add_argument("--journal", type=Path, default=Path("main_job.jsonl"))
     parser.add_argument("--prefix", help="of the names; default: the journal's name")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     client = Client(arguments.url)
     prefix = arguments.prefix if arguments.prefix is not None else arguments.journal.stem
     status = 0
-    if arguments.mode != "verify":
-        status = upload_all(client, arguments.journal, prefix, arguments.directories)
-    if arguments.mode != "upload" and status != SERVER_GONE:
-        status |= verify_all(client, arguments.journal, prefix)
+    try:
+        if arguments.mode != "verify":
+            status = upload_all(client, arguments.journal, prefix, arguments.directories)
+        if arguments.mode != "upload" and status != SERVER_GONE:
+            status |= verify_all(client, arguments.journal, prefix)
+    except (OSError, urllib3.exceptions.HTTPError) as error:
+        print(f"Cannot go on: {error}", file=sys.stderr)
+        return 1
     return status
 
 

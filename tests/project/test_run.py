@@ -156,6 +156,16 @@ def test_run_without_redis_on_path_brings_its_own(tmp_path: Path) -> None:
         assert reasons["queue"] is None
 
 
+def test_run_unreadable_queue_files_are_put_aside(tmp_path: Path) -> None:
+    """Files of the queue that its server cannot read do not keep a node from starting."""
+    files = tmp_path / "data/run/redis/appendonlydir"
+    files.mkdir(parents=True)
+    (files / "appendonly.aof.manifest").write_text("what is this")
+    with running_node(tmp_path) as node:
+        assert json.loads(node.request("GET", "/ready")[1])["reasons"]["queue"] is None
+    assert list((tmp_path / "data/run").glob("redis.unreadable-*/appendonlydir"))
+
+
 def test_run_reload_serves_on_without_recovering(tmp_path: Path) -> None:
     """SIGHUP replaces the workers; what was counted stays, and no worker is recovered under."""
     with running_node(tmp_path) as node:
