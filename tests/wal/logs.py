@@ -183,8 +183,8 @@ def recover(log: WriteAheadLog, *, durable_lsn: int = 0) -> list[Frame]:
     if end.outcome is Outcome.TORN_TAIL:
         log.cut(end.position)
     position = end.position
-    active_id = log.segments()[-1].header.segment_id
-    if frames and frames[-1].type == RecordType.SEAL_SEGMENT and active_id == position.segment_id:
+    last = frames[-1] if frames else None
+    if last and (last.type, last.segment_id) == (RecordType.SEAL_SEGMENT, position.segment_id):
         position = log.leave_active(position)
     log.control.reset(position)
     return frames

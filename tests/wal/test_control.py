@@ -150,7 +150,7 @@ def test_control_reset_died_at_any_line_leaves_old_or_new(
         if not died:
             break
     assert set(seen) == left
-    assert seen == sorted(seen, key=NEW.__eq__)
+    assert seen == sorted(seen, key=lambda position: position == NEW)
 
 
 def test_control_slot_half_written_leaves_old(path: Path) -> None:

@@ -86,7 +86,7 @@ def check_against_written(path: Path, damaged: bytes, written: list[Written]) ->
     return end.outcome
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(commits=COMMITS, zeros=st.sampled_from([0, 5, 600]), data=st.data())
 def test_reader_of_damaged_segment_returns_only_what_was_written(
     path: Path, commits: list[Commit], zeros: int, data: st.DataObject
@@ -102,7 +102,7 @@ def test_reader_of_damaged_segment_returns_only_what_was_written(
     check_against_written(path, damaged, written)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(commits=COMMITS, data=st.data())
 def test_reader_with_one_damaged_durable_record_is_corrupt(
     path: Path, commits: list[Commit], data: st.DataObject
@@ -117,7 +117,7 @@ def test_reader_with_one_damaged_durable_record_is_corrupt(
     assert check_against_written(path, damaged, written) is Outcome.CORRUPT
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(commits=COMMITS, torn=COMMITS, data=st.data())
 def test_reader_of_torn_commit_over_stale_bytes_brings_nothing_old_back(
     path: Path, commits: list[Commit], torn: list[Commit], data: st.DataObject
