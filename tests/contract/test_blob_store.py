@@ -254,6 +254,7 @@ def test_read_past_the_end_returns_fewer_bytes(store: BlobStore) -> None:
     with store.open(digest) as reader:
         assert reader.size == 10
         assert reader.read(2, 3) == b"234"
+        assert type(reader.read(0, 10)) is bytes
         assert reader.read(8, 100) == b"89"
         assert reader.read(10, 1) == b""
         assert reader.read(50, 1) == b""
