@@ -30,7 +30,7 @@ def find_server_binaries() -> Path:
     on_path = shutil.which("initdb")
     roots = [Path("/usr/lib/postgresql"), Path("/opt/homebrew/opt"), Path("/usr/local/opt")]
     found = [Path(on_path).resolve().parent] if on_path else []
-    found += sorted((path.parent for root in roots for path in root.glob("*/bin/initdb")))
+    found += sorted(path.parent for root in roots for path in root.glob("*/bin/initdb"))
     for directory in reversed(found):
         if (directory / "postgres").exists():
             return directory

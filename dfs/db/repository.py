@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dfs.core.errors import BlobMissingError
 from dfs.core.model import Blob, File, NodeState, Segment
-from dfs.db.rows import FILE_COLUMNS, Row, read_blob, read_file, read_segment
+from dfs.db.rows import FILE_COLUMNS, Row, read_blob, read_download, read_file, read_segment
 from dfs.db.session import IndexDatabase
 from dfs.db.statements import BLOBS, chunks
 
 _EXTENTS = FILE_COLUMNS.index("extents")
 _EXPIRES_AT = FILE_COLUMNS.index("expires_at")
-_BLOB_START = len(FILE_COLUMNS)
+_DIGEST = FILE_COLUMNS.index("sha256")
 _CODE_POINT_MAX = 0x10FFFF
 _SURROGATE_FIRST = 0xD800
 _SURROGATE_LAST = 0xDFFF
@@ -47,12 +47,13 @@ class IndexRepository:
         row = self._database.read_one(self._statements.download, (file_id,))
         if row is None or not _is_live(row, now_ms):
             return None
-        file = read_file(row)
         if row[_EXTENTS] is not None:
+            file = read_file(row)
             return file, self._find_blobs(file)
-        if row[_BLOB_START] is None:
-            raise _missing_blob(file, file.digest)
-        return file, (read_blob(row[_BLOB_START:]),)
+        found = read_download(row)
+        if found is None:
+            raise _missing_blob(file_id, row[_DIGEST])
+        return found[0], (found[1],)
 
     def find_blob(self, digest: bytes) -> Blob | None:
         """Return the blob of that digest, or None."""
@@ -118,7 +119,7 @@ class IndexRepository:
             found.update((row[0], read_blob(row)) for row in rows)
         for digest in digests:
             if digest not in found:
-                raise _missing_blob(file, digest)
+                raise _missing_blob(file.id, digest)
         return tuple(found[digest] for digest in digests)
 
 
@@ -143,7 +144,7 @@ def _is_live(row: Row, now_ms: int) -> bool:
     return expires_at_ms is None or expires_at_ms > now_ms
 
 
-def _missing_blob(file: File, digest: bytes) -> BlobMissingError:
+def _missing_blob(file_id: str, digest: bytes) -> BlobMissingError:
     return BlobMissingError(
-        "The index does not know the bytes of the file.", file_id=file.id, digest=digest.hex()
+        "The index does not know the bytes of the file.", file_id=file_id, digest=digest.hex()
     )

@@ -93,6 +93,19 @@ def read_blob(row: Row) -> Blob:
     )
 
 
+def read_download(row: Row) -> tuple[File, Blob] | None:
+    """Return a file and its whole blob, or None if the index lacks the blob.
+
+    Args:
+        row: `FILE_COLUMNS`, then `BLOB_COLUMNS` without the digest, which is the file's.
+    """
+    kind = _BLOB_KINDS.get(row[13])
+    if kind is None:
+        return None
+    blob = Blob(row[4], row[12], kind, row[14], row[15], row[16], row[17], row[18], row[19])
+    return read_file(row), blob
+
+
 def segment_row(node_id: str, segment: Segment) -> tuple[Any, ...]:
     """Return the values of `SEGMENT_COLUMNS`."""
     return (

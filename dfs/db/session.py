@@ -1,62 +1,24 @@
-"""Opening and closing the index, on SQLite or PostgreSQL.
-
-Every thread reads on a connection of its own; the process writes on one more, which one
-transaction at a time holds. On SQLite this keeps the pages and the prepared statements of the
-writer in one place, whichever thread leads a commit.
-"""
+"""Opening and closing the index, on SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
-
-from peewee import Database, PostgresqlDatabase, SqliteDatabase
-from psycopg.types.numeric import Int8Dumper
+from typing import Any
 
 from dfs.core.clock import now_ms
 from dfs.core.durable import make_directory_durably, sync_directory
-from dfs.core.errors import ConfigError, IndexUnavailableError, MetadataError
+from dfs.core.errors import ConfigError, DfsError, IndexUnavailableError, MetadataError
+from dfs.db.connections import LOCK_WAIT_S, SQLITE_PREFIX, Connections, Cursor, is_postgres
 from dfs.db.faults import DRIVER_ERRORS, index_error
 from dfs.db.migrations import migrate
 from dfs.db.models import TABLES
 from dfs.db.statements import Statements
 from dfs.db.transaction import IndexTransaction
 
-SQLITE_PREFIX = "sqlite:///"
-POSTGRES_PREFIX = "postgresql://"
-LOCK_WAIT_S = 30
-CONNECT_TIMEOUT_S = 5
-CACHED_STATEMENTS = 384
-"""Room for a statement of each size of batch, see `statements.chunks`, for upload and replay."""
-SQLITE_CACHE_KIB = 8192
-SQLITE_MMAP_BYTES = 1 << 30
-SQLITE_CHECKPOINT_PAGES = 4000
-SQLITE_WAL_BYTES_KEPT = 64 << 20
 _MIGRATION_LOCK = 0x646673
 """PostgreSQL advisory lock of whoever migrates: "dfs"."""
-
-
-class Cursor(Protocol):
-    """What is used of a cursor of either driver."""
-
-    def fetchone(self) -> Any:
-        """Return the next row or None."""
-
-    def fetchall(self) -> list[Any]:
-        """Return the rows that are left."""
-
-
-class Connection(Protocol):
-    """What is used of a connection of either driver."""
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ...) -> Cursor:
-        """Run one statement."""
-
-    def close(self) -> None:
-        """Close it."""
 
 
 class IndexDatabase:
@@ -73,16 +35,13 @@ class IndexDatabase:
     def __init__(self, *, url: str, node_id: str) -> None:
         self.url = url
         self.node_id = node_id
-        self.is_postgres = url.startswith(POSTGRES_PREFIX)
+        self.is_postgres = is_postgres(url)
         if not self.is_postgres and not url.startswith(SQLITE_PREFIX):
             raise ConfigError("DATABASE_URL must be sqlite:///PATH or postgresql://...")
         self.statements = Statements(is_postgres=self.is_postgres)
         self._path = Path(url.removeprefix(SQLITE_PREFIX))
-        self._lock = threading.Lock()
         self._writer_lock = threading.Lock()
-        self._readers: Database | None = None
-        self._writer: Database | None = None
-        self._connections: list[tuple[threading.Thread, Connection]] = []
+        self._connections: Connections | None = None
 
     def open(self) -> None:
         """Connect, creating the database file and its directory if they are missing.
@@ -95,8 +54,7 @@ class IndexDatabase:
         self.close()
         if not self.is_postgres:
             make_directory_durably(self._path.parent)
-        self._readers = self._new_database(thread_safe=True)
-        self._writer = self._new_database(thread_safe=False)
+        self._connections = Connections(url=self.url)
         try:
             if self.is_postgres:
                 self._require_utf8()
@@ -115,20 +73,22 @@ class IndexDatabase:
             IndexDamagedError, IndexUnavailableError, NoSpaceError.
         """
         with self._writer_lock:
+            connections = self._opened()
             try:
-                database = self._opened(self._writer)
-                database.connection()
+                database = connections.writing_database()
                 if not self.is_postgres:
                     migrate(database)
                     return
                 # Nodes that share the database may start at the same moment.
                 database.execute_sql("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
-                try:
-                    migrate(database)
-                finally:
-                    database.execute_sql("SELECT pg_advisory_unlock(%s)", (_MIGRATION_LOCK,))
-            except DRIVER_ERRORS as error:
-                raise self._failed(error, self._writer) from error
+                migrate(database)
+                database.execute_sql("SELECT pg_advisory_unlock(%s)", (_MIGRATION_LOCK,))
+            except BaseException as error:
+                # A lock of the server's lasts as long as the connection.
+                connections.close()
+                if isinstance(error, DRIVER_ERRORS):
+                    raise index_error(error) from error
+                raise
 
     def begin(self) -> IndexTransaction:
         """Begin the one write transaction of this process, and of the node's index.
@@ -143,14 +103,15 @@ class IndexDatabase:
         if not self._writer_lock.acquire(timeout=LOCK_WAIT_S):
             raise IndexUnavailableError("Another transaction of this process does not end.")
         try:
-            connection = self._connection(self._writer)
+            connection = self._opened().writer()
             for statement in self.statements.begin:
                 connection.execute(statement)
             row = connection.execute(self.statements.node_state_locked, (self.node_id,)).fetchone()
-        except BaseException as error:
+        except DRIVER_ERRORS as error:
             self.end_transaction(abandon=True)
-            if isinstance(error, DRIVER_ERRORS):
-                raise self._failed(error, self._writer) from error
+            raise index_error(error) from error
+        except BaseException:
+            self.end_transaction(abandon=True)
             raise
         return IndexTransaction(self, row)
 
@@ -168,13 +129,9 @@ class IndexDatabase:
         Needed before a fork: a connection must not be carried into another process. Afterwards
         everything but `open` and `destroy` raises IndexUnavailableError.
         """
-        with self._lock:
-            connections, self._connections = self._connections, []
-            self._readers = None
-            self._writer = None
-        for _, connection in connections:
-            with contextlib.suppress(*DRIVER_ERRORS):
-                connection.close()
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            connections.close()
 
     def destroy(self) -> None:
         """Throw the index away, so that it can be rebuilt: `open` and `migrate` make an empty one.
@@ -210,17 +167,21 @@ class IndexDatabase:
         Raises:
             IndexUnavailableError, IndexDamagedError, MetadataError.
         """
+        connections = self._connections
+        if connections is None:
+            raise _not_open()
         try:
-            return self._connection(self._readers).execute(sql, parameters).fetchone()
+            return connections.reader().execute(sql, parameters).fetchone()
         except DRIVER_ERRORS as error:
-            raise self._failed(error, self._readers) from error
+            raise self._failed(error, connections) from error
 
     def read_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return all rows as tuples, read on this thread's connection. Raises as `read_one`."""
+        connections = self._opened()
         try:
-            return self._connection(self._readers).execute(sql, parameters).fetchall()
+            return connections.reader().execute(sql, parameters).fetchall()
         except DRIVER_ERRORS as error:
-            raise self._failed(error, self._readers) from error
+            raise self._failed(error, connections) from error
 
     def write(self, sql: str, parameters: Sequence[Any] = ()) -> Cursor:
         """Run a statement in the open transaction; only for the transaction itself.
@@ -229,7 +190,7 @@ class IndexDatabase:
             IndexUnavailableError, IndexDamagedError, NoSpaceError, MetadataError.
         """
         try:
-            return self._connection(self._writer).execute(sql, parameters)
+            return self._opened().writer().execute(sql, parameters)
         except DRIVER_ERRORS as error:
             raise index_error(error) from error
 
@@ -241,88 +202,22 @@ class IndexDatabase:
                 undoes it too, and is opened again at the next use.
         """
         try:
-            if abandon and self._writer is not None and not self._writer.is_closed():
-                self._roll_back(self._writer)
+            if abandon and self._connections is not None:
+                self._connections.roll_back()
         finally:
             self._writer_lock.release()
 
-    def _roll_back(self, writer: Database) -> None:
-        connection = writer.connection()
-        try:
-            if self.is_postgres or connection.in_transaction:
-                connection.execute("ROLLBACK")
-        except DRIVER_ERRORS:
-            self._drop(writer)
+    def _opened(self) -> Connections:
+        if self._connections is None:
+            raise _not_open()
+        return self._connections
 
-    def _connection(self, database: Database | None) -> Connection:
-        """Return this thread's connection; connect if it has none."""
-        if database is None:
-            raise IndexUnavailableError("The index is not open.")
-        if database.is_closed():
-            self._connect(database)
-        return cast(Connection, database.connection())
-
-    def _connect(self, database: Database) -> None:
-        database.connect()
-        connection = database.connection()
-        if self.is_postgres:
-            # One type for all integers: else each mix of sizes would be prepared for itself.
-            connection.adapters.register_dumper(int, Int8Dumper)
-        with self._lock:
-            ended = [entry for entry in self._connections if not entry[0].is_alive()]
-            self._connections = [entry for entry in self._connections if entry[0].is_alive()]
-            self._connections.append((threading.current_thread(), connection))
-        for _, old in ended:
-            with contextlib.suppress(*DRIVER_ERRORS):
-                old.close()
-
-    def _opened(self, database: Database | None) -> Database:
-        self._connection(database)
-        return cast(Database, database)
-
-    def _failed(self, error: Exception, database: Database | None) -> Exception:
-        """Return the error to raise; drop a connection to PostgreSQL that is broken."""
+    def _failed(self, error: Exception, connections: Connections) -> DfsError:
+        """Return the error to raise; drop a reader's connection to a server that is gone."""
         translated = index_error(error)
-        if (
-            self.is_postgres
-            and isinstance(translated, IndexUnavailableError)
-            and database is not None
-            and not database.is_closed()
-        ):
-            self._drop(database)
+        if self.is_postgres and isinstance(translated, IndexUnavailableError):
+            connections.drop_reader()
         return translated
-
-    def _drop(self, database: Database) -> None:
-        connection = database.connection()
-        with self._lock:
-            self._connections = [entry for entry in self._connections if entry[1] is not connection]
-        with contextlib.suppress(*DRIVER_ERRORS):
-            database.close()
-
-    def _new_database(self, *, thread_safe: bool) -> Database:
-        """Return a Peewee database that is not connected yet."""
-        if self.is_postgres:
-            options: dict[str, Any] = {"client_encoding": "UTF8", "prefer_psycopg3": True}
-            if "connect_timeout" not in self.url:
-                options["connect_timeout"] = CONNECT_TIMEOUT_S
-            return PostgresqlDatabase(self.url, thread_safe=thread_safe, **options)
-        return SqliteDatabase(
-            str(self._path),
-            thread_safe=thread_safe,
-            lock_type="IMMEDIATE",
-            timeout=LOCK_WAIT_S,
-            # Used by one thread at a time; `close` closes those of other threads.
-            check_same_thread=False,
-            cached_statements=CACHED_STATEMENTS,
-            pragmas={
-                "journal_mode": "wal",
-                "synchronous": 1,
-                "cache_size": -SQLITE_CACHE_KIB,
-                "mmap_size": SQLITE_MMAP_BYTES,
-                "wal_autocheckpoint": SQLITE_CHECKPOINT_PAGES,
-                "journal_size_limit": SQLITE_WAL_BYTES_KEPT,
-            },
-        )
 
     def _require_utf8(self) -> None:
         encoding = self.read_one("SHOW server_encoding")[0]
@@ -334,9 +229,14 @@ class IndexDatabase:
             )
 
     def _drop_tables(self) -> None:
-        database = self._new_database(thread_safe=True)
+        connections = Connections(url=self.url)
         try:
-            with database.connection_context():
-                database.execute_sql(f"DROP TABLE IF EXISTS {', '.join(TABLES)}")
+            connections.writer().execute(f"DROP TABLE IF EXISTS {', '.join(TABLES)}")
         except DRIVER_ERRORS as error:
             raise index_error(error) from error
+        finally:
+            connections.close()
+
+
+def _not_open() -> IndexUnavailableError:
+    return IndexUnavailableError("The index is not open.")

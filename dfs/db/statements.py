@@ -91,7 +91,7 @@ class Statements:
         self.file = self._own(f"SELECT {_FILES} FROM dfs_file WHERE id = ?")
         self.blob = self._own(f"SELECT {_BLOBS} FROM dfs_blob WHERE digest = ?")
         self.download = self._own(
-            f"SELECT {_qualified('f', FILE_COLUMNS)}, {_qualified('b', BLOB_COLUMNS)} "
+            f"SELECT {_qualified('f', FILE_COLUMNS)}, {_qualified('b', BLOB_COLUMNS[1:])} "
             "FROM dfs_file f LEFT JOIN dfs_blob b ON b.digest = f.sha256 WHERE f.id = ?"
         )
         self.key_exists = self._own(

@@ -1,0 +1,166 @@
+"""The connections of one process to the index.
+
+Every thread reads on a connection of its own; the process writes on one more, which one
+transaction at a time holds. On SQLite this keeps the pages and the prepared statements of the
+writer in one place, whichever thread leads a commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from peewee import Database, PostgresqlDatabase, SqliteDatabase
+from psycopg.types.numeric import Int8Dumper
+
+from dfs.db.faults import DRIVER_ERRORS
+
+SQLITE_PREFIX = "sqlite:///"
+POSTGRES_PREFIX = "postgresql://"
+LOCK_WAIT_S = 30
+CONNECT_TIMEOUT_S = 5
+CACHED_STATEMENTS = 384
+"""Room for a statement of each size of batch, see `statements.chunks`, for upload and replay."""
+SQLITE_PRAGMAS = {
+    "journal_mode": "wal",
+    # A power cut may take the newest transactions, which the log replays, but damages nothing.
+    "synchronous": 1,
+    "cache_size": -8192,  # KiB for each connection, taken as needed
+    "mmap_size": 256 << 20,  # bytes; readers use the pages of the kernel instead of copies
+    "wal_autocheckpoint": 4000,  # pages of 4 KiB: less often than by default, longer each time
+    "journal_size_limit": 64 << 20,  # bytes
+}
+
+
+class Cursor(Protocol):
+    """What is used of a cursor of either driver."""
+
+    def fetchone(self) -> Any:
+        """Return the next row or None."""
+
+    def fetchall(self) -> list[Any]:
+        """Return the rows that are left."""
+
+
+class Connection(Protocol):
+    """What is used of a connection of either driver."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ...) -> Cursor:
+        """Run one statement."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+def is_postgres(url: str) -> bool:
+    """Tell whether the address is one of PostgreSQL; else it is one of SQLite."""
+    return url.startswith(POSTGRES_PREFIX)
+
+
+class Connections:
+    """From one opening of the index to its closing. Connects at first use.
+
+    Methods raise what the drivers raise: one of `faults.DRIVER_ERRORS`.
+
+    Args:
+        url: `sqlite:///PATH` or `postgresql://...`.
+    """
+
+    def __init__(self, *, url: str) -> None:
+        self._is_postgres = is_postgres(url)
+        self._readers = _new_database(url, thread_safe=True)
+        self._writers = _new_database(url, thread_safe=False)
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._reading: list[tuple[threading.Thread, Connection]] = []
+
+    def reader(self) -> Connection:
+        """Return the connection on which the calling thread reads."""
+        try:
+            return cast(Connection, self._local.connection)
+        except AttributeError:
+            return self._connect_reader()
+
+    def writer(self) -> Connection:
+        """Return the connection of the writer; its users take turns."""
+        return cast(Connection, self.writing_database().connection())
+
+    def writing_database(self) -> Database:
+        """Return the writer's database for what goes through Peewee, connected."""
+        if self._writers.is_closed():
+            self._connect(self._writers)
+        return self._writers
+
+    def drop_reader(self) -> None:
+        """Close this thread's connection; the next use opens another."""
+        connection = self._local.__dict__.pop("connection", None)
+        with self._lock:
+            self._reading = [entry for entry in self._reading if entry[1] is not connection]
+        with contextlib.suppress(*DRIVER_ERRORS):
+            self._readers.close()
+
+    def roll_back(self) -> None:
+        """Undo the writer's transaction, if one is open; by closing, if need be."""
+        if self._writers.is_closed():
+            return
+        connection = self._writers.connection()
+        try:
+            if self._is_postgres or connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except DRIVER_ERRORS:
+            with contextlib.suppress(*DRIVER_ERRORS):
+                self._writers.close()
+
+    def close(self) -> None:
+        """Close the connections of all threads. None may be in use."""
+        with self._lock:
+            reading, self._reading = self._reading, []
+            self._local = threading.local()
+        _close_all(connection for _, connection in reading)
+        with contextlib.suppress(*DRIVER_ERRORS):
+            self._writers.close()
+
+    def _connect_reader(self) -> Connection:
+        self._connect(self._readers)
+        connection = cast(Connection, self._readers.connection())
+        with self._lock:
+            ended = [entry[1] for entry in self._reading if not entry[0].is_alive()]
+            self._reading = [entry for entry in self._reading if entry[0].is_alive()]
+            self._reading.append((threading.current_thread(), connection))
+        _close_all(ended)
+        self._local.connection = connection
+        return connection
+
+    def _connect(self, database: Database) -> None:
+        database.connect(reuse_if_open=True)
+        if self._is_postgres:
+            # One type for all integers: else each mix of sizes would be prepared for itself.
+            database.connection().adapters.register_dumper(int, Int8Dumper)
+
+
+def _close_all(connections: Iterable[Connection]) -> None:
+    for connection in connections:
+        with contextlib.suppress(*DRIVER_ERRORS):
+            connection.close()
+
+
+def _new_database(url: str, *, thread_safe: bool) -> Database:
+    """Return a Peewee database that is not connected yet."""
+    if is_postgres(url):
+        options: dict[str, Any] = {"client_encoding": "UTF8", "prefer_psycopg3": True}
+        if "connect_timeout" not in url:
+            options["connect_timeout"] = CONNECT_TIMEOUT_S
+        return PostgresqlDatabase(url, thread_safe=thread_safe, **options)
+    return SqliteDatabase(
+        str(Path(url.removeprefix(SQLITE_PREFIX))),
+        thread_safe=thread_safe,
+        lock_type="IMMEDIATE",
+        timeout=LOCK_WAIT_S,
+        # Used by one thread at a time, but `close` closes those of other threads.
+        check_same_thread=False,
+        cached_statements=CACHED_STATEMENTS,
+        pragmas=SQLITE_PRAGMAS,
+    )

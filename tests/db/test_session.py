@@ -1,0 +1,403 @@
+"""Opening, closing, losing and destroying the index."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from dfs.core.errors import (
+    ConfigError,
+    IndexDamagedError,
+    IndexUnavailableError,
+    MetadataError,
+    NoSpaceError,
+)
+from dfs.core.model import NodeState
+from dfs.db import session
+from dfs.db.repository import IndexRepository
+from dfs.db.session import IndexDatabase
+from tests.db.conftest import NODE_ID, make_blob, make_file, put_files
+
+
+def open_index(url: str) -> IndexDatabase:
+    """Return another open index of the same database."""
+    database = IndexDatabase(url=url, node_id=NODE_ID)
+    database.open()
+    return database
+
+
+def sqlite_path(url: str) -> Path:
+    """Return the path in the address of a SQLite database."""
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def fill(database: IndexDatabase, count: int) -> None:
+    """Store enough for the database to have pages that matter."""
+    with database.begin() as transaction:
+        for number in range(count):
+            transaction.put_file(make_file(number))
+            transaction.put_blob(make_blob(number))
+        transaction.commit()
+
+
+def test_database_of_unknown_kind_is_a_config_error() -> None:
+    """An address dfs cannot use is refused before anything is opened."""
+    with pytest.raises(ConfigError):
+        IndexDatabase(url="mysql://localhost/dfs", node_id=NODE_ID)
+
+
+def test_constructor_opens_nothing(sqlite_url: str) -> None:
+    """The directory appears with `open`, not before."""
+    database = IndexDatabase(url=sqlite_url, node_id=NODE_ID)
+    assert not sqlite_path(sqlite_url).parent.exists()
+    database.open()
+    assert sqlite_path(sqlite_url).exists()
+    database.close()
+
+
+def test_closed_index_says_that_it_is_not_open(database: IndexDatabase) -> None:
+    """Closing twice is harmless, and every use in between is an error, not a new connection."""
+    repository = IndexRepository(database)
+    database.close()
+    database.close()
+    for use in (database.check, database.begin, database.migrate, repository.count_files):
+        with pytest.raises(IndexUnavailableError):
+            use()  # type: ignore[operator]
+    database.open()
+    assert repository.count_files() == 0
+
+
+def test_check_of_open_index_passes(database: IndexDatabase) -> None:
+    """An index that answers raises nothing."""
+    database.check()
+
+
+def test_reopened_index_still_holds_everything(
+    database: IndexDatabase, repository: IndexRepository
+) -> None:
+    """What was committed is there after closing and opening again."""
+    fill(database, 100)
+    database.close()
+    database.open()
+    assert repository.count_files() == 100
+
+
+def test_close_closes_connections_of_other_threads(
+    database: IndexDatabase, repository: IndexRepository
+) -> None:
+    """After `close` a thread that has read before connects anew and sees the present."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(repository.count_files).result() == 0
+        database.close()
+        with pytest.raises(IndexUnavailableError):
+            pool.submit(repository.count_files).result()
+        database.open()
+        put_files(database, make_file(1))
+        assert pool.submit(repository.count_files).result() == 1
+
+
+def test_connections_of_ended_threads_are_not_kept(
+    database: IndexDatabase, repository: IndexRepository
+) -> None:
+    """Threads come and go without the process running out of files or connections."""
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.exists():
+        pytest.skip("needs /proc")
+    counts = []
+    for _ in range(20):
+        thread = threading.Thread(target=repository.count_files)
+        thread.start()
+        thread.join()
+        counts.append(len(list(descriptors.iterdir())))
+    assert counts[-1] <= counts[3]
+
+
+def test_writer_outlives_the_thread_that_connected_it(
+    database: IndexDatabase, repository: IndexRepository
+) -> None:
+    """The thread that led the first commit may end; the next leads on the same connection."""
+    for number in range(3):
+        thread = threading.Thread(target=put_files, args=(database, make_file(number)))
+        thread.start()
+        thread.join()
+        reader = threading.Thread(target=repository.count_files)
+        reader.start()
+        reader.join()
+    put_files(database, make_file(9))
+    assert repository.count_files() == 4
+
+
+def test_readers_see_the_state_before_an_open_transaction(
+    database: IndexDatabase, repository: IndexRepository
+) -> None:
+    """Reading neither waits for a writer nor sees what is not committed."""
+    with database.begin() as transaction:
+        transaction.put_file(make_file(1))
+        transaction.flush()
+        assert repository.count_files() == 0
+        transaction.commit()
+    assert repository.count_files() == 1
+
+
+def test_transactions_of_many_threads_and_instances_lose_no_update(
+    index_url: str, database: IndexDatabase
+) -> None:
+    """A transaction reads the state that the one before it wrote, whoever that was."""
+    other = open_index(index_url)
+    with database.begin() as transaction:
+        transaction.set_node_state(NodeState(NODE_ID, b"c" * 16, 0))
+        transaction.commit()
+
+    def count_up(index: IndexDatabase) -> None:
+        for _ in range(25):
+            with index.begin() as transaction:
+                state = transaction.node_state
+                assert state is not None
+                following = NodeState(NODE_ID, state.cluster_id, state.applied_lsn + 1)
+                transaction.set_node_state(following)
+                transaction.commit()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(count_up, [database, other, database, other]))
+    other.close()
+    state = IndexRepository(database).node_state()
+    assert state is not None
+    assert state.applied_lsn == 100
+
+
+def test_second_transaction_that_cannot_begin_is_unavailable(
+    database: IndexDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction that never ends does not hang the process for ever."""
+    monkeypatch.setattr(session, "LOCK_WAIT_S", 0.01)
+    with database.begin(), pytest.raises(IndexUnavailableError):
+        database.begin()
+
+
+def test_migrating_from_several_threads_makes_one_schema(index_url: str) -> None:
+    """Nodes that start at the same moment do not trip over each other."""
+    databases = [open_index(index_url) for _ in range(3 if "postgresql" in index_url else 1)]
+    with ThreadPoolExecutor(len(databases)) as pool:
+        list(pool.map(lambda index: index.migrate(), databases))
+    assert IndexRepository(databases[0]).count_files() == 0
+    for database in databases:
+        database.close()
+
+
+def test_destroy_leaves_an_empty_index_behind(
+    database: IndexDatabase, repository: IndexRepository
+) -> None:
+    """After `destroy`, `open` and `migrate` give an index that has followed no log."""
+    fill(database, 10)
+    database.destroy()
+    database.open()
+    database.migrate()
+    assert repository.count_files() == 0
+    assert repository.node_state() is None
+
+
+def test_destroy_of_what_does_not_exist_does_nothing(sqlite_url: str) -> None:
+    """There need not be an index to throw away."""
+    IndexDatabase(url=sqlite_url, node_id=NODE_ID).destroy()
+    assert not sqlite_path(sqlite_url).parent.exists()
+
+
+def test_destroy_on_sqlite_keeps_the_files_aside(sqlite_url: str) -> None:
+    """The old database, and what had not reached it from its log, can still be looked at."""
+    database = open_index(sqlite_url)
+    database.migrate()
+    fill(database, 10)
+    path = sqlite_path(sqlite_url)
+    wal = path.with_name(f"{path.name}-wal")
+    content = wal.read_bytes()
+    database.close()
+    wal.write_bytes(content)
+    database.destroy()
+    assert sorted(entry.name.split("-")[0] for entry in path.parent.iterdir()) == [
+        "dfs.db.damaged",
+        "dfs.db.damaged",
+    ]
+
+
+def test_destroy_on_postgresql_drops_only_tables_of_dfs(postgres_url: str) -> None:
+    """Another program's table in the same database is left alone."""
+    database = open_index(postgres_url)
+    database.migrate()
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        other.execute("CREATE TABLE file (id INT)")
+        database.destroy()
+        rows = other.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        assert rows.fetchall() == [("file",)]
+
+
+@pytest.mark.parametrize("start", [0, 16, 100])
+def test_open_damaged_sqlite_file_is_reported_damaged(sqlite_url: str, start: int) -> None:
+    """A file whose first page is not a database's is found out, and can be replaced."""
+    database = open_index(sqlite_url)
+    database.migrate()
+    fill(database, 10)
+    database.close()
+    path = sqlite_path(sqlite_url)
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xa5" * 4000)
+    with pytest.raises(IndexDamagedError):
+        database.open()
+    database.destroy()
+    database.open()
+    database.migrate()
+    assert IndexRepository(database).count_files() == 0
+    database.close()
+
+
+def test_damage_behind_the_first_page_is_reported_at_use(sqlite_url: str) -> None:
+    """A page that is damaged is not served: whoever meets it is told to rebuild."""
+    database = open_index(sqlite_url)
+    database.migrate()
+    fill(database, 2000)
+    database.close()
+    path = sqlite_path(sqlite_url)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (path.stat().st_size - 4096))
+    database.open()
+    repository = IndexRepository(database)
+    with pytest.raises(IndexDamagedError):
+        repository.list_files(bucket="default", after=None, limit=100, now_ms=0)
+    with pytest.raises(IndexDamagedError):
+        put_files(database, make_file(5))
+    database.close()
+
+
+def test_open_where_a_directory_stands_is_unavailable(tmp_path: Path) -> None:
+    """A path that cannot be a database is not taken for a damaged one, which would move it."""
+    database = IndexDatabase(url=f"sqlite:///{tmp_path}", node_id=NODE_ID)
+    with pytest.raises(IndexUnavailableError):
+        database.open()
+
+
+def test_full_database_is_no_space_and_rolls_back(sqlite_url: str) -> None:
+    """When the disk is full the change is undone whole, and later ones work."""
+    database = open_index(sqlite_url)
+    database.migrate()
+    put_files(database, make_file(0))
+    pages = database.read_one("PRAGMA page_count")[0]
+    with database.begin():
+        database.write(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(NoSpaceError):
+        put_files(database, *(make_file(number) for number in range(1, 2000)))
+    assert IndexRepository(database).count_files() == 1
+    put_files(database, make_file(1))
+    assert IndexRepository(database).count_files() == 2
+    database.close()
+
+
+def test_locked_sqlite_is_unavailable(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program that holds the database makes writing fail, not wait for ever."""
+    monkeypatch.setattr("dfs.db.connections.LOCK_WAIT_S", 0)
+    database = open_index(sqlite_url)
+    database.migrate()
+    intruder = sqlite3.connect(sqlite_path(sqlite_url), isolation_level=None)
+    intruder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(IndexUnavailableError):
+        database.begin()
+    intruder.close()
+    put_files(database, make_file(1))
+    database.close()
+
+
+def test_index_without_schema_is_an_error_of_the_index(index_url: str) -> None:
+    """Reading before migrating is a plain MetadataError, which rebuilds nothing."""
+    database = open_index(index_url)
+    with pytest.raises(MetadataError) as caught:
+        database.check()
+    assert type(caught.value) is MetadataError
+    with pytest.raises(MetadataError):
+        database.begin()
+    database.close()
+
+
+def _terminate_backends(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+def _read(database: IndexDatabase) -> None:
+    database.check()
+
+
+def _write(database: IndexDatabase) -> None:
+    with database.begin() as transaction:
+        transaction.put_file(make_file(1))
+        transaction.commit()
+
+
+@pytest.mark.parametrize("use", [_read, _write])
+def test_broken_connection_fails_once_and_is_opened_again(
+    postgres_url: str, use: Callable[[IndexDatabase], None]
+) -> None:
+    """After the server has cut the connection one use fails, and the next works."""
+    database = open_index(postgres_url)
+    database.migrate()
+    use(database)
+    _terminate_backends(postgres_url)
+    with pytest.raises(IndexUnavailableError):
+        use(database)
+    use(database)
+    database.close()
+
+
+def test_connection_broken_inside_transaction_undoes_it(postgres_url: str) -> None:
+    """A transaction whose connection is cut fails whole, and the next begins afresh."""
+    database = open_index(postgres_url)
+    database.migrate()
+    transaction = database.begin()
+    transaction.put_file(make_file(1))
+    transaction.flush()
+    _terminate_backends(postgres_url)
+    transaction.put_file(make_file(2))
+    with pytest.raises(IndexUnavailableError):
+        transaction.commit()
+    put_files(database, make_file(3))
+    database.close()
+    database.open()
+    assert IndexRepository(database).count_files() == 1
+    database.close()
+
+
+def test_unreachable_server_is_unavailable() -> None:
+    """A server that refuses connections is told from a damaged index."""
+    database = IndexDatabase(url="postgresql://dfs@127.0.0.1:1/dfs", node_id=NODE_ID)
+    with pytest.raises(IndexUnavailableError):
+        database.open()
+
+
+def test_fork_after_close_uses_connections_of_its_own(
+    database: IndexDatabase, repository: IndexRepository
+) -> None:
+    """A child process opens the index for itself, and the parent goes on with its own."""
+    put_files(database, make_file(1))
+    database.close()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            database.open()
+            put_files(database, make_file(2))
+            database.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    database.open()
+    assert repository.count_files() == 2
