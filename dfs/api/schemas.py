@@ -25,6 +25,7 @@ LSN_MAX = (1 << 63) - 1
 TTL_S_MAX = 100 * 366 * 86400
 
 _QUERY_FIELDS_MAX = 50
+_TEXT_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*$"  # for the document; the check is by category
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -138,7 +139,8 @@ class UploadQuerySchema(ExpirySchema):
         validate=validate.Length(1, KEY_CHARS_MAX),
         metadata={
             "description": "Name of the file. Needed for a raw body; in a form with one file it "
-            "replaces the name given there."
+            "replaces the name given there.",
+            "pattern": _TEXT_PATTERN,
         },
     )
     metadata = MetadataText(validate=check_metadata)
@@ -169,12 +171,12 @@ class FilesQuerySchema(StrictSchema):
     prefix = fields.String(
         load_default="",
         validate=[validate.Length(max=KEY_CHARS_MAX), check_prefix],
-        metadata={"description": "Only files whose name begins so."},
+        metadata={"description": "Only files whose name begins so.", "pattern": _TEXT_PATTERN},
     )
     name = fields.String(
         load_default=None,
         validate=[validate.Length(1, KEY_CHARS_MAX), check_prefix],
-        metadata={"description": "Only files with exactly this name."},
+        metadata={"description": "Only files with exactly this name.", "pattern": _TEXT_PATTERN},
     )
 
 
@@ -182,7 +184,8 @@ class FilePatchSchema(StrictSchema):
     """What can be changed in a file. What is left out stays as it is."""
 
     name = fields.String(
-        validate=validate.Length(1, KEY_CHARS_MAX), metadata={"description": "The new name."}
+        validate=validate.Length(1, KEY_CHARS_MAX),
+        metadata={"description": "The new name.", "pattern": _TEXT_PATTERN},
     )
     content_type = fields.String(
         validate=check_content_type, metadata={"description": "The new media type."}
@@ -196,7 +199,7 @@ class FilePatchSchema(StrictSchema):
     expires_at = Timestamp(
         allow_none=True,
         metadata={
-            "type": ["string", "null"],
+            "type": "string",
             "format": "date-time",
             "description": "When the file expires; null: never.",
         },

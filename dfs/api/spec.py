@@ -102,7 +102,14 @@ UPLOAD_DOC: Doc = {
     "stored or none. The answer comes when they are on disk.",
     "parameters": [
         {"in": "query", "schema": UploadQuerySchema(exclude=("metadata",))},
-        header_parameter("DFS-Metadata", "JSON object whose values are strings."),
+        {
+            "in": "header",
+            "name": "DFS-Metadata",
+            "description": "Names and values of the client's own.",
+            "content": {
+                JSON: {"schema": {"type": "object", "additionalProperties": {"type": "string"}}}
+            },
+        },
         header_parameter("If-None-Match", "`*`: only if no file has that name.", enum=["*"]),
         *_DIGESTS,
     ],
@@ -118,7 +125,6 @@ UPLOAD_DOC: Doc = {
                         "file": {
                             "type": "array",
                             "minItems": 1,
-                            "maxItems": FILES_MAX,
                             "items": {"type": "string", "format": "binary"},
                         },
                         "metadata": {

@@ -1,0 +1,87 @@
+"""The interface described: OpenAPI and Swagger UI."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import schemathesis
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from tests.api.conftest import MakeApp
+
+UNDOCUMENTED = {"/openapi.json", "/docs", "/docs/assets/<path:name>", "/metrics"}
+
+
+def test_document_has_every_route(make_app: MakeApp) -> None:
+    """A route that is added must be described, with each of its methods."""
+    app = make_app()
+    document: Any = app.test_client().get("/openapi.json").json
+    documented = {
+        (path, method.upper())
+        for path, operations in document["paths"].items()
+        for method in operations
+        if method != "parameters"
+    }
+    routes = {
+        (re.sub("<(?:[a-z]+:)?([a-z_]+)>", r"{\1}", rule.rule), method)
+        for rule in app.url_map.iter_rules()
+        if rule.rule not in UNDOCUMENTED
+        for method in (rule.methods or set()) - {"OPTIONS", "HEAD"}
+    }
+    assert documented - {("/download/{file_id}", "HEAD")} == routes
+
+
+def test_document_is_openapi_3_with_problems(client: FlaskClient) -> None:
+    """Every operation says what it answers when it fails."""
+    document: Any = client.get("/openapi.json").json
+    assert document["openapi"].startswith("3.")
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if method != "parameters":
+                content = operation["responses"]["default"]["content"]
+                assert "application/problem+json" in content, (path, method)
+                assert operation["summary"], (path, method)
+
+
+def test_docs_page_asks_nothing_of_other_hosts(client: FlaskClient) -> None:
+    """All that the page loads is served here, and its policy allows nothing else."""
+    with client.get("/docs") as page:
+        assert page.status_code == 200
+        assert page.headers["Content-Security-Policy"].startswith("default-src 'self'")
+        loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert loaded
+    for path in loaded:
+        with client.get(path) as asset:
+            assert (path[0], asset.status_code) == ("/", 200)
+
+
+def test_docs_assets_are_only_those_of_the_page(client: FlaskClient) -> None:
+    """No path leads out of the folder."""
+    for name in ("../app.py", "..%2f..%2fapp.py", "nothing.js", "%00"):
+        assert client.get(f"/docs/assets/{name}").status_code == 404
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_document_is_truthful(make_app: MakeApp, mode: GenerationMode) -> None:
+    """Whatever is sent after the document, or against it, is answered as the document says."""
+    schema = schemathesis.openapi.from_wsgi("/openapi.json", make_app())
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+        def check(case: schemathesis.Case) -> None:
+            # An upload's body decides whether it needs a name, its checksums depend on its bytes,
+            # and a cursor comes from a page: no schema can say that.
+            case.call_and_validate(excluded_checks=[positive_data_acceptance])
+
+        with suppress(Unsatisfiable):  # nothing of this operation can be wrong
+            check()
