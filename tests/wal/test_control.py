@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -225,6 +226,35 @@ def test_control_position_read_while_published_is_never_mixed(path: Path) -> Non
         writer.close()
         reader.close()
     assert seen <= set(POSITIONS)
+
+
+class _TornOnce:
+    """A map of the control file whose slots read half old and half new, the first time."""
+
+    def __init__(self, mapped: Any) -> None:
+        self._mapped = mapped
+        self.torn_reads = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        data = self._mapped[key]
+        if isinstance(key, slice) and key.start in SLOTS and not self.torn_reads:
+            self.torn_reads += 1
+            return data[:8] + bytes(8) + data[16:]
+        return data
+
+    def close(self) -> None:
+        self._mapped.close()
+
+
+def test_control_position_read_torn_is_read_again(path: Path) -> None:
+    """A slot that another process was writing is not taken for a log without position."""
+    control = ControlFile(path)
+    control.reset(OLD)
+    torn = _TornOnce(control._map)
+    control._map = torn  # type: ignore[assignment]
+    assert control.position == OLD
+    assert torn.torn_reads == 1
+    control.close()
 
 
 def test_control_of_another_boot_is_not_believed(

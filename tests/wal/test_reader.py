@@ -18,7 +18,7 @@ from dfs.core.errors import (
 )
 from dfs.wal import reader as reader_module
 from dfs.wal.control import LogPosition
-from dfs.wal.frame import Flag, encode_frame
+from dfs.wal.frame import RECORD_BYTES_MAX, Flag, encode_frame
 from dfs.wal.reader import LogReader, Outcome, SegmentReader
 from dfs.wal.segment import SEGMENT_HEADER_BYTES, OpenSegment
 from tests.wal.conftest import OpenLog
@@ -218,6 +218,16 @@ def test_reader_with_forged_length_takes_no_memory_for_it(
     assert lsns(frames) == lsns([r for r in WRITTEN if r.lsn < LAST_COMMIT.lsn])
     assert end.outcome is Outcome.TORN_TAIL
     assert max(sizes) <= reader_module.READ_BYTES
+
+
+def test_reader_of_record_over_the_limit_stops(path: Path) -> None:
+    """A record one byte longer than any may be is none, even if it is all there."""
+    covered = struct.pack("<QBBI", 1, 1, 2, 0) + bytes(RECORD_BYTES_MAX - 8 - 14 + 1)
+    record = struct.pack("<II", len(covered), zlib.crc32(covered)) + covered
+    path.write_bytes(encode_segment([]) + record)
+    frames, end = read_segment(path)
+    assert (frames, end.outcome) == ([], Outcome.TORN_TAIL)
+    assert end.fault == f"no record has a length of {len(covered)}"
 
 
 def test_reader_with_length_forged_into_the_next_record_is_corrupt(path: Path) -> None:
