@@ -9,7 +9,7 @@ from dfs.core.clock import now_ms
 from dfs.core.errors import AlreadyExistsError, NoSuchFileError, PreconditionFailedError
 from dfs.core.model import DEFAULT_BUCKET, BlobKind, File
 from dfs.db.transaction import IndexTransaction
-from dfs.services.commit import RECORD_OVERHEAD_BYTES, Draft
+from dfs.services.command import RECORD_OVERHEAD_BYTES, Draft
 from dfs.services.upload import BlobWriter
 from dfs.storage.base import StagedBlob
 from dfs.wal.record import DeleteFile, PutBlob, PutFile, UpdateFile

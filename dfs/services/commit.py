@@ -28,7 +28,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import (
@@ -43,51 +42,12 @@ from dfs.core.steps import OnStep, ignore_step
 from dfs.db.session import IndexDatabase
 from dfs.db.transaction import IndexTransaction
 from dfs.services.apply import apply
+from dfs.services.command import Command, Draft
 from dfs.services.recovery import roll_forward
 from dfs.storage.base import BlobStore, StagedBlob
 from dfs.wal.frame import Flag, Frame, encode_frame
 from dfs.wal.log import WriteAheadLog
-from dfs.wal.record import Meta, SealSegment, encode_meta
-
-RECORD_OVERHEAD_BYTES = 512
-"""Allowance for the frame and the fixed fields of a record when a batch is measured."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A record that has no place in the log yet."""
-
-    meta: Meta
-    data: bytes = b""
-
-
-class Command(Protocol):
-    """A change somebody wants."""
-
-    @property
-    def log_bytes_max(self) -> int:
-        """Bytes of log the change takes at most, roughly."""
-
-    @property
-    def file_ids(self) -> Sequence[str]:
-        """Files whose rows `plan` will look at."""
-
-    @property
-    def digests(self) -> Sequence[bytes]:
-        """Blobs whose rows `plan` will look at."""
-
-    def plan(self, index: IndexTransaction) -> Sequence[Draft]:
-        """Check the preconditions against the index and return the records of the change.
-
-        Raises:
-            RequestError: the change cannot be made. Nothing of it happens.
-        """
-
-    def staged(self) -> Sequence[tuple[StagedBlob, bytes, int]]:
-        """Return the blob files that the planned change needs: (staged blob, digest, size)."""
-
-    def read_back(self, index: IndexTransaction) -> None:
-        """Keep what the caller wants to know of the rows as the change has made them."""
+from dfs.wal.record import SealSegment, encode_meta
 
 
 @dataclass(frozen=True, slots=True)

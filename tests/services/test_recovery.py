@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dfs.core.errors import IndexDamagedError, StoreIdentityError, WalCorruptError, WalGapError
+from dfs.services.changes import Upload
 from tests.services.conftest import Opener, list_keys, make_config, store_bytes
 
 
@@ -128,6 +129,27 @@ def test_start_with_torn_tail_keeps_the_bytes_and_goes_on(open_node: Opener, tmp
     new = store_bytes(again, "new", b"new").files[0]
     (tmp_path / "wal" / "control").unlink()
     assert list_keys(open_node()) == {**expected, new.id: new.etag}
+
+
+def test_start_with_part_of_a_form_in_the_log_has_none_of_its_files(
+    open_node: Opener, tmp_path: Path
+):
+    """Files stored by one form are there together or not at all, wherever the log was torn."""
+    node = open_node()
+    kept = store_bytes(node, "kept", b"kept").files[0]
+    start = node.log.position.offset
+    blobs = [node.files.new_blob() for _ in range(3)]
+    for number, blob in enumerate(blobs):
+        blob.write(b"%d" % number)
+    node.files.store([Upload(blob, f"k{i}", "text/plain") for i, blob in enumerate(blobs)])
+    end = node.log.position.offset
+    data = (tmp_path / "wal" / "wal.active").read_bytes()[:end]
+    for cut in range(start, end, 7):
+        node.index.destroy()
+        (tmp_path / "wal" / "control").unlink()
+        (tmp_path / "wal" / "wal.active").write_bytes(data[:cut])
+        node = open_node()
+        assert list_keys(node) == {kept.id: kept.etag}
 
 
 def test_start_with_a_sealed_segment_missing_refuses(open_node: Opener, tmp_path: Path):
