@@ -144,7 +144,7 @@ def test_start_with_part_of_a_form_in_the_log_has_none_of_its_files(
     node.files.store([Upload(blob, f"k{i}", "text/plain") for i, blob in enumerate(blobs)])
     end = node.log.position.offset
     data = (tmp_path / "wal" / "wal.active").read_bytes()[:end]
-    for cut in range(start, end, 7):
+    for cut in range(start, end, (end - start) // 8):
         node.index.destroy()
         (tmp_path / "wal" / "control").unlink()
         (tmp_path / "wal" / "wal.active").write_bytes(data[:cut])
