@@ -28,11 +28,15 @@ SQLITE_PRAGMAS = {
     "journal_mode": "wal",
     # A power cut may take the newest transactions, which the log replays, but damages nothing.
     "synchronous": 1,
-    "cache_size": -8192,  # KiB for each connection, taken as needed
     "mmap_size": 256 << 20,  # bytes; readers use the pages of the kernel instead of copies
     "wal_autocheckpoint": 4000,  # pages of 4 KiB: less often than by default, longer each time
     "journal_size_limit": 64 << 20,  # bytes
 }
+
+READER_CACHE_KIB = 2048
+"""Small, since there are many and `mmap_size` serves them. It is taken as needed."""
+WRITER_CACHE_KIB = 32768
+"""Holds the pages that a large transaction changes, so that each is written once."""
 
 
 class Cursor(Protocol):
@@ -148,12 +152,17 @@ def _close_all(connections: Iterable[Connection]) -> None:
 
 
 def _new_database(url: str, *, thread_safe: bool) -> Database:
-    """Return a Peewee database that is not connected yet."""
+    """Return a Peewee database that is not connected yet: the readers' or the writer's.
+
+    Args:
+        thread_safe: with a connection for each thread, which is the readers'.
+    """
     if is_postgres(url):
         options: dict[str, Any] = {"client_encoding": "UTF8", "prefer_psycopg3": True}
         if "connect_timeout" not in url:
             options["connect_timeout"] = CONNECT_TIMEOUT_S
         return PostgresqlDatabase(url, thread_safe=thread_safe, **options)
+    cache_kib = READER_CACHE_KIB if thread_safe else WRITER_CACHE_KIB
     return SqliteDatabase(
         str(Path(url.removeprefix(SQLITE_PREFIX))),
         thread_safe=thread_safe,
@@ -162,5 +171,5 @@ def _new_database(url: str, *, thread_safe: bool) -> Database:
         # Used by one thread at a time, but `close` closes those of other threads.
         check_same_thread=False,
         cached_statements=CACHED_STATEMENTS,
-        pragmas=SQLITE_PRAGMAS,
+        pragmas={**SQLITE_PRAGMAS, "cache_size": -cache_kib},
     )
