@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask, Request, Response
 from flask.globals import request_ctx
 from flask.sessions import SessionInterface, SessionMixin
-from structlog import get_logger
+from werkzeug.routing import MapAdapter
 
 from dfs.api.docs import install_api
 from dfs.api.errors import REQUEST_ID_KEY, install_error_handlers
@@ -17,8 +17,6 @@ from dfs.core.config import Config, load_config
 from dfs.services.commit import CommitReport
 from dfs.telemetry.metrics import Metrics, install_metrics
 from dfs.wiring import Node
-
-log = get_logger()
 
 
 class NoSession(SessionInterface):
@@ -44,6 +42,22 @@ class DfsFlask(Flask):
     """Flask without what dfs does not use, and with an id for every request."""
 
     session_interface = NoSession()
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Return what matches the path. Flask's own parses the Host header, which dfs ignores."""
+        if request is None:
+            return None
+        environ = request.environ
+        return MapAdapter(
+            self.url_map,
+            server_name="",
+            script_name=environ.get("SCRIPT_NAME", ""),
+            subdomain="",
+            url_scheme=environ["wsgi.url_scheme"],
+            path_info=request.path,
+            default_method=environ["REQUEST_METHOD"],
+            query_args=environ.get("QUERY_STRING", ""),
+        )
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function: no view of dfs is a coroutine, and asking costs on every call."""

@@ -73,10 +73,6 @@ def open_services(
         index.close()
         log.close()
         raise
-    queue: JobQueue = InlineQueue(jobs={})
-    if config.redis_url is not None:
-        name = queue_name(cluster_id=recovered.cluster_id, node_id=config.node_id)
-        queue = RqQueue(url=config.redis_url, name=name)
     committer = Committer(
         log=log,
         index=index,
@@ -88,6 +84,19 @@ def open_services(
         on_step=on_step,
         on_commit=on_commit,
     )
+    return _build_services(config, log, index, store, committer, recovered)
+
+
+def _build_services(
+    config: Config,
+    log: WriteAheadLog,
+    index: IndexDatabase,
+    store: BlobStore,
+    committer: Committer,
+    recovered: Recovered,
+) -> Services:
+    """Put the services on top of what is open and recovered. Opens nothing."""
+    queue = _build_queue(config, recovered)
     repository = IndexRepository(index)
     hasher = ThreadPoolExecutor(thread_name_prefix="hasher")
     return Services(
@@ -161,3 +170,10 @@ def _build_log(config: Config, on_step: OnStep) -> WriteAheadLog:
         preallocate_bytes=config.wal_preallocate_bytes,
         on_step=on_step,
     )
+
+
+def _build_queue(config: Config, recovered: Recovered) -> JobQueue:
+    if config.redis_url is None:
+        return InlineQueue(jobs={})
+    name = queue_name(cluster_id=recovered.cluster_id, node_id=config.node_id)
+    return RqQueue(url=config.redis_url, name=name)

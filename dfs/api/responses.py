@@ -37,7 +37,11 @@ class Answer(Response):
             body = [body]
         if close:
             headers.append(("Connection", "close"))
-        super().__init__(body, status, Headers(headers), direct_passthrough=True)
+        # Headers() would look at each value for line breaks, which Gunicorn does once more. Values
+        # come from `headers.py` and validated types, never straight from a request.
+        listed = Headers()
+        listed._list = headers
+        super().__init__(body, status, listed, direct_passthrough=True)
         self._closes = close
 
     # Flask's own class fills in a type for answers that have none, such as 204 and 304.

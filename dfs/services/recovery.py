@@ -88,15 +88,15 @@ def recover(
         log.control.join()
     swept = store.sweep(older_than_s=None) if isinstance(store, SweepsTemporaries) else 0
     recovered = Recovered(cluster_id, position, replayed, cut, swept)
-    if replayed or cut or swept:
-        logger.info(
-            "node_recovered",
-            lsn=position.lsn,
-            segment_id=position.segment_id,
-            replayed=replayed,
-            swept=swept,
-            duration_s=round(time.monotonic() - started, 3),
-        )
+    logger.info(
+        "node_recovered",
+        lsn=position.lsn,
+        segment_id=position.segment_id,
+        replayed=replayed,
+        cut=str(cut) if cut else None,
+        swept=swept,
+        duration_s=round(time.monotonic() - started, 3),
+    )
     return recovered
 
 
