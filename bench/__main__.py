@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ FREE_BYTES_MIN = 12 << 30
 def main() -> int:
     """Measure what the command line asks for. Returns the exit status."""
     arguments = _parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped too
     directory: Path = arguments.directory
     directory.mkdir(parents=True, exist_ok=True)
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
