@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,3 +194,38 @@ def recover(log: WriteAheadLog, *, durable_lsn: int = 0) -> list[Frame]:
 def lsns(frames: Iterable[Frame | Written]) -> list[int]:
     """Return the LSNs of records."""
     return [frame.lsn for frame in frames]
+
+
+class DeathError(BaseException):
+    """Stands for the death of a process."""
+
+
+class Killer:
+    """A step hook that ends the world at the n-th step from now on, when it is armed."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.fatal: str | None = None
+
+    def __call__(self, name: str) -> None:
+        self.steps.append(name)
+        if name == self.fatal:
+            raise DeathError
+
+
+def write_of(log: WriteAheadLog, content: bytes) -> tuple[bytes, int]:
+    """Return the bytes of a commit at the end of the log, and its last LSN."""
+    position = log.position
+    written = encode_commits(
+        [[upload("x", content)]], first_lsn=position.lsn + 1, offset=position.offset
+    )
+    return b"".join(record.raw for record in written), written[-1].lsn
+
+
+def fail_with(code: int) -> Callable[..., int]:
+    """Return a function that raises that error of the operating system."""
+
+    def fail(*_arguments: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    return fail
