@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from dfs.core.config import Config
 from dfs.core.steps import OnStep, ignore_step
@@ -17,7 +18,7 @@ from dfs.services.commit import Committer, OnCommit, ignore_report
 from dfs.services.files import FileService
 from dfs.services.inspection import WalInspection
 from dfs.services.readiness import NodeHealth
-from dfs.services.recovery import Recovered, recover
+from dfs.services.recovery import Recovered, mark_for_rebuilding, recover
 from dfs.storage.base import BlobStore
 from dfs.storage.open import open_store
 from dfs.wal.log import WriteAheadLog
@@ -58,7 +59,11 @@ def open_services(
     Durability: as `services.recovery.recover`.
     """
     log = _build_log(config, on_step)
-    index = IndexDatabase(url=config.database_url, node_id=config.node_id)
+    index = IndexDatabase(
+        url=config.database_url,
+        node_id=config.node_id,
+        on_damaged=partial(mark_for_rebuilding, config.wal_path),
+    )
     log.open()
     try:
         store = open_store(config.storage_path)
@@ -84,11 +89,14 @@ def open_services(
         on_step=on_step,
         on_commit=on_commit,
     )
-    return _build_services(config, log, index, store, committer, recovered)
+    return _build_services(
+        config, log=log, index=index, store=store, committer=committer, recovered=recovered
+    )
 
 
 def _build_services(
     config: Config,
+    *,
     log: WriteAheadLog,
     index: IndexDatabase,
     store: BlobStore,

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dfs.core.clock import now_ms
 from dfs.core.durable import make_directory_durably, sync_directory
-from dfs.core.errors import ConfigError, DfsError, IndexUnavailableError, MetadataError
+from dfs.core.errors import (
+    ConfigError,
+    DfsError,
+    IndexDamagedError,
+    IndexUnavailableError,
+    MetadataError,
+)
 from dfs.db.connections import LOCK_WAIT_S, SQLITE_PREFIX, Connections, Cursor, is_postgres
 from dfs.db.faults import DRIVER_ERRORS, index_error
 from dfs.db.migrations import migrate
@@ -27,14 +33,18 @@ class IndexDatabase:
     Args:
         url: `sqlite:///PATH` or `postgresql://...`.
         node_id: the node whose state and segments are read and written.
+        on_damaged: told whenever the database says that its content is not readable.
 
     Raises:
         ConfigError: the URL is neither.
     """
 
-    def __init__(self, *, url: str, node_id: str) -> None:
+    def __init__(
+        self, *, url: str, node_id: str, on_damaged: Callable[[], None] = lambda: None
+    ) -> None:
         self.url = url
         self.node_id = node_id
+        self._on_damaged = on_damaged
         self.is_postgres = is_postgres(url)
         if not self.is_postgres and not url.startswith(SQLITE_PREFIX):
             raise ConfigError("DATABASE_URL must be sqlite:///PATH or postgresql://...")
@@ -87,7 +97,7 @@ class IndexDatabase:
                 # A lock of the server's lasts as long as the connection.
                 connections.close()
                 if isinstance(error, DRIVER_ERRORS):
-                    raise index_error(error) from error
+                    raise self._translate(error) from error
                 raise
 
     def begin(self) -> IndexTransaction:
@@ -109,7 +119,7 @@ class IndexDatabase:
             row = connection.execute(self.statements.node_state_locked, (self.node_id,)).fetchone()
         except DRIVER_ERRORS as error:
             self.end_transaction(abandon=True)
-            raise index_error(error) from error
+            raise self._translate(error) from error
         except BaseException:
             self.end_transaction(abandon=True)
             raise
@@ -192,7 +202,7 @@ class IndexDatabase:
         try:
             return self._opened().writer().execute(sql, parameters)
         except DRIVER_ERRORS as error:
-            raise index_error(error) from error
+            raise self._translate(error) from error
 
     def end_transaction(self, *, abandon: bool) -> None:
         """Let the next transaction begin; only for the transaction itself.
@@ -212,9 +222,16 @@ class IndexDatabase:
             raise _not_open()
         return self._connections
 
+    def _translate(self, error: Exception) -> DfsError:
+        """Return the error to raise; have it known if the index must be rebuilt."""
+        translated = index_error(error)
+        if isinstance(translated, IndexDamagedError):
+            self._on_damaged()
+        return translated
+
     def _failed(self, error: Exception, connections: Connections) -> DfsError:
         """Return the error to raise; drop a reader's connection to a server that is gone."""
-        translated = index_error(error)
+        translated = self._translate(error)
         if self.is_postgres and isinstance(translated, IndexUnavailableError):
             connections.drop_reader()
         return translated
@@ -233,7 +250,7 @@ class IndexDatabase:
         try:
             connections.writer().execute(f"DROP TABLE IF EXISTS {', '.join(TABLES)}")
         except DRIVER_ERRORS as error:
-            raise index_error(error) from error
+            raise self._translate(error) from error
         finally:
             connections.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,31 @@ def test_start_marked_for_rebuilding_rebuilds_the_index_once(open_node: Opener, 
     again = open_node()
     assert again.recovered.replayed == 0
     assert list_keys(again) == expected
+
+
+def test_index_found_damaged_while_serving_is_rebuilt_by_the_next_start(tmp_path: Path):
+    """Damage deep inside the database, which no start looks for, is mended by a restart."""
+    from dfs.wiring import open_services
+
+    config = make_config(tmp_path, f"sqlite:///{tmp_path}/index.db")
+    node = open_services(config)
+    expected = fill(node, 20)
+    node.close()
+    database = sqlite3.connect(tmp_path / "index.db")
+    question = "SELECT rootpage FROM sqlite_master WHERE name = 'dfs_file'"
+    (page,) = database.execute(question).fetchone()
+    (page_bytes,) = database.execute("PRAGMA page_size").fetchone()
+    database.close()
+    with (tmp_path / "index.db").open("r+b") as file:
+        file.seek((page - 1) * page_bytes)
+        file.write(b"\xff" * page_bytes)
+    node = open_services(config)
+    with pytest.raises(IndexDamagedError):
+        list_keys(node)
+    node.close()
+    node = open_services(config)
+    assert list_keys(node) == expected
+    node.close()
 
 
 def test_start_with_damaged_sqlite_file_rebuilds_it(tmp_path: Path):
