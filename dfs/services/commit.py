@@ -97,7 +97,8 @@ class _Ticket:
 class _Batch:
     """What the leader has planned."""
 
-    position: int
+    segment_id: int
+    offset: int
     lsn: int
     tickets: list[_Ticket] = field(default_factory=list)
     frames: list[bytes] = field(default_factory=list)
@@ -293,9 +294,12 @@ class Committer:
             roll_forward(self._log, self._index, node_id=self._node_id)
         raise IndexUnavailableError("The index does not follow the log.")
 
+    def _begin_batch(self) -> _Batch:
+        end = self._log.position
+        return _Batch(segment_id=end.segment_id, offset=end.offset, lsn=end.lsn)
+
     def _plan(self, tickets: list[_Ticket], index: IndexTransaction) -> _Batch:
-        position = self._log.position
-        batch = _Batch(position=position.offset, lsn=position.lsn)
+        batch = self._begin_batch()
         index.preload(
             file_ids=[file_id for ticket in tickets for file_id in ticket.command.file_ids],
             digests=[digest for ticket in tickets for digest in ticket.command.digests],
@@ -316,7 +320,6 @@ class Committer:
 
     def _draw_up(self, drafts: Sequence[Draft], batch: _Batch, index: IndexTransaction) -> None:
         """Give the records of one change their LSNs and places, and apply them to the index."""
-        segment_id = self._log.position.segment_id
         for remaining, draft in zip(range(len(drafts) - 1, -1, -1), drafts, strict=True):
             flags = Flag.CONTINUES if remaining else Flag.NONE
             if not batch.frames:
@@ -327,8 +330,8 @@ class Committer:
                 lsn=batch.lsn, type=record_type, flags=flags, meta=meta, data=draft.data
             )
             frame = Frame(
-                segment_id=segment_id,
-                offset=batch.position,
+                segment_id=batch.segment_id,
+                offset=batch.offset,
                 length=len(encoded),
                 lsn=batch.lsn,
                 type=record_type,
@@ -338,7 +341,7 @@ class Committer:
             )
             apply(frame, draft.meta, index)
             batch.frames.append(encoded)
-            batch.position += len(encoded)
+            batch.offset += len(encoded)
 
     def _set_applied(self, index: IndexTransaction, lsn: int) -> None:
         if index.node_state is None:
@@ -363,10 +366,9 @@ class Committer:
         if not self._log.is_full(extra_bytes):
             return
         with self._begin() as index:
-            position = self._log.position
-            batch = _Batch(position=position.offset, lsn=position.lsn)
+            batch = self._begin_batch()
             seal = SealSegment(
-                segment_id=position.segment_id,
+                segment_id=batch.segment_id,
                 first_lsn=self._log.segments()[-1].header.first_lsn,
                 sealed_at_ms=now_ms(),
             )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntFlag
+
+import msgspec
 
 from dfs.core.checksum import crc32
 from dfs.core.errors import WalCorruptError
@@ -28,8 +29,7 @@ class Flag(IntFlag):
     """Every record before this one was durable when this one was written."""
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(msgspec.Struct, gc=False):
     """One record as it lies in the log, checked but not yet understood.
 
     Attributes:
