@@ -21,7 +21,9 @@ def validate_key(key: str) -> str:
     """
     if not key:
         raise InvalidNameError("A file needs a name.")
-    if any(unicodedata.category(character) in _CONTROL_CATEGORIES for character in key):
+    if not key.isprintable() and any(
+        unicodedata.category(character) in _CONTROL_CATEGORIES for character in key
+    ):  # the first question is quick, but takes unusual blanks for unprintable
         raise InvalidNameError("The name of a file must not hold control characters.")
     if len(key.encode("utf-8")) > KEY_BYTES_MAX:
         raise InvalidNameError(

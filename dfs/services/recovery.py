@@ -131,21 +131,19 @@ def roll_forward(
     durable_lsn = max(state.applied_lsn, known.lsn if known else 0)
     reader = log.read(after_lsn=state.applied_lsn, durable_lsn=durable_lsn)
     replayed = 0
-    last_type = None
+    last: Frame | None = None
     next_report = time.monotonic() + PROGRESS_EVERY_S
     for frames in _batches(reader):
         _apply_batch(frames, index, state)
         replayed += len(frames)
-        last_type = frames[-1].type
+        last = frames[-1]
         if time.monotonic() >= next_report:
-            logger.info("log_replaying", replayed=replayed, lsn=frames[-1].lsn)
+            logger.info("log_replaying", replayed=replayed, lsn=last.lsn)
             next_report = time.monotonic() + PROGRESS_EVERY_S
     cut = _settle_end(log, reader.end, durable_lsn=durable_lsn)
     position = reader.end.position
-    if last_type == RecordType.SEAL_SEGMENT and log.segments()[-1].header.segment_id == (
-        position.segment_id
-    ):
-        position = log.leave_active(position)
+    if last and last.type == RecordType.SEAL_SEGMENT and last.segment_id == position.segment_id:
+        position = log.leave_active(position)  # whoever sealed it died before it was renamed
     log.control.reset(position)
     return position, replayed, cut
 

@@ -75,9 +75,7 @@ def list_segments(directory: Path) -> list[SegmentFile]:
         WalCorruptError: a header is damaged, or does not belong where it lies.
     """
     active_path, active, ids = _look(directory)
-    expected = list(range(ids[0] if ids else active.segment_id, active.segment_id))
-    if not ids and active.segment_id != FIRST_SEGMENT_ID:
-        expected = list(range(FIRST_SEGMENT_ID, active.segment_id))
+    expected = range(FIRST_SEGMENT_ID, active.segment_id)
     missing = sorted(set(expected) - set(ids))
     if missing:
         raise WalGapError(
@@ -105,7 +103,8 @@ def list_segments(directory: Path) -> list[SegmentFile]:
 def _look(directory: Path) -> tuple[Path, SegmentHeader, list[int]]:
     """Return where the newest segment lies, its header, and the ids of the sealed ones.
 
-    Between the two renames of a rotation the newest one is `wal.next`.
+    Between the two renames of a rotation the newest one is `wal.next`. What does not fit together
+    is looked at again: the next rotation may have come between two looks.
     """
     for attempts_left in reversed(range(LOOK_ATTEMPTS_MAX)):
         rotating = find_situation(directory) is Situation.ROTATING
@@ -117,7 +116,7 @@ def _look(directory: Path) -> tuple[Path, SegmentHeader, list[int]]:
                 continue
             raise
         ids = list_sealed_ids(directory)
-        if not ids or ids[-1] < newest.segment_id:
+        if (ids[-1] if ids else FIRST_SEGMENT_ID - 1) == newest.segment_id - 1:
             break
     return directory / name, newest, ids
 

@@ -41,6 +41,18 @@ def test_start_without_index_rebuilds_it_from_the_log(open_node: Opener):
     assert list_keys(rebuilt) == expected
 
 
+def test_start_right_after_a_rotation_begins_no_further_segment(open_node: Opener):
+    """A log whose newest record is a seal is rebuilt without leaving the active segment."""
+    node = open_node()
+    while node.log.position.segment_id == 1:
+        kept = store_bytes(node, "k", os.urandom(60_000)).files[0]
+    node.index.destroy()
+    position = node.log.position
+    rebuilt = open_node()
+    assert rebuilt.log.position == position
+    assert kept.id in list_keys(rebuilt)
+
+
 def test_start_marked_for_rebuilding_rebuilds_the_index_once(open_node: Opener, tmp_path: Path):
     """The marker in the log's directory makes the next start, if alone, rebuild the index once."""
     node = open_node()
