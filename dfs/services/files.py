@@ -16,6 +16,7 @@ from dfs.core.clock import now_ms
 from dfs.core.errors import (
     BlobCorruptError,
     BlobMissingError,
+    InvalidNameError,
     InvalidRequestError,
     NoSuchFileError,
     WalCorruptError,
@@ -283,8 +284,9 @@ def _encode_cursor(file: File) -> str:
 def _decode_cursor(text: str) -> tuple[str, str]:
     try:
         packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        return msgspec.msgpack.decode(packed, type=tuple[str, str])
-    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
+        key, file_id = msgspec.msgpack.decode(packed, type=tuple[str, str])
+        return validate_key(key), validate_key(file_id)
+    except (binascii.Error, ValueError, msgspec.MsgspecError, InvalidNameError) as error:
         raise InvalidRequestError(
             "The value of 'after' is not one that a page of files gave.",
             fields={"after": ["must be the 'next' of a page"]},

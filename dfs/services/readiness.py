@@ -37,7 +37,7 @@ class NodeHealth:
         self._ping_queue = ping_queue
 
     def reasons(self) -> dict[str, str | None]:
-        """Return for each part why it does not work, or None if it does.
+        """Return for each part why it does not work, or None if it does. Names no path.
 
         All but `queue` are needed to serve; without the queue background work is late, not lost.
         """
@@ -59,12 +59,12 @@ class NodeHealth:
             try:
                 status = os.statvfs(path)
             except OSError as error:
-                return str(storage_error(error, path=path))
+                return storage_error(error, path=path).message
             if not os.access(path, os.W_OK):
-                return f"{path} cannot be written"
+                return "a directory of the node cannot be written"
             free_bytes = status.f_bavail * status.f_frsize
             if free_bytes < FREE_BYTES_MIN:
-                return f"only {free_bytes} bytes are free in {path}"
+                return f"only {free_bytes} bytes are free"
         return None
 
 
@@ -72,5 +72,5 @@ def _reason(check: Callable[[], None]) -> str | None:
     try:
         check()
     except DfsError as error:
-        return str(error)
+        return error.message
     return None

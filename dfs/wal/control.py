@@ -30,6 +30,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from dfs.core.checksum import crc32
 from dfs.core.durable import storage_error
 
@@ -50,6 +52,8 @@ _SLOT_OFFSETS = (56, 120)
 _REASON_OFFSET, _REASON_BYTES = 192, 320
 _READ_ATTEMPTS_MAX = 100
 _DIRTY, _READ_ONLY = 1, 2
+
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +154,14 @@ class ControlFile:
         self._map[_CHOICE_OFFSET] = spare
         self._set_flags(self._flags & ~_DIRTY)
 
-    def mark_read_only(self, reason: str) -> None:
-        """Stop all processes of the node from writing, until `reset`."""
+    def mark_read_only(self, reason: str, **context: object) -> None:
+        """Stop all processes of the node from writing, until `reset`.
+
+        Args:
+            reason: for clients and operators.
+            context: where it happened, for the log.
+        """
+        logger.error("log_turned_read_only", reason=reason, **context)
         encoded = reason.encode("utf-8", "replace")[: _REASON_BYTES - 1]
         self._map[_REASON_OFFSET : _REASON_OFFSET + _REASON_BYTES] = encoded.ljust(
             _REASON_BYTES, b"\0"

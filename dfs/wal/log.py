@@ -350,7 +350,7 @@ class WriteAheadLog:
 
     def _turn_read_only(self, cause: StorageError) -> WalReadOnlyError:
         self._appended = None
-        self.control.mark_read_only(str(cause))
+        self.control.mark_read_only(cause.message, **cause.context)
         return _read_only_error(cause.message, **cause.context)
 
     def _write_next(self, ended: LogPosition, *, cluster_id: bytes | None = None) -> None:
