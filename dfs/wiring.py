@@ -64,8 +64,8 @@ def open_services(
         node_id=config.node_id,
         on_damaged=partial(mark_for_rebuilding, config.wal_path),
     )
-    log.open()
     try:
+        log.open()
         store = open_store(config.storage_path)
         recovered = recover(
             log=log,

@@ -145,7 +145,7 @@ SETTINGS: tuple[Setting, ...] = (
         "node_id",
         parse_node_id,
         "node-1",
-        "name of this node among those sharing one index",
+        "name of this node, in the index and in the queue; do not change it later",
     ),
     Setting(
         "DFS_INLINE_BLOB_BYTES_MAX",

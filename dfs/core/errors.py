@@ -7,7 +7,6 @@
      |   |- InvalidNameError         a file name that cannot be stored
      |   |- InvalidRangeError        a byte range outside the file
      |   |- TooLargeError            more bytes than a limit allows
-     |   |- LengthRequiredError      a body whose length must be declared and is not
      |   |- TruncatedBodyError       the body ended before it was complete
      |   |- DigestMismatchError      the bytes are not those of the checksum sent with them
      |   |- NoSuchFileError          no file has that id
@@ -25,8 +24,7 @@
      |   |- WalCorruptError          bytes that were durable are damaged
      |   |- WalGapError              records are missing
      |   |- WalFormatError           a format or record type this program does not know
-     |   |- WalReadOnlyError         an earlier sync failed: no writes until the next start
-     |   `- WalLockedError           another process holds the log
+     |   `- WalReadOnlyError         an earlier sync failed: no writes until the next start
      |- MetadataError                the index could not do what was asked
      |   |- IndexDamagedError        the index is unreadable and has to be rebuilt from the log
      |   `- IndexUnavailableError    the database does not answer
@@ -121,12 +119,6 @@ class TooLargeError(RequestError):
     """More bytes than a limit allows."""
 
     code = "too_large"
-
-
-class LengthRequiredError(RequestError):
-    """The length of the body must be declared and is not."""
-
-    code = "length_required"
 
 
 class TruncatedBodyError(RequestError):
@@ -239,13 +231,6 @@ class WalReadOnlyError(WalError):
     """An earlier write or sync of the log failed: no writes until the next start."""
 
     code = "wal_read_only"
-    retryable = True
-
-
-class WalLockedError(WalError):
-    """Another process held the log for longer than the caller may wait."""
-
-    code = "wal_locked"
     retryable = True
 
 

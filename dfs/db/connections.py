@@ -28,13 +28,13 @@ SQLITE_PRAGMAS = {
     "journal_mode": "wal",
     # A power cut may take the newest transactions, which the log replays, but damages nothing.
     "synchronous": 1,
-    "mmap_size": 256 << 20,  # bytes; readers use the pages of the kernel instead of copies
+    "mmap_size": 0,  # a bad sector under a mapping kills the process; a read reports it
     "wal_autocheckpoint": 4000,  # pages of 4 KiB: less often than by default, longer each time
     "journal_size_limit": 64 << 20,  # bytes
 }
 
 READER_CACHE_KIB = 2048
-"""Small, since there are many and `mmap_size` serves them. It is taken as needed."""
+"""Small, since there are many, and the kernel has the pages anyway. It is taken as needed."""
 WRITER_CACHE_KIB = 32768
 """Holds the pages that a large transaction changes, so that each is written once."""
 

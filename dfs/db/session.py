@@ -16,6 +16,7 @@ from dfs.core.errors import (
     IndexUnavailableError,
     MetadataError,
 )
+from dfs.core.model import NodeState
 from dfs.db.connections import LOCK_WAIT_S, SQLITE_PREFIX, Connections, Cursor, is_postgres
 from dfs.db.faults import DRIVER_ERRORS, index_error
 from dfs.db.migrations import migrate
@@ -125,13 +126,19 @@ class IndexDatabase:
             raise
         return IndexTransaction(self, row)
 
-    def check(self) -> None:
-        """Ask the database one cheap question.
+    def applied_lsn(self) -> int:
+        """Return the last record that this node's index has followed; one cheap question.
 
         Raises:
-            IndexUnavailableError, IndexDamagedError, MetadataError: it does not answer.
+            IndexUnavailableError, IndexDamagedError, MetadataError: the database does not answer.
         """
-        self.read_one(self.statements.node_state, (self.node_id,))
+        row = self.read_one(self.statements.node_state, (self.node_id,))
+        return 0 if row is None else NodeState(*row).applied_lsn
+
+    def other_node(self) -> str | None:
+        """Return the name of another node in this index, or None. Raises as `applied_lsn`."""
+        row = self.read_one(self.statements.other_node, (self.node_id,))
+        return None if row is None else str(row[0])
 
     def close(self) -> None:
         """Close the connections of all threads. None may be in use. Safe to call twice.

@@ -82,6 +82,7 @@ class Statements:
     segments: str = field(init=False)
     count_files: str = field(init=False)
     node_state: str = field(init=False)
+    other_node: str = field(init=False)
     node_state_locked: str = field(init=False)
     begin: tuple[str, ...] = field(init=False)
     _made: dict[tuple[str, str, int], str] = field(init=False, default_factory=dict)
@@ -95,7 +96,7 @@ class Statements:
             "FROM dfs_file f LEFT JOIN dfs_blob b ON b.digest = f.sha256 WHERE f.id = ?"
         )
         self.key_exists = self._own(
-            f"SELECT id FROM dfs_file WHERE bucket = ? AND key = ? AND {_LIVE}"
+            f"SELECT id FROM dfs_file WHERE bucket = ? AND key = ? AND {_LIVE} LIMIT ?"
         )
         self.list_all = self._own(f"{_LISTED} {_IN_ORDER}")
         self.list_below = self._own(f"{_LISTED} AND key < ? {_IN_ORDER}")
@@ -108,6 +109,7 @@ class Statements:
         self.node_state = self._own(
             f"SELECT {', '.join(NODE_STATE_COLUMNS)} FROM dfs_node_state WHERE node_id = ?"
         )
+        self.other_node = self._own("SELECT node_id FROM dfs_node_state WHERE node_id <> ? LIMIT 1")
         self.node_state_locked = self.node_state + (" FOR UPDATE" if self.is_postgres else "")
         self.begin = (
             ("BEGIN", "SET LOCAL synchronous_commit = off")

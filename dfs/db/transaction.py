@@ -121,7 +121,9 @@ class IndexTransaction:
                 and (file.expires_at_ms is None or file.expires_at_ms > now_ms)
             ):
                 return True
-        rows = self._writer.write(self._writer.statements.key_exists, (bucket, key, now_ms))
+        rows = self._writer.write(
+            self._writer.statements.key_exists, (bucket, key, now_ms, len(changed) + 1)
+        )
         return any(row[0] not in changed for row in rows)
 
     def put_file(self, file: File) -> None:

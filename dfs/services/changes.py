@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import AlreadyExistsError, NoSuchFileError, PreconditionFailedError
-from dfs.core.model import DEFAULT_BUCKET, BlobKind, File
+from dfs.core.model import DEFAULT_BUCKET, Blob, BlobKind, File
 from dfs.db.transaction import IndexTransaction
 from dfs.services.command import RECORD_OVERHEAD_BYTES, Draft
 from dfs.services.upload import BlobWriter
@@ -39,14 +39,22 @@ class StoreFiles:
     Args:
         uploads: (id of the new file, what it is) for each.
         if_absent: refuse if a file of one of these names is there.
+        is_sound: tells whether a blob that the index knows can really be read.
     """
 
-    def __init__(self, *, uploads: Sequence[tuple[str, Upload]], if_absent: bool) -> None:
+    def __init__(
+        self,
+        *,
+        uploads: Sequence[tuple[str, Upload]],
+        if_absent: bool,
+        is_sound: Callable[[Blob], bool],
+    ) -> None:
         self.files: tuple[File, ...] = ()
         self.file_ids = [file_id for file_id, _ in uploads]
         self.digests = [upload.blob.digest for _, upload in uploads]
         self._uploads = uploads
         self._if_absent = if_absent
+        self._is_sound = is_sound
         self._staged: list[tuple[StagedBlob, bytes, int]] = []
 
     @property
@@ -57,9 +65,12 @@ class StoreFiles:
         created_at_ms = now_ms()
         drafts: list[Draft] = []
         drafted: set[bytes] = set()
+        names: set[tuple[str, str]] = set()
         for file_id, upload in self._uploads:
-            if self._if_absent and index.key_exists(upload.bucket, upload.key, created_at_ms):
+            name = (upload.bucket, upload.key)
+            if self._if_absent and (name in names or index.key_exists(*name, created_at_ms)):
                 raise AlreadyExistsError(f"There is a file named {upload.key!r} already.")
+            names.add(name)
             if upload.blob.digest not in drafted:
                 drafts.extend(self._plan_blob(upload.blob, index))
                 drafted.add(upload.blob.digest)
@@ -91,11 +102,14 @@ class StoreFiles:
     def _plan_blob(self, blob: BlobWriter, index: IndexTransaction) -> list[Draft]:
         """Return the record that puts these bytes, unless the node has them already."""
         known = index.blob(blob.digest)
-        if blob.staged is not None and (known is None or known.kind is BlobKind.FILE):
-            # Also for a known blob: should its file be missing, this one takes its place.
+        if known is not None and blob.staged is not None and known.kind is BlobKind.FILE:
+            # The file that is there may be damaged; the one just received takes its place.
             self._staged.append((blob.staged, blob.digest, blob.size))
-        if known is not None:
             return []
+        if known is not None and self._is_sound(known):
+            return []
+        if blob.staged is not None:
+            self._staged.append((blob.staged, blob.digest, blob.size))
         data = blob.data
         return [
             Draft(

@@ -31,9 +31,9 @@ from dataclasses import dataclass, field
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import (
-    DfsError,
     IndexUnavailableError,
     NoSpaceError,
+    RequestError,
     WalError,
     WalReadOnlyError,
 )
@@ -103,6 +103,8 @@ class _Batch:
     tickets: list[_Ticket] = field(default_factory=list)
     frames: list[bytes] = field(default_factory=list)
     staged: list[tuple[StagedBlob, bytes, int]] = field(default_factory=list)
+    published: list[bytes] = field(default_factory=list)
+    sync_s: float = 0.0
 
 
 class Committer:
@@ -113,7 +115,7 @@ class Committer:
         batch_bytes_max, batch_count_max: bounds of one commit.
         gather_s: how long a leader waits at most for commands that are announced.
         on_step: see `dfs.core.steps`.
-        on_commit: told of every commit.
+        on_commit: told of every commit, after it; what it raises is its leader's own.
     """
 
     def __init__(
@@ -205,15 +207,17 @@ class Committer:
     def _lead(self) -> None:
         """Commit one batch, then hand the lead to the first of those that have come meanwhile."""
         tickets: list[_Ticket] = []
+        report: CommitReport | None = None
         try:
             self._gather()
             with self._log.lock():
                 tickets = self._take_queue()
-                self._commit(tickets)
+                report = self._commit(tickets)
         except BaseException as error:
             tickets = tickets or self._take_queue()
             for ticket in tickets:
-                ticket.error = ticket.error or error
+                if not ticket.is_durable:
+                    ticket.error = ticket.error or error
         finally:
             with self._mutex:
                 successor = self._queue[0] if self._queue else None
@@ -224,6 +228,8 @@ class Committer:
             for ticket in tickets:
                 if not ticket.is_leader:
                     ticket.wake()
+        if report is not None:
+            self._on_commit(report)
 
     def _gather(self) -> None:
         with self._mutex:
@@ -246,8 +252,12 @@ class Committer:
                 taken.append(self._queue.popleft())
         return taken
 
-    def _commit(self, tickets: list[_Ticket]) -> None:
-        """Make the changes of these tickets durable, or tell each why not. Under the node lock."""
+    def _commit(self, tickets: list[_Ticket]) -> CommitReport | None:
+        """Make the changes of these tickets durable, or tell each why not. Under the node lock.
+
+        Returns:
+            What was done; None if no change was to be made.
+        """
         self._require_writable()
         self._on_step("commit.locked")
         self._catch_up()
@@ -255,16 +265,16 @@ class Committer:
         with self._begin() as index:
             batch = self._plan(tickets, index)
             if not batch.frames:
-                return
+                return None
             index.flush()
             self._on_step("commit.planned")
-            sync_s = self._write(batch)
-            index.commit()
+            self._write(batch)
+            self._commit_index(index, batch)
             self._on_step("commit.indexed")
         self._log.publish()
         for ticket in batch.tickets:
             ticket.is_durable = True
-        self._on_commit(CommitReport(len(batch.tickets), sum(map(len, batch.frames)), sync_s))
+        return CommitReport(len(batch.tickets), sum(map(len, batch.frames)), batch.sync_s)
 
     def _require_writable(self) -> None:
         reason = self._log.control.read_only_reason
@@ -307,7 +317,7 @@ class Committer:
         for ticket in tickets:
             try:
                 drafts = ticket.command.plan(index)
-            except DfsError as error:
+            except RequestError as error:
                 ticket.error = error
                 continue
             self._draw_up(drafts, batch, index)
@@ -348,18 +358,31 @@ class Committer:
             raise IndexUnavailableError("The index does not follow the log.")
         index.set_node_state(NodeState(self._node_id, index.node_state.cluster_id, lsn))
 
-    def _write(self, batch: _Batch) -> float:
-        """Blob files first, then the records, then the sync. Returns the seconds of the sync."""
-        published = self._store.publish(batch.staged) if batch.staged else []
+    def _write(self, batch: _Batch) -> None:
+        """Blob files first, then the records, then the sync."""
+        batch.published = self._store.publish(batch.staged) if batch.staged else []
         self._on_step("commit.published")
         try:
             self._log.append(b"".join(batch.frames), last_lsn=batch.lsn)
         except NoSpaceError:
-            self._store.withdraw(published)
+            self._store.withdraw(batch.published)
             raise
         started = time.perf_counter()
         self._log.sync()
-        return time.perf_counter() - started
+        batch.sync_s = time.perf_counter() - started
+
+    def _commit_index(self, index: IndexTransaction, batch: _Batch) -> None:
+        """Commit the index; if its disk is full, take the records back, since it has not.
+
+        After any other failure nobody knows whether it has: the log, which has the records,
+        stays dirty, and the next commit brings the index up to it.
+        """
+        try:
+            index.commit()
+        except NoSpaceError:
+            self._log.cut_back()
+            self._store.withdraw(batch.published)
+            raise
 
     def _rotate_if_full(self, extra_bytes: int) -> None:
         """Seal the active segment, as a commit of its own, if the batch may not fit."""
@@ -369,7 +392,7 @@ class Committer:
             batch = self._begin_batch()
             seal = SealSegment(
                 segment_id=batch.segment_id,
-                first_lsn=self._log.segments()[-1].header.first_lsn,
+                first_lsn=self._log.active_header().first_lsn,
                 sealed_at_ms=now_ms(),
             )
             self._draw_up([Draft(seal)], batch, index)

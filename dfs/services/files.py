@@ -71,7 +71,7 @@ class Download:
         """
         if self.file.extents or self._blobs[0].kind is not BlobKind.INLINE:
             return None
-        return self._read_inline(self._blobs[0])
+        return read_inline(self._log, self._blobs[0])
 
     def read(self, start: int, stop: int) -> Iterator[bytes]:
         """Yield the bytes [start, stop) of the file in pieces of at most 1 MiB.
@@ -97,7 +97,7 @@ class Download:
 
     def _read_blob(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
         if blob.kind is BlobKind.INLINE:
-            yield self._read_inline(blob)[start:stop]
+            yield read_inline(self._log, blob)[start:stop]
             return
         reader = self._readers.get(blob.digest)
         if reader is None:
@@ -111,31 +111,37 @@ class Download:
             digest=blob.digest,
         )
 
-    def _read_inline(self, blob: Blob) -> bytes:
-        try:
-            frame = self._log.read_record(
-                segment_id=blob.segment_id, offset=blob.offset, length=blob.length
-            )
-        except WalGapError as error:
-            raise BlobMissingError(
-                "The segment that holds the bytes of this file is missing.",
-                segment_id=blob.segment_id,
-            ) from error
-        except WalCorruptError as error:
-            raise BlobCorruptError(
-                "The record that holds the bytes of this file is damaged.",
-                segment_id=blob.segment_id,
-                offset=blob.offset,
-                lsn=blob.lsn,
-            ) from error
-        if frame.lsn != blob.lsn or len(frame.data) != blob.size:
-            raise BlobCorruptError(
-                "Another record lies where the bytes of this file should be.",
-                segment_id=blob.segment_id,
-                offset=blob.offset,
-                lsn=frame.lsn,
-            )
-        return bytes(frame.data)
+
+def read_inline(log: WriteAheadLog, blob: Blob) -> bytes:
+    """Return the bytes of an inline blob, checked.
+
+    Raises:
+        BlobMissingError: its segment is not there.
+        BlobCorruptError: its record is damaged, or is another one.
+        StorageError: the disk failed.
+    """
+    try:
+        frame = log.read_record(segment_id=blob.segment_id, offset=blob.offset, length=blob.length)
+    except WalGapError as error:
+        raise BlobMissingError(
+            "The segment that holds the bytes of this file is missing.",
+            segment_id=blob.segment_id,
+        ) from error
+    except WalCorruptError as error:
+        raise BlobCorruptError(
+            "The record that holds the bytes of this file is damaged.",
+            segment_id=blob.segment_id,
+            offset=blob.offset,
+            lsn=blob.lsn,
+        ) from error
+    if frame.lsn != blob.lsn or len(frame.data) != blob.size:
+        raise BlobCorruptError(
+            "Another record lies where the bytes of this file should be.",
+            segment_id=blob.segment_id,
+            offset=blob.offset,
+            lsn=frame.lsn,
+        )
+    return bytes(frame.data)
 
 
 class FileService:
@@ -195,10 +201,24 @@ class FileService:
             validate_key(upload.key)
             upload.blob.finish()
         command = StoreFiles(
-            uploads=[(str(ULID()), upload) for upload in uploads], if_absent=if_absent
+            uploads=[(str(ULID()), upload) for upload in uploads],
+            if_absent=if_absent,
+            is_sound=self._is_sound,
         )
         durability = self._committer.submit(command)
         return Stored(command.files, durability)
+
+    def _is_sound(self, blob: Blob) -> bool:
+        """Tell whether a blob that the index knows can be referred to by one more file."""
+        if blob.lsn > self._log.position.lsn:
+            return True  # put by a neighbour in the commit that is being planned
+        if blob.kind is BlobKind.FILE:
+            return self._store.has(blob.digest, blob.size)
+        try:
+            read_inline(self._log, blob)
+        except (BlobCorruptError, BlobMissingError):
+            return False
+        return True
 
     def find(self, file_id: str) -> File:
         """Return a file. Raises NoSuchFileError."""

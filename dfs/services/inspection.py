@@ -18,8 +18,6 @@ from dfs.wal.reader import SegmentReader
 from dfs.wal.record import STRUCTURES, RecordType, decode_meta
 from dfs.wal.segment import SEGMENT_HEADER_BYTES
 
-SEGMENTS_LISTED_MAX = 10_000
-
 
 @dataclass(frozen=True, slots=True)
 class SegmentInfo:
@@ -85,7 +83,7 @@ class WalInspection:
         """Return all segments, oldest first. Reads headers only."""
         end, segments = self._survey()
         sealed = {
-            row.id: row.sealed_at_ms for row in self._index.list_segments(limit=SEGMENTS_LISTED_MAX)
+            row.id: row.sealed_at_ms for row in self._index.list_segments(limit=len(segments))
         }
         return [
             self._describe(segment, end, sealed.get(segment.header.segment_id))

@@ -44,7 +44,7 @@ class NodeHealth:
         return {
             "recovery": self._recovery(),
             "log": self._log.control.read_only_reason,
-            "index": _reason(self._index.check),
+            "index": self._lag(),
             "disk": self._disk(),
             "queue": _reason(self._ping_queue),
         }
@@ -52,6 +52,16 @@ class NodeHealth:
     def _recovery(self) -> str | None:
         if self._log.control.position is None:
             return "the log has not been recovered yet"
+        return None
+
+    def _lag(self) -> str | None:
+        try:
+            end = self._log.control.position  # first: the index is ahead of it, if anything
+            applied_lsn = self._index.applied_lsn()
+        except DfsError as error:
+            return error.message
+        if end is not None and applied_lsn < end.lsn:
+            return f"the index lacks {end.lsn - applied_lsn} records; the next write adds them"
         return None
 
     def _disk(self) -> str | None:

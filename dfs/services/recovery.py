@@ -18,7 +18,12 @@ from pathlib import Path
 
 import structlog
 
-from dfs.core.errors import IndexDamagedError, StoreIdentityError, WalGapError
+from dfs.core.errors import (
+    IndexDamagedError,
+    StoreIdentityError,
+    WalCorruptError,
+    WalGapError,
+)
 from dfs.core.model import NodeState
 from dfs.db.session import IndexDatabase
 from dfs.services.apply import apply, preload
@@ -26,6 +31,7 @@ from dfs.storage.base import BlobStore, SweepsTemporaries
 from dfs.storage.identity import new_identity, read_identity, require_cluster, write_identity
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Frame
+from dfs.wal.layout import COPY_HINT
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.reader import Outcome, ReadEnd
 from dfs.wal.record import RecordType, decode_meta
@@ -79,6 +85,7 @@ def recover(
     started = time.monotonic()
     with log.lock():
         cluster_id = _settle_identity(log, storage_path)
+        _check_lengths(log)
         _leave_failed_segment(log)
         try:
             _open_index(index, rebuild_marker=log.path / REBUILD_NAME)
@@ -174,6 +181,15 @@ def _settle_identity(log: WriteAheadLog, storage_path: Path) -> bytes:
     return header.cluster_id
 
 
+def _check_lengths(log: WriteAheadLog) -> None:
+    """Notice now, not when its bytes are wanted, that a sealed segment has lost its end."""
+    for segment in log.segments():
+        if segment.end is not None and segment.path.stat().st_size < segment.end:
+            raise WalCorruptError(
+                "A segment of the log is shorter than it was.", hint=COPY_HINT, path=segment.path
+            )
+
+
 def _leave_failed_segment(log: WriteAheadLog) -> None:
     reason = log.control.read_only_reason
     position = log.control.position
@@ -204,7 +220,17 @@ def _recreate_index(log: WriteAheadLog, index: IndexDatabase, error: IndexDamage
 
 
 def _read_state(index: IndexDatabase, *, node_id: str, cluster_id: bytes) -> NodeState:
-    """Return how far the index has followed the log; a new index has not begun to."""
+    """Return how far the index has followed the log; a new index has not begun to.
+
+    Raises:
+        StoreIdentityError: the index is another node's, or another cluster's.
+    """
+    other = index.other_node()
+    if other is not None:  # places in the log are stored without the node whose log it is
+        raise StoreIdentityError(
+            f"The index is that of node {other}; this one is {node_id}.",
+            hint="Give each node a DATABASE_URL of its own, and do not change DFS_NODE_ID.",
+        )
     with index.begin() as transaction:
         state = transaction.node_state
         if state is None:

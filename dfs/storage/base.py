@@ -102,8 +102,8 @@ class BlobStore(Protocol):
     def publish(self, staged: Sequence[tuple[StagedBlob, bytes, int]]) -> list[bytes]:
         """Give sealed blobs their names: all, or on an error none.
 
-        A blob that the store has already, with the same size, is left as it is, and the staged one
-        still has to be discarded. One with another size is damaged and is replaced.
+        A blob that the store has already is replaced: the staged bytes have just been hashed,
+        those in the store may have been damaged since.
 
         Args:
             staged: (blob of this store, digest it was sealed with, bytes written to it).

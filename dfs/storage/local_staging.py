@@ -138,9 +138,8 @@ def sweep_leftovers(directory: Path, *, written_before_s: float | None) -> int:
         StoreUnavailableError: the directory could not be listed, or a leftover not removed.
     """
     try:
-        return sum(_sweep_file(path, written_before_s) for path in sorted(directory.iterdir()))
-    except FileNotFoundError:
-        return 0
+        paths = sorted(directory.iterdir()) if directory.is_dir() else []
+        return sum(_sweep_file(path, written_before_s) for path in paths)
     except OSError as error:
         raise storage_error(error, path=directory) from error
 
@@ -161,8 +160,10 @@ def _sweep_file(path: Path, written_before_s: float | None) -> bool:
             return False
         if written_before_s is not None and found.st_mtime >= written_before_s:
             return False
-        # Nobody removes a name without holding this lock, so it still stands for this file.
-        path.unlink()
+        try:
+            path.unlink()
+        except FileNotFoundError:  # its writer gave it the name of a blob just now
+            return False
     return True
 
 

@@ -207,21 +207,22 @@ class LocalStore:
         return self._path / blob_name(digest)
 
     def _put(self, blob: LocalStagedBlob, digest: bytes, size: int) -> bool:
-        """Rename a staged file unless its blob is there; return whether nothing of it was.
+        """Rename a staged file to its blob's name; return whether nothing of that name was there.
+
+        A blob that is there is replaced by the same bytes, just received and hashed: that costs
+        nothing, and mends it if it was damaged.
 
         Raises:
             NoSpaceError, StoreUnavailableError: it has no name.
         """
         target = self.blob_path(digest)
         found_size = _file_size(target)
-        if found_size == size:
-            return False
         try:
             blob.rename(target)
         except OSError as error:
             self._shards.forget(digest)
             raise storage_error(error, path=target) from error
-        if found_size is not None:
+        if found_size not in (None, size):
             _log.warning("damaged_blob_replaced", path=str(target), size_bytes=found_size)
         return found_size is None
 

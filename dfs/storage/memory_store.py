@@ -105,13 +105,10 @@ class MemoryStore:
         contents = [(blob, digest, _content(blob, digest, size)) for blob, digest, size in staged]
         added: list[bytes] = []
         for blob, digest, content in contents:
-            found = self._blobs.get(digest)
-            if found is not None and len(found) == len(content):
-                continue
+            if digest not in self._blobs:
+                added.append(digest)
             self._blobs[digest] = content
             blob.discard()
-            if found is None:
-                added.append(digest)
         return added
 
     def withdraw(self, digests: Sequence[bytes]) -> None:

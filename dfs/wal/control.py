@@ -21,12 +21,12 @@ a process killed at any instruction leaves the old position or the new one.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,15 +75,18 @@ class ControlFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.posix_fallocate(self._fd, 0, CONTROL_BYTES)  # a hole written on a full disk kills
-            self._map = mmap.mmap(self._fd, CONTROL_BYTES)
-            self._members_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with contextlib.ExitStack() as opened:
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                opened.callback(os.close, self._fd)
+                os.posix_fallocate(self._fd, 0, CONTROL_BYTES)  # a hole on a full disk kills
+                self._map = mmap.mmap(self._fd, CONTROL_BYTES)
+                self._members_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                opened.pop_all()
         except OSError as error:
             raise storage_error(error, path=path) from error
         self._boot_id = read_boot_id()
 
-    @contextmanager
+    @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the node's lock, which the kernel releases if this process dies. One thread only."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)

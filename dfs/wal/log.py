@@ -145,7 +145,7 @@ class WriteAheadLog:
             self._write_next(beginning, cluster_id=cluster_id)
         if situation is not Situation.OPEN:
             self._activate_next()
-        return read_header(self.active_path)
+        return self.active_header()
 
     def is_full(self, extra_bytes: int) -> bool:
         """Tell whether the active segment has no room for that many bytes, and holds any record."""
@@ -249,15 +249,18 @@ class WriteAheadLog:
         Returns:
             The new end of the log.
         """
-        active = read_header(self.active_path)
+        active = self.active_header()
         if active.segment_id != ended.segment_id + 1:  # else whoever did it died before saying so
             self._write_next(ended)
             self._seal_active(ended)
-            active = read_header(self.active_path)
+            active = self.active_header()
         return LogPosition(active.segment_id, SEGMENT_HEADER_BYTES, active.previous_last_lsn)
 
     def sync_active(self) -> None:
         """Make durable what a process that died may have appended without a sync.
+
+        It may even have died between a failed sync and saying so. The kernel reports a failure
+        once and takes the pages for clean: so they are written again, not only synced.
 
         Raises:
             WalReadOnlyError: the sync failed; see `sync`.
@@ -265,6 +268,11 @@ class WriteAheadLog:
         try:
             fd = os.open(self.active_path, os.O_RDWR | os.O_CLOEXEC)
             try:
+                position = self.control.position
+                if position is not None and position.segment_id == self.active_header().segment_id:
+                    size = os.fstat(fd).st_size - position.offset
+                    tail = os.pread(fd, max(0, size), position.offset).rstrip(b"\0")
+                    os.pwrite(fd, tail, position.offset)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -277,6 +285,10 @@ class WriteAheadLog:
         return cut_tail(self.path, self.active_path, position)
 
     # Reading
+
+    def active_header(self) -> SegmentHeader:
+        """Return the header of the active segment. Raises as `segment.read_header`."""
+        return read_header(self.active_path)
 
     def segments(self) -> list[SegmentFile]:
         """Return all segments, oldest first. Raises as `layout.list_segments`."""
@@ -330,7 +342,7 @@ class WriteAheadLog:
         if self._writer_segment_id == position.segment_id and self._writer_fd >= 0:
             return
         self._close_writer()
-        header = read_header(self.active_path)
+        header = self.active_header()
         if header.segment_id != position.segment_id:
             raise WalCorruptError(
                 f"Segment {header.segment_id} is active where {position.segment_id} should be.",
@@ -357,7 +369,7 @@ class WriteAheadLog:
         """Have the next segment ready under a name that counts only when it is renamed."""
         header = SegmentHeader(
             segment_id=ended.segment_id + 1,
-            cluster_id=cluster_id or read_header(self.active_path).cluster_id,
+            cluster_id=cluster_id or self.active_header().cluster_id,
             first_lsn=ended.lsn + 1,
             previous_end=ended.offset,
             previous_last_lsn=ended.lsn,

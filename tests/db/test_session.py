@@ -67,16 +67,17 @@ def test_closed_index_says_that_it_is_not_open(database: IndexDatabase) -> None:
     repository = IndexRepository(database)
     database.close()
     database.close()
-    for use in (database.check, database.begin, database.migrate, repository.count_files):
+    for use in (database.applied_lsn, database.begin, database.migrate, repository.count_files):
         with pytest.raises(IndexUnavailableError):
             use()  # type: ignore[operator]
     database.open()
     assert repository.count_files() == 0
 
 
-def test_check_of_open_index_passes(database: IndexDatabase) -> None:
-    """An index that answers raises nothing."""
-    database.check()
+def test_open_index_says_how_far_it_has_followed_the_log(database: IndexDatabase) -> None:
+    """An index that has followed no log has applied nothing, and knows no other node."""
+    assert database.applied_lsn() == 0
+    assert database.other_node() is None
 
 
 def test_reopened_index_still_holds_everything(
@@ -317,7 +318,7 @@ def test_index_without_schema_is_an_error_of_the_index(index_url: str) -> None:
     """Reading before migrating is a plain MetadataError, which rebuilds nothing."""
     database = open_index(index_url)
     with pytest.raises(MetadataError) as caught:
-        database.check()
+        database.applied_lsn()
     assert type(caught.value) is MetadataError
     with pytest.raises(MetadataError):
         database.begin()
@@ -333,7 +334,7 @@ def _terminate_backends(url: str) -> None:
 
 
 def _read(database: IndexDatabase) -> None:
-    database.check()
+    database.applied_lsn()
 
 
 def _write(database: IndexDatabase) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from dfs.core.errors import (
     AlreadyExistsError,
+    BlobCorruptError,
+    IndexUnavailableError,
     NoSpaceError,
     NoSuchFileError,
     PreconditionFailedError,
@@ -78,6 +80,33 @@ def test_upload_same_bytes_stores_one_blob(node):
         for data in (b"x", LARGE):
             assert index.blob(hashlib.sha256(data).digest()).references == 3
     assert [read_bytes(node, file_id) for file_id in ids] == [b"x", LARGE] * 3
+
+
+def test_upload_of_bytes_whose_stored_copy_is_damaged_mends_it(node, tmp_path):
+    """A damaged copy of the same size is replaced by the upload, in the store and in the log."""
+    large = store_bytes(node, "large", LARGE).files[0]
+    small = store_bytes(node, "small", b"s" * 1000).files[0]
+    with node.store.blob_path(large.digest).open("r+b") as file:
+        file.write(b"XXXX")
+    data = (tmp_path / "wal" / "wal.active").read_bytes()
+    with (tmp_path / "wal" / "wal.active").open("r+b") as file:
+        file.seek(data.index(b"s" * 1000))
+        file.write(b"XXXX")
+    for file_id in (large.id, small.id):
+        with pytest.raises(BlobCorruptError):
+            read_bytes(node, file_id)
+    assert read_bytes(node, store_bytes(node, "again", LARGE).files[0].id) == LARGE
+    assert read_bytes(node, store_bytes(node, "again", b"s" * 1000).files[0].id) == b"s" * 1000
+    assert read_bytes(node, large.id) == LARGE
+    assert read_bytes(node, small.id) == b"s" * 1000
+
+
+def test_upload_of_one_form_with_a_name_twice_that_must_be_free_is_refused(node):
+    """`if_absent` sees the names of its own form."""
+    blobs = [node.files.new_blob(), node.files.new_blob()]
+    with pytest.raises(AlreadyExistsError):
+        node.files.store([Upload(blob, "same", "text/plain") for blob in blobs], if_absent=True)
+    assert list_keys(node) == {}
 
 
 def test_upload_known_blob_whose_file_is_lost_puts_it_back(node):
@@ -196,6 +225,65 @@ def test_no_space_tells_every_caller_and_keeps_nothing(node, monkeypatch):
     assert list_keys(node) == {kept.id: kept.etag}
     store_bytes(node, "after", b"after")
     assert len(list_keys(node)) == 2
+
+
+def test_no_space_in_the_index_takes_the_records_back(node, monkeypatch):
+    """When the index cannot commit for lack of space, nothing of the refused change appears."""
+    kept = store_bytes(node, "kept", b"kept").files[0]
+    position = node.log.position
+    real = type(node.index).write
+
+    def full(index, sql, parameters=()):
+        if sql == "COMMIT":
+            raise NoSpaceError("There is no space left for the index.")
+        return real(index, sql, parameters)
+
+    monkeypatch.setattr(type(node.index), "write", full)
+    for data in (b"small", LARGE):
+        with pytest.raises(NoSpaceError):
+            store_bytes(node, "refused", data)
+    monkeypatch.undo()
+    assert node.log.position == position
+    assert list(node.store.list_blobs()) == []
+    new = store_bytes(node, "new", b"new").files[0]
+    assert list_keys(node) == {kept.id: kept.etag, new.id: new.etag}
+
+
+def test_index_failing_inside_a_plan_fails_the_whole_batch(open_node: Opener, monkeypatch):
+    """A fault of the database is nobody's own: no neighbour is committed in what is left of it."""
+    node = open_node(commit_gather_us=1_000_000)
+    announced = threading.Barrier(2)
+
+    def fail(*_: object) -> bool:
+        raise IndexUnavailableError("The index does not answer.")
+
+    monkeypatch.setattr("dfs.db.transaction.IndexTransaction.key_exists", fail)
+
+    def upload(index: int) -> object:
+        with node.files.announce():
+            announced.wait()  # so that both are in one batch
+            blob = node.files.new_blob()
+            blob.write(b"%d" % index)
+            return node.files.store([Upload(blob, "k", "text/plain")], if_absent=index == 0)
+
+    results = run_together(2, upload)
+    assert [type(result) for result in results] == [IndexUnavailableError] * 2
+    assert list_keys(node) == {}
+
+
+def test_metrics_that_fail_do_not_fail_what_is_durable(node):
+    """A fault in counting a commit reaches its leader at most, never a follower."""
+    raised = []
+
+    def count(report):
+        raised.append(report)
+        raise RuntimeError("no room for counters")
+
+    node.committer._on_commit = count
+    with pytest.raises(RuntimeError):
+        store_bytes(node, "a", b"x")
+    assert len(raised) == 1
+    assert len(list_keys(node)) == 1
 
 
 def test_failed_sync_turns_the_node_read_only_until_the_next_start(open_node: Opener, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -250,6 +251,26 @@ def test_start_with_another_clusters_store_refuses(open_node: Opener, tmp_path: 
     shutil.rmtree(tmp_path / "primary")
     shutil.copytree(tmp_path / "other" / "primary", tmp_path / "primary")
     with pytest.raises(StoreIdentityError, match="cluster"):
+        open_node()
+
+
+def test_start_on_the_index_of_another_node_refuses(open_node: Opener, tmp_path: Path):
+    """Two nodes never share an index: places in the one's log mean nothing in the other's."""
+    from dfs.wiring import open_services
+
+    node = open_node()
+    other = replace(make_config(tmp_path / "other", node.config.database_url), node_id="node-2")
+    with pytest.raises(StoreIdentityError, match="node-1"):
+        open_services(other)
+
+
+def test_start_with_a_sealed_segment_cut_short_refuses(open_node: Opener, tmp_path: Path):
+    """A segment that lost its end is noticed at once, not when its bytes are wanted."""
+    node = open_node()
+    fill(node)
+    path = tmp_path / "wal" / "segments" / "0000000001.wal"
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(WalCorruptError, match="shorter"):
         open_node()
 
 
