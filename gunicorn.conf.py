@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 
 from dfs.core.config import load_config
+from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, library_formatter
 
@@ -60,6 +62,11 @@ if node_config.gunicorn_control_socket:
     control_socket = node_config.gunicorn_control_socket
 
 
+def on_starting(server: Any) -> None:
+    """Let this process and its workers open as many files as the machine allows."""
+    raise_descriptor_limit()
+
+
 def pre_fork(server: Any, worker: Any) -> None:
     """Recover the node before the first worker exists; clients that connect meanwhile wait.
 
@@ -75,7 +82,8 @@ def pre_fork(server: Any, worker: Any) -> None:
 
     if "GUNICORN_PID" not in os.environ:  # else the workers of the old arbiter still count
         shutil.rmtree(metrics_path, ignore_errors=True)
-    metrics_path.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # without it each worker counts for itself
+        metrics_path.mkdir(parents=True, exist_ok=True)
     try:
         recover_node(node_config)
     except DfsError as error:
@@ -84,9 +92,23 @@ def pre_fork(server: Any, worker: Any) -> None:
     server.dfs_recovered = True
 
 
+def post_fork(server: Any, worker: Any) -> None:
+    """Make sure that a full disk cannot kill the worker for what it counts."""
+    from dfs.telemetry.metrics import reserve_metrics_files  # noqa: PLC0415
+
+    reserve_metrics_files()
+
+
 def post_worker_init(worker: Any) -> None:
-    """Open the services before the worker accepts its first request, not during it."""
-    _ = worker.wsgi.extensions["dfs"].services
+    """Open the services before the worker accepts its first request, not during it.
+
+    If that fails now (the database restarts, the disk is full), the next request tries again; until
+    then the answers are 503. An error raised here would make Gunicorn stop the whole node.
+    """
+    try:
+        _ = worker.wsgi.extensions["dfs"].services
+    except DfsError as error:
+        structlog.get_logger().error("services_unopened", code=error.code, error=str(error))
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -19,6 +19,7 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 from dfs.core.config import Config, load_config
+from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, configure_stdlib_logging
 from dfs.queue.rq_queue import queue_name
@@ -98,6 +99,7 @@ def main() -> int:
         config = load_config()
         configure_logging(config.debug)
         configure_stdlib_logging(config.debug)
+        raise_descriptor_limit()
         if config.redis_url is None:
             sys.stderr.write("dfs worker: set REDIS_URL; `make run` does it by itself.\n")
             return 2

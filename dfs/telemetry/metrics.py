@@ -9,17 +9,25 @@ looked up once for each (method, route, status): about 15 us.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
+import structlog
 from flask import Flask, Response, request
 from flask.globals import request_ctx
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, values
 from prometheus_flask_exporter import PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 METRICS_PATH = "/metrics"
+SERIES_MAX = 400
+"""Combinations of method, route and status that are counted apart; any further one is OTHER. Real
+traffic has some fifty. It bounds the files below."""
+FILE_BYTES = {"counter": 1 << 18, "histogram": 1 << 22}
+"""Size of a process's file for each kind of metric: more than SERIES_MAX combinations can fill."""
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -82,6 +90,7 @@ class RequestMetrics:
             "flask_http_request", "Requests answered", ("method", "status"), registry=registry
         )
         self._children: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}
+        self._series: set[tuple[str, str, str]] = set()
 
     def install(self, app: Flask) -> None:
         """Count every request of `app` from now on, those for the metrics themselves excepted."""
@@ -107,10 +116,11 @@ class RequestMetrics:
 
     def _add_children(self, method: str, route: str, status: int) -> tuple[Histogram, Counter]:
         known = method if method in _METHODS else "OTHER"
-        children = (
-            self._duration.labels(known, route, str(status)),
-            self._total.labels(known, str(status)),
-        )
+        series = (known, route, str(status))
+        if series not in self._series and len(self._series) >= SERIES_MAX:
+            series = ("OTHER", "OTHER", "OTHER")
+        self._series.add(series)
+        children = (self._duration.labels(*series), self._total.labels(series[0], series[2]))
         if known == method:  # else a client could grow the cache without end
             self._children[(method, route, status)] = children
         return children
@@ -122,6 +132,34 @@ class Metrics:
 
     registry: CollectorRegistry
     commits: CommitMetrics
+
+
+def reserve_metrics_files() -> bool:
+    """Give the files that this process will count in their room on disk, before any metric exists.
+
+    prometheus_client maps sparse files into memory; on a full disk the first touch of a new page
+    would kill the process with SIGBUS. It takes a file that has a size as it is, so these are made
+    whole beforehand. Where that fails, this process counts in its own memory, and its `/metrics`
+    covers it alone.
+
+    Returns:
+        Whether the files are there.
+    """
+    directory = Path(os.environ[MULTIPROCESS_VARIABLE])
+    paths = {kind: directory / f"{kind}_{os.getpid()}.db" for kind in FILE_BYTES}
+    try:
+        for kind, path in paths.items():
+            with path.open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, FILE_BYTES[kind])
+    except OSError as error:
+        structlog.get_logger().warning("metrics_not_shared", error=str(error))
+        for path in paths.values():  # the other processes could not read half a file
+            with suppress(OSError):
+                path.unlink()
+        del os.environ[MULTIPROCESS_VARIABLE]
+        values.ValueClass = values.MutexValue  # it chose at its import, which was before the fork
+        return False
+    return True
 
 
 def install_metrics(app: Flask) -> Metrics:

@@ -1,0 +1,90 @@
+"""Counting in files that processes share must never kill a process, whatever the disk does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+COUNT = """
+from flask import Flask
+from dfs.telemetry.metrics import install_metrics, reserve_metrics_files
+
+reserved = reserve_metrics_files()
+app = Flask("test")
+metrics = install_metrics(app)
+app.add_url_rule("/a", "a", lambda: "")
+app.test_client().get("/a")
+print(reserved, app.test_client().get("/metrics").text)
+"""
+
+OUTGROW = """
+import os
+from pathlib import Path
+from prometheus_client import CollectorRegistry
+from dfs.telemetry.metrics import FILE_BYTES, RequestMetrics, SERIES_MAX, reserve_metrics_files
+
+assert reserve_metrics_files()
+files = {kind: Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], f"{kind}_{os.getpid()}.db")
+         for kind in FILE_BYTES}
+for kind, file in files.items():
+    assert file.stat().st_size == FILE_BYTES[kind]
+    assert file.stat().st_blocks * 512 >= FILE_BYTES[kind], f"{kind} is sparse"
+metrics = RequestMetrics(registry=CollectorRegistry())
+for number in range(SERIES_MAX + 100):
+    metrics._add_children("OPTIONS", "/" + "x" * 100, number)[0].observe(1)
+for kind, file in files.items():
+    assert file.stat().st_size == FILE_BYTES[kind], f"{kind} grew"
+assert set(files.values()) == set(files["counter"].parent.glob("*.db"))
+"""
+
+
+def run_python(
+    code: str, directory: Path, *, file_bytes_max: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run code in a process that shares its metrics; it may not make files larger than that."""
+    if file_bytes_max is not None:
+        limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({file_bytes_max},) * 2)"
+        code = f"import resource\n{limit}\n{code}"
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_metrics_files_have_their_room_before_and_never_outgrow_it(tmp_path: Path) -> None:
+    """Every page that counting can touch is on disk beforehand, however many series there are."""
+    result = run_python(OUTGROW, tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_metrics_shared_files_are_counted_in(tmp_path: Path) -> None:
+    """With room, the answer comes from the shared files."""
+    result = run_python(COUNT, tmp_path)
+    assert result.stdout.startswith("True"), result.stderr
+    assert 'flask_http_request_total{method="GET",status="200"} 1.0' in result.stdout
+    assert list(tmp_path.glob("counter_*.db"))
+
+
+def test_metrics_without_room_are_counted_in_memory(tmp_path: Path) -> None:
+    """Without room the process says so and counts for itself."""
+    result = run_python(COUNT, tmp_path, file_bytes_max=1 << 17)
+    assert result.returncode == 0, result.stderr
+    assert "metrics_not_shared" in result.stdout
+    assert not list(tmp_path.iterdir())
+    assert 'flask_http_request_total{method="GET",status="200"} 1.0' in result.stdout
+
+
+def test_metrics_without_directory_are_counted_in_memory(tmp_path: Path) -> None:
+    """Not even the directory need be there."""
+    result = run_python(COUNT, tmp_path / "absent")
+    assert "metrics_not_shared" in result.stdout, result.stderr
+    assert 'flask_http_request_total{method="GET",status="200"} 1.0' in result.stdout
