@@ -81,6 +81,8 @@ def open_body(environ: dict[str, Any]) -> BodyStream:
     if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("identity", ""):
         raise UnsupportedMediaType("A body with a Content-Encoding is not accepted.")
     if "HTTP_TRANSFER_ENCODING" in environ:
+        if environ["HTTP_TRANSFER_ENCODING"].strip().lower() != "chunked":
+            raise UnsupportedMediaType("The only Transfer-Encoding accepted is chunked.")
         length = None
     else:
         length = int(environ.get("CONTENT_LENGTH") or 0)

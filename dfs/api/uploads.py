@@ -33,6 +33,8 @@ from dfs.services.files import Stored
 blueprint = Blueprint("uploads", __name__)
 
 ANNOUNCE_BYTES_MAX = 64 << 10
+EXPIRES_AT_MS_MAX = 253_402_300_799_999
+"""The last moment that RFC 3339 can write."""
 DEFAULT_TYPE = "application/octet-stream"
 _TYPES_OF_NO_FILE = ("", "application/x-www-form-urlencoded")
 """What a client sends that names no type: nothing, or what `curl --data-binary` adds by itself."""
@@ -162,7 +164,7 @@ def _checked_type(content_type: str) -> str:
 
 def _expires_at_ms(options: Mapping[str, Any]) -> int | None:
     if "ttl_s" in options:
-        return now_ms() + 1000 * int(options["ttl_s"])
+        return check_future(now_ms() + 1000 * int(options["ttl_s"]))
     expires_at_ms: int | None = options.get("expires_at")
     return None if expires_at_ms is None else check_future(expires_at_ms)
 
@@ -172,6 +174,11 @@ def check_future(expires_at_ms: int) -> int:
     if expires_at_ms <= now_ms():
         raise InvalidRequestError(
             "A file cannot expire in the past.", fields={"expires_at": ["must lie in the future"]}
+        )
+    if expires_at_ms > EXPIRES_AT_MS_MAX:
+        raise InvalidRequestError(
+            "A file cannot expire so late.",
+            fields={"expires_at": ["must be before the year 10000"]},
         )
     return expires_at_ms
 

@@ -38,6 +38,7 @@ from dfs.wal.segment import (
     sealed_path,
     write_segment,
 )
+from dfs.wal.writer import SegmentWriter
 
 
 class WriteAheadLog:
@@ -69,9 +70,9 @@ class WriteAheadLog:
         self._segment_bytes = segment_bytes
         self._preallocate_bytes = preallocate_bytes
         self._on_step = on_step
-        self._writer_fd = -1
-        self._writer_segment_id = 0
-        self._allocated = 0
+        self._writer = SegmentWriter(
+            path=self.active_path, segment_bytes=segment_bytes, preallocate_bytes=preallocate_bytes
+        )
         self._appended: LogPosition | None = None
         self.open_segments = OpenSegments(path)
         self._control: ControlFile | None = None
@@ -89,7 +90,7 @@ class WriteAheadLog:
 
     def close(self) -> None:
         """Close all files. Safe to call twice."""
-        self._close_writer()
+        self._writer.close()
         self.open_segments.clear()
         if self._control is not None:
             self._control.close()
@@ -163,22 +164,17 @@ class WriteAheadLog:
         if reason is not None:
             raise _read_only_error(reason, path=self.active_path)
         position = self.position
-        self._open_writer(position)
-        end = position.offset + len(data)
+        self._writer.open(position)
         self.control.mark_dirty()
         self._on_step("log.dirty")
         try:
-            written = os.pwritev(self._writer_fd, self._with_zeros(data, end), position.offset)
-            while written < len(data):
-                written += os.pwrite(self._writer_fd, data[written:], position.offset + written)
-        except OSError as error:
-            failure = storage_error(error, path=self.active_path)
-            if not isinstance(failure, NoSpaceError):
-                raise self._turn_read_only(failure) from error
+            self._writer.write(data, position)
+        except NoSpaceError:
             self.cut_back()
-            raise failure from error
-        self._allocated = max(self._allocated, position.offset + written)
-        self._appended = LogPosition(position.segment_id, end, last_lsn)
+            raise
+        except StorageError as error:
+            raise self._turn_read_only(error) from error
+        self._appended = LogPosition(position.segment_id, position.offset + len(data), last_lsn)
         self._on_step("log.appended")
 
     def sync(self) -> None:
@@ -189,9 +185,9 @@ class WriteAheadLog:
                 disk now; the next start abandons the segment at its last durable offset.
         """
         try:
-            os.fdatasync(self._writer_fd)
-        except OSError as error:
-            raise self._turn_read_only(storage_error(error, path=self.active_path)) from error
+            self._writer.sync()
+        except StorageError as error:
+            raise self._turn_read_only(error) from error
         self.sync_count += 1
         self._on_step("log.synced")
 
@@ -213,13 +209,11 @@ class WriteAheadLog:
         """
         position = self.position
         self._appended = None
-        self._open_writer(position)
+        self._writer.open(position)
         try:
-            os.ftruncate(self._writer_fd, position.offset)
-            os.fdatasync(self._writer_fd)
-        except OSError as error:
-            raise self._turn_read_only(storage_error(error, path=self.active_path)) from error
-        self._allocated = position.offset
+            self._writer.cut(position)
+        except StorageError as error:
+            raise self._turn_read_only(error) from error
         self.control.publish(position)
 
     def rotate(self, seal: bytes, *, last_lsn: int) -> None:
@@ -281,7 +275,7 @@ class WriteAheadLog:
 
     def cut(self, position: LogPosition) -> Path | None:
         """Cut a torn tail off behind `position`; see `repair.cut_tail`."""
-        self._close_writer()
+        self._writer.close()
         return cut_tail(self.path, self.active_path, position)
 
     # Reading
@@ -329,37 +323,6 @@ class WriteAheadLog:
 
     # Writing, inside
 
-    def _with_zeros(self, data: bytes, end: int) -> list[bytes]:
-        """Return what one write takes: the data, and zeros ahead if the file must grow anyway."""
-        if end > self._allocated:  # another process may have grown the file meanwhile
-            self._allocated = os.fstat(self._writer_fd).st_size
-        if end <= self._allocated:
-            return [data]
-        wanted = min(end + self._preallocate_bytes, max(end, self._segment_bytes))
-        return [data, bytes(wanted - end)]
-
-    def _open_writer(self, position: LogPosition) -> None:
-        if self._writer_segment_id == position.segment_id and self._writer_fd >= 0:
-            return
-        self._close_writer()
-        header = self.active_header()
-        if header.segment_id != position.segment_id:
-            raise WalCorruptError(
-                f"Segment {header.segment_id} is active where {position.segment_id} should be.",
-                path=self.active_path,
-            )
-        try:
-            self._writer_fd = os.open(self.active_path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise storage_error(error, path=self.active_path) from error
-        self._writer_segment_id = position.segment_id
-        self._allocated = os.fstat(self._writer_fd).st_size
-
-    def _close_writer(self) -> None:
-        if self._writer_fd >= 0:
-            os.close(self._writer_fd)
-        self._writer_fd, self._writer_segment_id = -1, 0
-
     def _turn_read_only(self, cause: StorageError) -> WalReadOnlyError:
         self._appended = None
         self.control.mark_read_only(cause.message, **cause.context)
@@ -380,7 +343,7 @@ class WriteAheadLog:
         self._on_step("log.next_written")
 
     def _seal_active(self, ended: LogPosition) -> None:
-        self._close_writer()
+        self._writer.close()
         target = sealed_path(self.path, ended.segment_id)
         if target.exists():
             raise WalCorruptError("A segment is sealed already.", hint=COPY_HINT, path=target)

@@ -271,6 +271,15 @@ def test_index_failing_inside_a_plan_fails_the_whole_batch(open_node: Opener, mo
     assert list_keys(node) == {}
 
 
+def test_log_removed_or_cut_under_a_running_node_takes_no_more_writes(node, tmp_path):
+    """Nothing is acknowledged into a file that nobody will ever read."""
+    store_bytes(node, "a", b"x" * 1000)
+    os.truncate(tmp_path / "wal" / "wal.active", 500)
+    with pytest.raises(WalReadOnlyError, match="removed or cut"):
+        store_bytes(node, "b", b"x")
+    assert "removed or cut" in node.health.reasons()["log"]
+
+
 def test_metrics_that_fail_do_not_fail_what_is_durable(node):
     """A fault in counting a commit reaches its leader at most, never a follower."""
     raised = []
