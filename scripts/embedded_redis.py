@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from scripts.supervisor import Child, start_child, stop_children
 
 START_TIMEOUT_S = 20
+LOG_NAME = "server.log"
 
 
 def find_server() -> Path:
@@ -69,18 +70,23 @@ def try_to_start(program: Path, directory: Path) -> tuple[Child, str]:
     """Start a server once; see `start_redis`."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    command = [str(program), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)]
-    command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
-    log_path = directory / "server.log"
-    with log_path.open("wb") as log:
-        child = start_child(
-            "redis", command, environ=os.environ, directory=directory, log=log.fileno()
-        )
+    child = launch(program, directory, port)
     if not answers(port, child):
         stop_children([child])
+        log_path = directory / LOG_NAME
         log_end = log_path.read_text(errors="replace")[-2000:]
         raise RuntimeError(f"{program} did not start. Its log {log_path} ends with:\n{log_end}")
     return child, f"redis://127.0.0.1:{port}/0"
+
+
+def launch(program: Path, directory: Path, port: int) -> Child:
+    """Start a server without waiting for it."""
+    command = [str(program), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)]
+    command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
+    with (directory / LOG_NAME).open("wb") as log:
+        return start_child(
+            "redis", command, environ=os.environ, directory=directory, log=log.fileno()
+        )
 
 
 def answers(port: int, child: Child) -> bool:

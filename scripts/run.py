@@ -1,6 +1,6 @@
 """Runs a whole node: a queue server if none is configured, and each line of the Procfile.
 
-python -m scripts.run          until Ctrl-C or SIGTERM (exit 0), or until a part of it ends (1)
+python -m scripts.run          until Ctrl-C or SIGTERM (exit 0), or until the web server ends (1)
 python -m scripts.run up       the same in the background; returns when the node is ready
 python -m scripts.run down     stops what `up` started
 """
@@ -18,26 +18,32 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 import urllib3
 from honcho.environ import parse_procfile
 
 from dfs.core.config import SETTINGS, Config, load_config
 from dfs.core.errors import ConfigError
-from scripts.embedded_redis import find_server, free_port, start_redis
+from scripts.embedded_redis import find_server, free_port, launch, start_redis
 from scripts.supervisor import (
     Child,
+    Part,
     block_stop_signals,
+    describe_end,
+    keep_running,
     start_child,
     stop_children,
-    wait_for_end,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKGROUND_START_TIMEOUT_S = 600
+VITAL = "web"
+"""The line of the Procfile whose end is the node's end."""
 
 
 class StartError(Exception):
@@ -113,13 +119,27 @@ def child_environ(config: Config, *, port: int, redis_url: str) -> dict[str, str
     }
 
 
-def start_parts(environ: Mapping[str, str]) -> list[Child]:
+def start_parts(environ: Mapping[str, str]) -> list[Part]:
     """Start each line of the Procfile."""
     lines = parse_procfile((ROOT / "Procfile").read_text()).processes
-    return [
-        start_child(name, ["/bin/sh", "-c", f"exec {line}"], environ=environ, directory=ROOT)
-        for name, line in lines.items()
-    ]
+    parts = []
+    for name, line in lines.items():
+        command = ["/bin/sh", "-c", f"exec {line}"]
+        start = partial(start_child, name, command, environ=environ, directory=ROOT)
+        parts.append(Part(start=start, child=start(), vital=name == VITAL))
+    return parts
+
+
+def start_queue(run_path: Path) -> tuple[Part, str]:
+    """Start a queue server of the node's own, and wait until it answers. Returns its address, too.
+
+    Raises:
+        RuntimeError, FileNotFoundError: there is none, or it does not start.
+    """
+    program, directory = find_server(), run_path / "redis"
+    child, url = start_redis(program, directory=directory)
+    port = urlsplit(url).port or 6379
+    return Part(start=partial(launch, program, directory, port), child=child), url
 
 
 def node_url(host: str, port: int) -> str:
@@ -147,43 +167,49 @@ def announce_when_ready(url: str, ended: threading.Event) -> None:
 
 
 def run_node(config: Config) -> int:
-    """Run the node until a stop signal or the end of one of its processes.
+    """Run the node until a stop signal or the end of its web server.
+
+    Without its queue, or what works on it, the node serves on, and they are started again.
 
     Returns:
-        0 after a stop signal, 1 when a process ended by itself.
+        0 after a stop signal, 1 when the web server ended by itself.
 
     Raises:
         StartError: it cannot start.
     """
     with claim_run_path(config.run_path):
         port = choose_port(config)
-        redis: list[Child] = []
-        parts: list[Child] = []
+        queue: list[Part] = []
+        parts: list[Part] = []
         ended = threading.Event()
         try:
             redis_url = config.redis_url
             if redis_url is None:
-                child, redis_url = start_redis(find_server(), directory=config.run_path / "redis")
-                redis.append(child)
+                part, redis_url = start_queue(config.run_path)
+                queue.append(part)
             parts += start_parts(child_environ(config, port=port, redis_url=redis_url))
             threading.Thread(
                 target=announce_when_ready, args=(node_url(config.host, port), ended), daemon=True
             ).start()
-            dead = wait_for_end([*redis, *parts])
+            dead = keep_running([*queue, *parts])
         except (RuntimeError, FileNotFoundError) as error:
             raise StartError(str(error)) from error
         finally:
             ended.set()
-            orderly = stop_children(parts)
-            stop_children(redis)
+            orderly = stop_children(running(parts))
+            stop_children(running(queue))
     return tell_end(dead, orderly=orderly)
+
+
+def running(parts: Iterable[Part]) -> list[Child]:
+    """Return the processes of those parts that have one."""
+    return [part.child for part in parts if part.child is not None]
 
 
 def tell_end(dead: Child | None, *, orderly: bool) -> int:
     """Say how the node ended. Returns the exit status."""
     if dead is not None:
-        status = dead.process.returncode
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        how = describe_end(dead)
         print(f"dfs: {dead.name} {how}; everything else was stopped.", file=sys.stderr)
         return 1
     print("dfs has stopped." if orderly else "dfs was stopped by force.", flush=True)

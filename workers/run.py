@@ -10,12 +10,14 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import SimpleWorker
+from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
 from dfs.core.config import Config, load_config
@@ -29,72 +31,98 @@ from workers.schedule import Schedule, periodic_jobs
 
 MAINTENANCE_INTERVAL_S = 60
 CONNECT_TIMEOUT_S = 5
-REDIS_WAIT_S = 60
-REDIS_PAUSE_S = 1
+PAUSE_S = 1
+"""Before the next try without Redis; twice as long each time, up to PAUSE_S_MAX."""
+PAUSE_S_MAX = 30
 
 
 class NodeWorker(SimpleWorker):
     """Runs jobs without forking: a fork would carry database connections and locks over."""
 
     stop_was_requested = False
+    max_connection_wait_time = PAUSE_S_MAX
 
     def handle_warm_shutdown_request(self) -> None:
         """Remember that the end was asked for: rq also ends by itself, when Redis is gone."""
         self.stop_was_requested = True
         super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
 
+    def teardown(self) -> None:
+        """Say goodbye if Redis is there to hear it, and leave no thread either way."""
+        try:
+            super().teardown()  # type: ignore[no-untyped-call]
+        except RedisError as error:
+            structlog.get_logger().warning("worker_not_signed_off", error=str(error))
+            if self.pubsub_thread is not None:
+                self.pubsub_thread.stop()
+
 
 def connect(url: str) -> Redis:
-    """Return a connection for the worker's loop once Redis answers, within REDIS_WAIT_S.
-
-    Raises:
-        RedisError: it does not.
-    """
+    """Return a connection for the worker's loop once Redis answers, however long that takes."""
     redis = Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT_S, socket_keepalive=True)
-    deadline_s = time.monotonic() + REDIS_WAIT_S
+    pause_s = PAUSE_S
     while True:
         try:
             redis.ping()
         except RedisError as error:
-            if time.monotonic() > deadline_s:
-                raise
-            structlog.get_logger().warning("redis_awaited", error=str(error))
-            time.sleep(REDIS_PAUSE_S)
+            structlog.get_logger().warning("redis_awaited", error=str(error), pause_s=pause_s)
+            time.sleep(pause_s)
+            pause_s = min(PAUSE_S_MAX, pause_s * 2)
         else:
             return redis
 
 
-def run_worker(config: Config, redis_url: str, services: Services) -> int:
-    """Run jobs until SIGTERM or SIGINT.
-
-    Returns:
-        The exit status: 0 when the end was asked for.
-    """
+def run_worker(config: Config, redis_url: str, services: Services) -> None:
+    """Run jobs until SIGTERM or SIGINT, across any outage of Redis."""
     name = queue_name(cluster_id=services.recovered.cluster_id, node_id=config.node_id)
-    redis = connect(redis_url)
     schedule = Schedule(queue=services.queue, jobs=periodic_jobs(tmp_age_s=config.tmp_age_s))
-    worker = NodeWorker(
-        [name],
-        connection=redis,
-        serializer=JSONSerializer,
-        maintenance_interval=MAINTENANCE_INTERVAL_S,
-        log_job_description=False,
-    )
-    structlog.get_logger().info("worker_started", queue=name)
     schedule.start()
     try:
         with jobs_use(services):
-            worker.work(logging_level="INFO" if config.debug else "WARNING")
+            pause_s = PAUSE_S
+            started_s = time.monotonic()
+            while not run_jobs(name, redis_url, debug=config.debug):
+                if time.monotonic() - started_s > PAUSE_S_MAX:
+                    pause_s = PAUSE_S
+                structlog.get_logger().warning("worker_loop_ended", pause_s=pause_s)
+                time.sleep(pause_s)
+                pause_s = min(PAUSE_S_MAX, pause_s * 2)
+                started_s = time.monotonic()
     finally:
         schedule.stop()
+
+
+def run_jobs(name: str, redis_url: str, *, debug: bool) -> bool:
+    """Run the jobs of a queue until rq ends, which it does at many a fault of Redis.
+
+    Returns:
+        Whether the end was asked for.
+    """
+    redis = connect(redis_url)
+    try:
+        worker = NodeWorker(
+            [name],
+            connection=redis,
+            serializer=JSONSerializer,
+            maintenance_interval=MAINTENANCE_INTERVAL_S,
+            log_job_description=False,
+        )
+        structlog.get_logger().info("worker_started", queue=name)
+        with suppress(StopRequested):  # when the signal comes while rq ends by itself
+            worker.work(logging_level="INFO" if debug else "WARNING")
+    except RedisError as error:
+        structlog.get_logger().warning("redis_lost", error=str(error))
+        return False
+    finally:
         redis.close()
-    return 0 if worker.stop_was_requested else 1
+    if not worker.stop_was_requested:
+        exit_at_signals()
+    return worker.stop_was_requested
 
 
 def main() -> int:
     """Run the worker process. Returns its exit status."""
-    signal.signal(signal.SIGTERM, exit_at_once)  # rq takes over once it listens
-    signal.signal(signal.SIGINT, exit_at_once)
+    exit_at_signals()
     try:
         config = load_config()
         configure_logging(config.debug)
@@ -105,12 +133,19 @@ def main() -> int:
             return 2
         services = open_services(config)
         try:
-            return run_worker(config, config.redis_url, services)
+            run_worker(config, config.redis_url, services)
         finally:
             services.close()
-    except (DfsError, RedisError) as error:
+    except DfsError as error:
         sys.stderr.write(f"dfs worker: {error}\n")
         return 1
+    return 0
+
+
+def exit_at_signals() -> None:
+    """Have stop signals end the process at once. rq takes them over while it works."""
+    signal.signal(signal.SIGTERM, exit_at_once)
+    signal.signal(signal.SIGINT, exit_at_once)
 
 
 def exit_at_once(signal_number: int, frame: FrameType | None) -> None:

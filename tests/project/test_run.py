@@ -122,17 +122,33 @@ def test_run_unreadable_log_is_said_clearly(tmp_path: Path) -> None:
     assert "Booting worker" not in output
 
 
-@pytest.mark.parametrize(
-    ("words", "name"), [("gunicorn", "web"), ("workers.run", "worker"), ("127.0.0.1:", "redis")]
-)
-def test_run_death_of_a_part_ends_all(tmp_path: Path, words: str, name: str) -> None:
-    """If a part dies, the rest is stopped, and the status and a line say so."""
+def test_run_death_of_the_web_server_ends_all(tmp_path: Path) -> None:
+    """If the web server dies, the rest is stopped, and the status and a line say so."""
     with running_node(tmp_path) as node:
         below = node.descendants()
-        os.kill(node.child(words), signal.SIGKILL)
+        os.kill(node.child("gunicorn"), signal.SIGKILL)
         output, _ = node.process.communicate(timeout=60)
     assert node.process.returncode == 1
-    assert f"dfs: {name} was killed by signal 9; everything else was stopped." in output
+    assert "dfs: web was killed by signal 9; everything else was stopped." in output
+    for pid in below:
+        wait_for_end(pid, timeout_s=1)
+
+
+def test_run_death_of_the_queue_and_its_worker_is_mended(tmp_path: Path) -> None:
+    """Without Redis and the worker the node serves, and both come back where they were."""
+    with running_node(tmp_path, WEB_CONCURRENCY="1") as node:
+        dead = node.child("127.0.0.1:"), node.child("workers.run")
+        for pid in dead:
+            os.kill(pid, signal.SIGKILL)
+        node.read_until("redis was killed by signal 9; next try in 1 s.")
+        assert node.request("POST", "/upload?name=a", b"a")[0] == 201
+        assert node.request("GET", "/ready")[0] == 200
+        node.read_until("worker_started")
+        assert json.loads(node.request("GET", "/ready")[1])["reasons"]["queue"] is None
+        below = node.descendants()
+        assert not set(dead) & set(below)
+        status, _ = node.end(signal.SIGTERM)
+    assert status == 0
     for pid in below:
         wait_for_end(pid, timeout_s=1)
 

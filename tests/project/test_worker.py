@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
@@ -16,6 +17,8 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from dfs.queue.rq_queue import RqQueue, queue_name
+from scripts.embedded_redis import answers, bundled_server, launch
+from scripts.supervisor import stop_children
 from tests.project.nodes import RunningProgram, running_program
 from tests.redis_server import RedisServer, running_redis
 
@@ -73,3 +76,54 @@ def test_worker_waits_for_its_queue_and_can_be_stopped(tmp_path: Path) -> None:
         status, output = worker.end(signal.SIGTERM)
     assert status == 0
     assert "Traceback" not in output
+
+
+def test_worker_outlives_its_queue_and_works_on_when_it_returns(tmp_path: Path) -> None:
+    """rq ends when Redis breaks off; the worker does not, and needs no restart."""
+    with running_redis(tmp_path / "redis") as server:
+        port = urlsplit(server.url).port
+        assert port is not None
+        with running_program("workers.run", tmp_path, REDIS_URL=server.url) as worker:
+            worker.read_until("worker_started")
+            with Redis.from_url(server.url) as redis:
+                blocked_client(redis)
+            server.child.process.kill()
+            server.child.process.wait()
+            worker.read_until("could not connect")
+            again = launch(bundled_server(), tmp_path / "redis", port)
+            try:
+                assert answers(port, again)
+                sweep_and_stop(tmp_path, RedisServer(server.url, again), worker)
+            finally:
+                stop_children([again])
+
+
+@pytest.mark.parametrize("wait_before_stop", [False, True])
+def test_worker_starts_again_when_rq_ends_by_itself(
+    tmp_path: Path, redis_server: RedisServer, wait_before_stop: bool
+) -> None:
+    """Whatever makes rq end, the worker begins anew, and can be stopped during its pause, too."""
+    with running_program("workers.run", tmp_path, REDIS_URL=redis_server.url) as worker:
+        worker.read_until("worker_started")
+        with Redis.from_url(redis_server.url) as redis:
+            name = redis.smembers("rq:queues")
+            assert isinstance(name, set)
+            (key,) = name
+            redis.delete(key)
+            redis.set(key, "no list")  # rq's next command for the queue fails
+            redis.execute_command("CLIENT", "UNBLOCK", blocked_client(redis))
+            worker.read_until("worker_loop_ended")
+            redis.delete(key)
+        if not wait_before_stop:
+            worker.read_until("worker_started")
+        status, output = worker.end(signal.SIGTERM)
+    assert status == 0
+    assert "Traceback" not in output
+
+
+def blocked_client(redis: Redis) -> int:
+    """Return the id of the client that waits for a job."""
+    while True:
+        for client in redis.client_list():
+            if client["cmd"] in ("blmove", "brpoplpush", "blpop"):
+                return int(client["id"])
