@@ -5,6 +5,7 @@ Gunicorn runs this file again on SIGHUP, so nothing here may rely on having run 
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from contextlib import suppress
@@ -19,6 +20,8 @@ from dfs.core.config import load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, library_formatter
+
+GC_THRESHOLD = 50_000  # objects made and not freed until the collector looks at the young ones
 
 node_config = load_config()
 configure_logging(node_config.debug)
@@ -109,6 +112,11 @@ def post_worker_init(worker: Any) -> None:
         _ = worker.wsgi.extensions["dfs"].services
     except DfsError as error:
         structlog.get_logger().error("services_unopened", code=error.code, error=str(error))
+    # What lives as long as the process is never looked at again, and the rest not every few
+    # requests: collecting took a tenth of the time of small uploads.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
