@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from dfs.core.config import Config
+from dfs.core.durable import storage_error
+from dfs.core.errors import DfsError
 from dfs.core.steps import OnStep, ignore_step
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
@@ -22,6 +25,8 @@ from dfs.services.recovery import Recovered, mark_for_rebuilding, recover
 from dfs.storage.base import BlobStore
 from dfs.storage.open import open_store
 from dfs.wal.log import WriteAheadLog
+
+REOPEN_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +79,11 @@ def open_services(
             storage_path=config.storage_path,
             node_id=config.node_id,
         )
-    except BaseException:
+    except BaseException as error:
         index.close()
         log.close()
+        if isinstance(error, OSError):
+            raise storage_error(error) from error
         raise
     committer = Committer(
         log=log,
@@ -153,6 +160,8 @@ class Node:
         self._on_commit = on_commit
         self._services: Services | None = None
         self._lock = threading.Lock()
+        self._failure: DfsError | None = None
+        self._retry_at_s = 0.0
 
     @property
     def services(self) -> Services:
@@ -160,8 +169,19 @@ class Node:
         if self._services is None:
             with self._lock:
                 if self._services is None:
-                    self._services = open_services(self.config, on_commit=self._on_commit)
+                    self._services = self._open()
         return self._services
+
+    def _open(self) -> Services:
+        """Open the services, unless that failed just now: requests must not queue up to try."""
+        if self._failure is not None and time.monotonic() < self._retry_at_s:
+            raise self._failure
+        try:
+            return open_services(self.config, on_commit=self._on_commit)
+        except DfsError as error:
+            self._failure = error
+            self._retry_at_s = time.monotonic() + REOPEN_PAUSE_S
+            raise
 
     def close(self) -> None:
         """Close what was opened. Safe to call twice; the next use opens it again."""

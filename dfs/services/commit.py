@@ -27,7 +27,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import (
@@ -42,9 +42,10 @@ from dfs.core.steps import OnStep, ignore_step
 from dfs.db.session import IndexDatabase
 from dfs.db.transaction import IndexTransaction
 from dfs.services.apply import apply
+from dfs.services.batch import Batch, Ticket
 from dfs.services.command import Command, Draft
 from dfs.services.recovery import roll_forward
-from dfs.storage.base import BlobStore, StagedBlob
+from dfs.storage.base import BlobStore
 from dfs.wal.frame import Flag, Frame, encode_frame
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.record import SealSegment, encode_meta
@@ -70,41 +71,6 @@ OnCommit = Callable[[CommitReport], None]
 
 def ignore_report(report: CommitReport) -> None:
     """Do nothing."""
-
-
-class _Ticket:
-    """One caller waiting for its command. A bare lock is the cheapest way to sleep and be woken."""
-
-    __slots__ = ("_wake", "command", "error", "is_durable", "is_leader", "lsn")
-
-    def __init__(self, command: Command) -> None:
-        self.command = command
-        self.lsn = 0
-        self.is_durable = False
-        self.error: BaseException | None = None
-        self.is_leader = False
-        self._wake = threading.Lock()
-        self._wake.acquire()
-
-    def sleep(self) -> None:
-        self._wake.acquire()
-
-    def wake(self) -> None:
-        self._wake.release()
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What the leader has planned."""
-
-    segment_id: int
-    offset: int
-    lsn: int
-    tickets: list[_Ticket] = field(default_factory=list)
-    frames: list[bytes] = field(default_factory=list)
-    staged: list[tuple[StagedBlob, bytes, int]] = field(default_factory=list)
-    published: list[bytes] = field(default_factory=list)
-    sync_s: float = 0.0
 
 
 class Committer:
@@ -141,7 +107,7 @@ class Committer:
         self._on_step = on_step
         self._on_commit = on_commit
         self._mutex = threading.Lock()
-        self._queue: deque[_Ticket] = deque()
+        self._queue: deque[Ticket] = deque()
         self._is_led = False
         self._expected = 0
         self._announced = threading.local()
@@ -175,7 +141,7 @@ class Committer:
 
         Durability: on return the records of the change, and the blob files it names, are synced.
         """
-        ticket = _Ticket(command)
+        ticket = Ticket(command)
         with self._mutex:
             self._queue.append(ticket)
             ticket.is_leader = not self._is_led
@@ -206,7 +172,7 @@ class Committer:
 
     def _lead(self) -> None:
         """Commit one batch, then hand the lead to the first of those that have come meanwhile."""
-        tickets: list[_Ticket] = []
+        tickets: list[Ticket] = []
         report: CommitReport | None = None
         try:
             self._gather()
@@ -241,8 +207,8 @@ class Committer:
         with self._mutex:
             self._gather_wake = None
 
-    def _take_queue(self) -> list[_Ticket]:
-        taken: list[_Ticket] = []
+    def _take_queue(self) -> list[Ticket]:
+        taken: list[Ticket] = []
         bytes_left = self._batch_bytes_max
         with self._mutex:
             while self._queue and len(taken) < self._batch_count_max:
@@ -252,7 +218,7 @@ class Committer:
                 taken.append(self._queue.popleft())
         return taken
 
-    def _commit(self, tickets: list[_Ticket]) -> CommitReport | None:
+    def _commit(self, tickets: list[Ticket]) -> CommitReport | None:
         """Make the changes of these tickets durable, or tell each why not. Under the node lock.
 
         Returns:
@@ -304,11 +270,11 @@ class Committer:
             roll_forward(self._log, self._index, node_id=self._node_id)
         raise IndexUnavailableError("The index does not follow the log.")
 
-    def _begin_batch(self) -> _Batch:
+    def _begin_batch(self) -> Batch:
         end = self._log.position
-        return _Batch(segment_id=end.segment_id, offset=end.offset, lsn=end.lsn)
+        return Batch(segment_id=end.segment_id, offset=end.offset, lsn=end.lsn)
 
-    def _plan(self, tickets: list[_Ticket], index: IndexTransaction) -> _Batch:
+    def _plan(self, tickets: list[Ticket], index: IndexTransaction) -> Batch:
         batch = self._begin_batch()
         index.preload(
             file_ids=[file_id for ticket in tickets for file_id in ticket.command.file_ids],
@@ -328,7 +294,7 @@ class Committer:
         self._set_applied(index, batch.lsn)
         return batch
 
-    def _draw_up(self, drafts: Sequence[Draft], batch: _Batch, index: IndexTransaction) -> None:
+    def _draw_up(self, drafts: Sequence[Draft], batch: Batch, index: IndexTransaction) -> None:
         """Give the records of one change their LSNs and places, and apply them to the index."""
         for remaining, draft in zip(range(len(drafts) - 1, -1, -1), drafts, strict=True):
             flags = Flag.CONTINUES if remaining else Flag.NONE
@@ -358,7 +324,7 @@ class Committer:
             raise IndexUnavailableError("The index does not follow the log.")
         index.set_node_state(NodeState(self._node_id, index.node_state.cluster_id, lsn))
 
-    def _write(self, batch: _Batch) -> None:
+    def _write(self, batch: Batch) -> None:
         """Blob files first, then the records, then the sync."""
         batch.published = self._store.publish(batch.staged) if batch.staged else []
         self._on_step("commit.published")
@@ -371,7 +337,7 @@ class Committer:
         self._log.sync()
         batch.sync_s = time.perf_counter() - started
 
-    def _commit_index(self, index: IndexTransaction, batch: _Batch) -> None:
+    def _commit_index(self, index: IndexTransaction, batch: Batch) -> None:
         """Commit the index; if its disk is full, take the records back, since it has not.
 
         After any other failure nobody knows whether it has: the log, which has the records,

@@ -1,0 +1,44 @@
+"""Changes on their way through one group commit: who waits for them, and what is planned."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from dfs.services.command import Command
+from dfs.storage.base import StagedBlob
+
+
+class Ticket:
+    """One caller waiting for its command. A bare lock is the cheapest way to sleep and be woken."""
+
+    __slots__ = ("_wake", "command", "error", "is_durable", "is_leader", "lsn")
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self.lsn = 0
+        self.is_durable = False
+        self.error: BaseException | None = None
+        self.is_leader = False
+        self._wake = threading.Lock()
+        self._wake.acquire()
+
+    def sleep(self) -> None:
+        self._wake.acquire()
+
+    def wake(self) -> None:
+        self._wake.release()
+
+
+@dataclass(slots=True)
+class Batch:
+    """What the leader has planned."""
+
+    segment_id: int
+    offset: int
+    lsn: int
+    tickets: list[Ticket] = field(default_factory=list)
+    frames: list[bytes] = field(default_factory=list)
+    staged: list[tuple[StagedBlob, bytes, int]] = field(default_factory=list)
+    published: list[bytes] = field(default_factory=list)
+    sync_s: float = 0.0
