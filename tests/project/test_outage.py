@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import time
 import subprocess
 import sys
 from collections.abc import Iterator
