@@ -9,6 +9,7 @@ middle of it, and is also what a commit does when the one before it died half wa
 from __future__ import annotations
 
 import contextlib
+import gc
 import secrets
 import time
 from collections.abc import Iterable, Iterator
@@ -39,6 +40,7 @@ from dfs.wal.record import RecordType, decode_meta
 REPLAY_BATCH_RECORDS = 20_000
 """The larger, the fewer times a page of the index is written; their meta is held in memory."""
 PROGRESS_EVERY_S = 5.0
+NO_DATA = memoryview(b"")
 REBUILD_NAME = "rebuild-index"
 CLUSTER_ID_BYTES = 16
 
@@ -137,16 +139,7 @@ def roll_forward(
     known = log.control.position
     durable_lsn = max(state.applied_lsn, known.lsn if known else 0)
     reader = log.read(after_lsn=state.applied_lsn, durable_lsn=durable_lsn)
-    replayed = 0
-    last: Frame | None = None
-    next_report = time.monotonic() + PROGRESS_EVERY_S
-    for frames in _batches(reader):
-        _apply_batch(frames, index, state)
-        replayed += len(frames)
-        last = frames[-1]
-        if time.monotonic() >= next_report:
-            logger.info("log_replaying", replayed=replayed, lsn=last.lsn)
-            next_report = time.monotonic() + PROGRESS_EVERY_S
+    replayed, last = _replay(reader, index, state)
     cut = _settle_end(log, reader.end, durable_lsn=durable_lsn)
     position = reader.end.position
     if last and last.type == RecordType.SEAL_SEGMENT and last.segment_id == position.segment_id:
@@ -245,6 +238,36 @@ def _read_state(index: IndexDatabase, *, node_id: str, cluster_id: bytes) -> Nod
     return state
 
 
+def _replay(
+    frames: Iterable[Frame], index: IndexDatabase, state: NodeState
+) -> tuple[int, Frame | None]:
+    """Apply records to the index. Returns how many they were, and the last one."""
+    replayed = 0
+    last: Frame | None = None
+    next_report = time.monotonic() + PROGRESS_EVERY_S
+    with _garbage_kept():
+        for batch in _batches(frames):
+            _apply_batch(batch, index, state)
+            replayed += len(batch)
+            last = batch[-1]
+            if time.monotonic() >= next_report:
+                logger.info("log_replaying", replayed=replayed, lsn=last.lsn)
+                next_report = time.monotonic() + PROGRESS_EVERY_S
+    return replayed, last
+
+
+@contextlib.contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Stop the garbage collector: a replay makes no cycles, but a million objects to look at."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _apply_batch(frames: list[Frame], index: IndexDatabase, state: NodeState) -> None:
     metas = [decode_meta(frame) for frame in frames]
     with index.begin() as transaction:
@@ -288,5 +311,5 @@ def _batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
 
 
 def _drop_data(frame: Frame) -> Frame:
-    frame.data = memoryview(b"")
+    frame.data = NO_DATA
     return frame

@@ -27,7 +27,7 @@ class RecordType(IntEnum):
     SEAL_SEGMENT = 5
 
 
-class PutBlob(msgspec.Struct, frozen=True, omit_defaults=True):
+class PutBlob(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Bytes came into being: the data of this record, or the blob file named by the digest.
 
     Attributes:
@@ -43,7 +43,7 @@ class PutBlob(msgspec.Struct, frozen=True, omit_defaults=True):
     block_crc32s: bytes = b""
 
 
-class FileExtent(msgspec.Struct, frozen=True):
+class FileExtent(msgspec.Struct, frozen=True, gc=False):
     """A run of bytes of one blob that forms part of a file."""
 
     digest: bytes
@@ -51,7 +51,7 @@ class FileExtent(msgspec.Struct, frozen=True):
     length: int
 
 
-class PutFile(msgspec.Struct, frozen=True, omit_defaults=True):
+class PutFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A file came into being. Fields as in `dfs.core.model.File`."""
 
     id: str
@@ -66,14 +66,14 @@ class PutFile(msgspec.Struct, frozen=True, omit_defaults=True):
     extents: list[FileExtent] = []
 
 
-class DeleteFile(msgspec.Struct, frozen=True):
+class DeleteFile(msgspec.Struct, frozen=True, gc=False):
     """A file is no more."""
 
     id: str
     deleted_at_ms: int
 
 
-class UpdateFile(msgspec.Struct, frozen=True, omit_defaults=True):
+class UpdateFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A file got these names and properties; the record carries all of them, changed or not."""
 
     id: str
@@ -84,7 +84,7 @@ class UpdateFile(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_at_ms: int | None = None
 
 
-class SealSegment(msgspec.Struct, frozen=True):
+class SealSegment(msgspec.Struct, frozen=True, gc=False):
     """The last record of a segment that was full.
 
     Attributes:
