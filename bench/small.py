@@ -111,30 +111,49 @@ def _measure_uploads_of(
         plan.rounds, measures, warm_up=clients == CLIENTS[0]
     )
     name = f"upload_4k_{clients}"
-    outcome.keep(f"{name}_empty_per_s", empty_rate)
-    outcome.keep(f"{name}_per_s", rate)
     outcome.keep(f"{name}_body_route_per_s", reading)
     outcome.keep(f"{name}_append_per_s", single)
     outcome.keep(f"{name}_append_grouped_per_s", grouped)
-    ratio = outcome.keep(f"{name}_over_empty", rate.over(empty_rate))
-    p50, p99, cpu = upload.keep(name, plan.rounds, outcome)
-    empty_cpu = call.keep(f"{name}_empty", plan.rounds, outcome)[2]
+    cells, ratio = _compare(name, plan, outcome, (upload, rate), (call, empty_rate))
     if clients == CLIENTS[-1]:
-        outcome.targets.append(
-            Target(f"4 KiB uploads, {clients} clients, of the empty route", ratio.median, 0.45)
-        )
-    return (
-        str(clients),
+        label = f"4 KiB uploads, {clients} clients, of the empty route"
+        outcome.targets.append(Target(label, ratio.median, 0.45))
+    appends = f"{single.median:,.0f} / {grouped.median:,.0f}"
+    return (str(clients), *cells, reading.format(), appends, ratio.format(2))
+
+
+def _compare(
+    name: str,
+    plan: Plan,
+    outcome: Outcome,
+    measured: tuple[Repeated, Series],
+    empty: tuple[Repeated, Series],
+) -> tuple[tuple[str, ...], Series]:
+    """Keep all that was measured of a route of dfs and of the empty route beside it.
+
+    Args:
+        name: what its figures begin with.
+        measured, empty: the load, and its requests a second in each round.
+
+    Returns:
+        (cells, ratio): requests a second, p50, p99 and processor time of dfs, and requests a
+        second and processor time of the empty route; and the ratio of the two rates.
+    """
+    (load, rate), (call, empty_rate) = measured, empty
+    outcome.keep(f"{name}_empty_per_s", empty_rate)
+    outcome.keep(f"{name}_per_s", rate)
+    ratio = outcome.keep(f"{name}_over_empty", rate.over(empty_rate))
+    p50, p99, cpu = load.keep(name, plan.rounds, outcome)
+    empty_cpu = call.keep(f"{name}_empty", plan.rounds, outcome)[2]
+    cells = (
         rate.format(),
         f"{p50.median:.1f}",
         f"{p99.median:.1f}",
         f"{cpu.median:.0f}",
         empty_rate.format(),
         f"{empty_cpu.median:.0f}",
-        reading.format(),
-        f"{single.median:,.0f} / {grouped.median:,.0f}",
-        ratio.format(2),
     )
+    return cells, ratio
 
 
 def measure_downloads(plan: Plan) -> Outcome:
@@ -183,25 +202,11 @@ def _measure_downloads_of(
 ) -> tuple[str, ...]:
     empty_rate, rate = measure_rounds(plan.rounds, (call, download), warm_up=clients == CLIENTS[0])
     name = f"download_4k_{clients}"
-    outcome.keep(f"{name}_empty_per_s", empty_rate)
-    outcome.keep(f"{name}_per_s", rate)
-    ratio = outcome.keep(f"{name}_over_empty", rate.over(empty_rate))
-    p50, p99, cpu = download.keep(name, plan.rounds, outcome)
-    empty_cpu = call.keep(f"{name}_empty", plan.rounds, outcome)[2]
+    cells, ratio = _compare(name, plan, outcome, (download, rate), (call, empty_rate))
     if clients == CLIENTS[-1]:
-        outcome.targets.append(
-            Target(f"4 KiB downloads, {clients} clients, of the empty route", ratio.median, 0.6)
-        )
-    return (
-        str(clients),
-        rate.format(),
-        f"{p50.median:.1f}",
-        f"{p99.median:.1f}",
-        f"{cpu.median:.0f}",
-        empty_rate.format(),
-        f"{empty_cpu.median:.0f}",
-        ratio.format(2),
-    )
+        label = f"4 KiB downloads, {clients} clients, of the empty route"
+        outcome.targets.append(Target(label, ratio.median, 0.6))
+    return (str(clients), *cells, ratio.format(2))
 
 
 def measure_syncs(plan: Plan) -> Outcome:
