@@ -113,6 +113,7 @@ def test_file_change_is_answered_and_kept(client: FlaskClient) -> None:
         ({"metadata": {"a": 1}}, "metadata.a.value"),
         ({"metadata": None}, "metadata"),
         ({"expires_at": "2000-01-01T00:00:00Z"}, "expires_at"),
+        ({"expires_at": "9999-12-31T23:30:00-00:30"}, "expires_at"),
         ({"name": ""}, "name"),
     ],
 )

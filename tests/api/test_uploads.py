@@ -16,6 +16,8 @@ from dfs.core.clock import now_ms
 from tests.api.conftest import MakeApp
 
 LARGE = bytes(range(256)) * 10_000
+YEAR_10000 = "9999-12-31T23:30:00-00:30"
+"""RFC 3339 can write it, but not in UTC, as dfs does."""
 Count = Callable[[], tuple[int, int]]
 
 
@@ -63,6 +65,13 @@ def test_upload_metadata_and_expiry_are_kept(client: FlaskClient) -> None:
     assert response.json["expires_at"] == at  # type: ignore[index]
 
 
+def test_upload_expiry_at_the_end_of_the_year_9999_is_kept(client: FlaskClient) -> None:
+    """The last moment that RFC 3339 can write in UTC is as good as any."""
+    at = "9999-12-31T23:59:59.999Z"
+    response = client.post("/upload", query_string={"name": "a", "expires_at": at}, data=b"x")
+    assert response.json["expires_at"] == at  # type: ignore[index]
+
+
 def test_upload_ttl_counts_from_now(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file with a time to live is gone when it has passed."""
     response = client.post("/upload?name=a&ttl_s=60", data=b"x")
@@ -90,6 +99,7 @@ def test_upload_ttl_counts_from_now(client: FlaskClient, monkeypatch: pytest.Mon
             ("invalid_request", "ttl_s"),
         ),
         ("/upload?name=a&expires_at=1999-01-01T00:00:00Z", {}, ("invalid_request", "expires_at")),
+        (f"/upload?name=a&expires_at={YEAR_10000}", {}, ("invalid_request", "expires_at")),
         ("/upload?name=a", {"DFS-Metadata": "{"}, ("invalid_request", "metadata")),
         ("/upload?name=a", {"DFS-Metadata": "\xff"}, ("invalid_request", "metadata")),
         ("/upload?name=a", {"Content-Type": "text"}, ("invalid_request", "Content-Type")),
@@ -162,6 +172,17 @@ def test_upload_compressed_body_is_refused(client: FlaskClient) -> None:
     """A content coding would make the bytes stored others than those meant."""
     response = post(client, Content_Encoding="gzip")
     assert (response.status_code, response.json["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "gzip, chunked", "chunked, chunked", "identity", ""])
+def test_upload_with_another_transfer_coding_is_refused(
+    client: FlaskClient, stored_count: Count, coding: str
+) -> None:
+    """Whoever does not undo a coding that was named would store other bytes than those meant."""
+    environ = {"HTTP_TRANSFER_ENCODING": coding}
+    response: Any = client.post("/upload?name=a", data=b"hello", environ_overrides=environ)
+    assert (response.status_code, response.json["code"]) == (415, "unsupported_media_type")
+    assert stored_count() == (0, 0)
 
 
 def test_upload_by_put_is_not_allowed(client: FlaskClient) -> None:
