@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Self
 
 import msgspec
 
 DEFAULT_BUCKET = "default"
 BLOCK_BYTES = 1 << 20
 """A blob file has one CRC32 for each block of this many bytes; the last block may be shorter."""
+SEGMENT_UNIT_BYTES = 8
+"""Bytes of the id of a segment, where it stands for the segment as the unit of a debt."""
 
 
 class BlobKind(IntEnum):
@@ -25,6 +28,13 @@ class BlobKind(IntEnum):
 
     INLINE = 1
     FILE = 2
+
+
+class DebtKind(IntEnum):
+    """What a store must hold whole. The numbers are stored in the index."""
+
+    BLOB = 1
+    SEGMENT = 2
 
 
 class Extent(msgspec.Struct, frozen=True, gc=False):
@@ -154,3 +164,114 @@ class Durability:
 
     lsn: int
     stores: tuple[str, ...] = field(default=("primary",))
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """One unit that a store must hold whole, and does not for all we know.
+
+    What a replica owes is a copy; what the primary owes is a mend.
+
+    Attributes:
+        store: name of the store that must hold it.
+        unit: digest of the blob, or id of the segment as 8 bytes, big-endian.
+        size: bytes to be written; 0 when that is not known.
+        attempts: how many have failed since it was owed.
+        next_try_at_ms: not to be tried before; 0 for at once.
+        error: why the last attempt failed.
+    """
+
+    store: str
+    kind: DebtKind
+    unit: bytes
+    size: int
+    owed_at_ms: int
+    attempts: int = 0
+    next_try_at_ms: int = 0
+    error: str | None = None
+
+    @classmethod
+    def of_blob(cls, store: str, digest: bytes, size: int, now_ms: int) -> Self:
+        """Return the debt of a blob file, owed from `now_ms` on."""
+        return cls(store, DebtKind.BLOB, digest, size, now_ms)
+
+    @classmethod
+    def of_segment(cls, store: str, segment_id: int, size: int, now_ms: int) -> Self:
+        """Return the debt of a sealed segment, owed from `now_ms` on."""
+        unit = segment_id.to_bytes(SEGMENT_UNIT_BYTES, "big")
+        return cls(store, DebtKind.SEGMENT, unit, size, now_ms)
+
+    @property
+    def segment_id(self) -> int:
+        """Id of the segment that is owed; only for a debt of kind SEGMENT."""
+        return int.from_bytes(self.unit, "big")
+
+
+@dataclass(frozen=True, slots=True)
+class DebtSummary:
+    """All that one store owes of one kind.
+
+    Attributes:
+        count: units owed.
+        bytes: their sizes, as far as they are known.
+        oldest_at_ms: since when the oldest is owed.
+        failing: how many of them have been tried in vain.
+        last_error: why one of those failed: the one that is to be tried again last.
+    """
+
+    store: str
+    kind: DebtKind
+    count: int
+    bytes: int
+    oldest_at_ms: int
+    failing: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubState:
+    """How far the scrub of a store has come, and what the last one found.
+
+    Attributes:
+        position: where to go on, in the words of whoever scrubs; empty when none is running.
+        started_at_ms, bytes_read, bytes_total, damaged: of the one that is running.
+        finished_at_ms, last_damaged, last_bytes: of the last one that was finished.
+    """
+
+    position: str = ""
+    started_at_ms: int | None = None
+    finished_at_ms: int | None = None
+    bytes_read: int = 0
+    bytes_total: int = 0
+    damaged: int = 0
+    last_damaged: int = 0
+    last_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreState:
+    """What the node knows of one of its stores: the primary or a replica.
+
+    Attributes:
+        store_id: identity last seen there; another one means that its disk was replaced.
+        segment_id, offset, lsn: up to here the log is durable and verified on the replica. Three
+            zeros: nothing is known to be there; always so for the primary.
+        was_mounted: its path was a mount point when it was last adopted.
+        failures: attempts to use it that have failed since one succeeded.
+        retry_at_ms: it is not to be used before.
+        error, error_at_ms: the last failure, if it has not been used successfully since.
+        behind_since_ms: since when the log is longer than its copy there; None: it is not.
+    """
+
+    name: str
+    store_id: bytes
+    segment_id: int = 0
+    offset: int = 0
+    lsn: int = 0
+    was_mounted: bool = False
+    failures: int = 0
+    retry_at_ms: int = 0
+    error: str | None = None
+    error_at_ms: int | None = None
+    behind_since_ms: int | None = None
+    scrub: ScrubState = field(default_factory=ScrubState)

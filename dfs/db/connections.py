@@ -22,8 +22,9 @@ SQLITE_PREFIX = "sqlite:///"
 POSTGRES_PREFIX = "postgresql://"
 LOCK_WAIT_S = 30
 CONNECT_TIMEOUT_S = 5
-CACHED_STATEMENTS = 384
-"""Room for a statement of each size of batch, see `statements.chunks`, for upload and replay."""
+CACHED_STATEMENTS = 512
+"""Room for a statement of each size of batch, see `statements.chunks`, for upload, replay and
+debts."""
 SQLITE_PRAGMAS = {
     "journal_mode": "wal",
     # A power cut may take the newest transactions, which the log replays, but damages nothing.

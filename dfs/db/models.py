@@ -34,7 +34,7 @@ class FileRecord(Model):
 
 
 class BlobRecord(Model):
-    """One blob and the record of the log that put it."""
+    """One blob and the record of the log that put it. A partial index holds those of kind FILE."""
 
     digest: Field = BlobField(primary_key=True)
     size: Field = BigIntegerField()
@@ -76,9 +76,67 @@ class NodeStateRecord(Model):
         table_name = "dfs_node_state"
 
 
-MODELS: tuple[type[Model], ...] = (FileRecord, BlobRecord, SegmentRecord, NodeStateRecord)
+class StoreRecord(Model):
+    """One store of one node: what is on it, its health, its scrub."""
+
+    node_id: Field = TextField()
+    name: Field = TextField()
+    store_id: Field = BlobField()
+    segment_id: Field = BigIntegerField()
+    offset: Field = BigIntegerField()
+    lsn: Field = BigIntegerField()
+    was_mounted: Field = BigIntegerField()
+    failures: Field = BigIntegerField()
+    retry_at: Field = BigIntegerField()
+    error: Field = TextField(null=True)
+    error_at: Field = BigIntegerField(null=True)
+    behind_since: Field = BigIntegerField(null=True)
+    scrub_position: Field = TextField()
+    scrub_started_at: Field = BigIntegerField(null=True)
+    scrub_finished_at: Field = BigIntegerField(null=True)
+    scrub_bytes_read: Field = BigIntegerField()
+    scrub_bytes_total: Field = BigIntegerField()
+    scrub_damaged: Field = BigIntegerField()
+    scrub_last_damaged: Field = BigIntegerField()
+    scrub_last_bytes: Field = BigIntegerField()
+
+    class Meta:
+        table_name = "dfs_store"
+        primary_key = CompositeKey("node_id", "name")
+
+
+class DebtRecord(Model):
+    """One unit that a store of a node must hold whole, until it does."""
+
+    node_id: Field = TextField()
+    store: Field = TextField()
+    kind: Field = BigIntegerField()
+    unit: Field = BlobField()
+    size: Field = BigIntegerField()
+    owed_at: Field = BigIntegerField()
+    attempts: Field = BigIntegerField()
+    next_try_at: Field = BigIntegerField()
+    error: Field = TextField(null=True)
+
+    class Meta:
+        table_name = "dfs_debt"
+        primary_key = CompositeKey("node_id", "store", "kind", "unit")
+        indexes = ((("node_id", "store", "next_try_at", "owed_at"), False),)
+
+
+MODELS: tuple[type[Model], ...] = (
+    FileRecord,
+    BlobRecord,
+    SegmentRecord,
+    NodeStateRecord,
+    StoreRecord,
+    DebtRecord,
+)
 MIGRATION_TABLE = "dfs_migration"
 TABLES = (
-    *(f"{TABLE_PREFIX}{name}" for name in ("file", "blob", "segment", "node_state")),
+    *(
+        f"{TABLE_PREFIX}{name}"
+        for name in ("file", "blob", "segment", "node_state", "store", "debt")
+    ),
     MIGRATION_TABLE,
 )

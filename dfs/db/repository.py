@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dfs.core.errors import BlobMissingError
-from dfs.core.model import Blob, File, NodeState, Segment
-from dfs.db.rows import FILE_COLUMNS, Row, read_blob, read_download, read_file, read_segment
+from dfs.core.model import (
+    Blob,
+    Debt,
+    DebtKind,
+    DebtSummary,
+    File,
+    NodeState,
+    Segment,
+    StoreState,
+)
+from dfs.db.rows import (
+    FILE_COLUMNS,
+    Row,
+    read_blob,
+    read_debt,
+    read_download,
+    read_file,
+    read_segment,
+    read_store,
+)
 from dfs.db.session import IndexDatabase
 from dfs.db.statements import BLOBS, chunks
 
@@ -60,6 +80,19 @@ class IndexRepository:
         row = self._database.read_one(self._statements.blob, (digest,))
         return None if row is None else read_blob(row)
 
+    def list_blobs(self, *, after: bytes = b"", limit: int) -> list[Blob]:
+        """Return blob files with digests above `after`, by digest, `limit` at most.
+
+        Those that no file refers to any more are among them; inline blobs are not.
+        """
+        rows = self._database.read_all(self._statements.blob_files, (after, limit))
+        return [read_blob(row) for row in rows]
+
+    def blob_file_totals(self) -> tuple[int, int]:
+        """Return how many blob files there are, and their bytes. Reads all of a small index."""
+        count, size = self._database.read_one(self._statements.blob_file_totals)
+        return count, int(size)
+
     def list_files(
         self,
         *,
@@ -102,14 +135,57 @@ class IndexRepository:
         )
         return [read_segment(row) for row in rows]
 
-    def count_files(self) -> int:
-        """Return the number of files, expired ones included. Reads a whole index: not per call."""
-        return int(self._database.read_one(self._statements.count_files)[0])
-
     def node_state(self) -> NodeState | None:
         """Return how far the index has followed the log of this node; None: not begun."""
         row = self._database.read_one(self._statements.node_state, (self._database.node_id,))
         return None if row is None else NodeState(*row)
+
+    def store_states(self) -> dict[str, StoreState]:
+        """Return name -> state of each store of this node that has been used, by name."""
+        rows = self._database.read_all(self._statements.stores, (self._database.node_id,))
+        return {state.name: state for state in map(read_store, rows)}
+
+    def find_debt(self, store: str, kind: DebtKind, unit: bytes) -> Debt | None:
+        """Return what the store owes of that unit, or None if it owes nothing."""
+        node_id = self._database.node_id
+        row = self._database.read_one(self._statements.debt, (node_id, store, int(kind), unit))
+        return None if row is None else read_debt(row)
+
+    def has_debt(self, store: str, kind: DebtKind, units: Sequence[bytes]) -> set[bytes]:
+        """Return those of the units, all of one kind, that the store owes."""
+        owed: set[bytes] = set()
+        for chunk in chunks(units):
+            parameters = (self._database.node_id, store, int(kind), *chunk)
+            rows = self._database.read_all(self._statements.owed_in(len(chunk)), parameters)
+            owed.update(row[0] for row in rows)
+        return owed
+
+    def due_debts(self, store: str, *, now_ms: int, limit: int) -> list[Debt]:
+        """Return debts of a store that may be tried by `now_ms`, the oldest first.
+
+        When there are more than `limit`, those are left out that were owed last, and of those that
+        had to wait, the ones that have waited for the shortest time.
+        """
+        whose = (self._database.node_id, store)
+        parameters = (*whose, limit, *whose, now_ms, limit, limit)
+        rows = self._database.read_all(self._statements.due_debts, parameters)
+        return [read_debt(row) for row in rows]
+
+    def summarize_debts(self) -> list[DebtSummary]:
+        """Return what each store owes of each kind, by store and kind. Reads all debts."""
+        rows = self._database.read_all(self._statements.debt_sums, (self._database.node_id,))
+        return [self._summarize(row) for row in rows]
+
+    def _summarize(self, row: Row) -> DebtSummary:
+        store, kind, count, size, oldest_at_ms, failing = row
+        error = None
+        if failing:
+            parameters = (self._database.node_id, store, kind)
+            found = self._database.read_one(self._statements.last_error, parameters)
+            error = None if found is None else found[0]
+        return DebtSummary(
+            store, DebtKind(kind), count, int(size), oldest_at_ms, int(failing), error
+        )
 
     def _find_blobs(self, file: File) -> tuple[Blob, ...]:
         digests = file.blob_digests()

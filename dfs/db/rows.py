@@ -7,7 +7,17 @@ from typing import Any
 
 import msgspec
 
-from dfs.core.model import Blob, BlobKind, Extent, File, Segment
+from dfs.core.model import (
+    Blob,
+    BlobKind,
+    Debt,
+    DebtKind,
+    Extent,
+    File,
+    ScrubState,
+    Segment,
+    StoreState,
+)
 
 Row = Sequence[Any]
 
@@ -21,8 +31,19 @@ BLOB_COLUMNS = (
 )  # fmt: skip
 SEGMENT_COLUMNS = ("node_id", "id", "first_lsn", "last_lsn", "size_bytes", "sealed_at")
 NODE_STATE_COLUMNS = ("node_id", "cluster_id", "applied_lsn")
+DEBT_COLUMNS = (
+    "node_id", "store", "kind", "unit", "size", "owed_at", "attempts", "next_try_at", "error",
+)  # fmt: skip
+STORE_COLUMNS = (
+    "node_id", "name", "store_id", "segment_id", '"offset"', "lsn", "was_mounted", "failures",
+    "retry_at", "error", "error_at", "behind_since", "scrub_position", "scrub_started_at",
+    "scrub_finished_at", "scrub_bytes_read", "scrub_bytes_total", "scrub_damaged",
+    "scrub_last_damaged", "scrub_last_bytes",
+)  # fmt: skip
+ERROR_CHARACTERS_MAX = 1000
 
 _BLOB_KINDS = {kind.value: kind for kind in BlobKind}
+_DEBT_KINDS = {kind.value: kind for kind in DebtKind}
 _decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
 _encode_metadata = msgspec.json.Encoder(order="deterministic").encode
 _decode_extents = msgspec.msgpack.Decoder(tuple[tuple[bytes, int, int], ...]).decode
@@ -121,3 +142,80 @@ def segment_row(node_id: str, segment: Segment) -> tuple[Any, ...]:
 def read_segment(row: Row) -> Segment:
     """Return the segment whose `SEGMENT_COLUMNS` these are."""
     return Segment(*row[1:])
+
+
+def debt_row(node_id: str, debt: Debt) -> tuple[Any, ...]:
+    """Return the values of `DEBT_COLUMNS`."""
+    return (
+        node_id,
+        debt.store,
+        int(debt.kind),
+        debt.unit,
+        debt.size,
+        debt.owed_at_ms,
+        debt.attempts,
+        debt.next_try_at_ms,
+        _storable(debt.error),
+    )
+
+
+def read_debt(row: Row) -> Debt:
+    """Return the debt whose `DEBT_COLUMNS` these are."""
+    _, store, kind, unit, size, owed_at_ms, attempts, next_try_at_ms, error = row
+    return Debt(store, _DEBT_KINDS[kind], unit, size, owed_at_ms, attempts, next_try_at_ms, error)
+
+
+def store_row(node_id: str, state: StoreState) -> tuple[Any, ...]:
+    """Return the values of `STORE_COLUMNS`."""
+    scrub = state.scrub
+    return (
+        node_id,
+        state.name,
+        state.store_id,
+        state.segment_id,
+        state.offset,
+        state.lsn,
+        int(state.was_mounted),
+        state.failures,
+        state.retry_at_ms,
+        _storable(state.error),
+        state.error_at_ms,
+        state.behind_since_ms,
+        scrub.position,
+        scrub.started_at_ms,
+        scrub.finished_at_ms,
+        scrub.bytes_read,
+        scrub.bytes_total,
+        scrub.damaged,
+        scrub.last_damaged,
+        scrub.last_bytes,
+    )
+
+
+def read_store(row: Row) -> StoreState:
+    """Return the state of the store whose `STORE_COLUMNS` these are."""
+    return StoreState(
+        name=row[1],
+        store_id=row[2],
+        segment_id=row[3],
+        offset=row[4],
+        lsn=row[5],
+        was_mounted=bool(row[6]),
+        failures=row[7],
+        retry_at_ms=row[8],
+        error=row[9],
+        error_at_ms=row[10],
+        behind_since_ms=row[11],
+        scrub=ScrubState(*row[12:]),
+    )
+
+
+def _storable(error: str | None) -> str | None:
+    """Return the message without what a database refuses in a text, and not too long.
+
+    Messages may contain names of files, and those may contain anything.
+    """
+    if error is None:
+        return None
+    short = error[:ERROR_CHARACTERS_MAX].replace("\0", "?")
+    return short.encode("utf-8", "replace").decode()

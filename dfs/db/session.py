@@ -33,7 +33,8 @@ class IndexDatabase:
 
     Args:
         url: `sqlite:///PATH` or `postgresql://...`.
-        node_id: the node whose state and segments are read and written.
+        node_id: the node whose state, segments, stores and debts are read and written.
+        replicas: names of the stores that must hold a copy of each blob file.
         on_damaged: told whenever the database says that its content is not readable.
 
     Raises:
@@ -41,10 +42,16 @@ class IndexDatabase:
     """
 
     def __init__(
-        self, *, url: str, node_id: str, on_damaged: Callable[[], None] = lambda: None
+        self,
+        *,
+        url: str,
+        node_id: str,
+        replicas: Sequence[str] = (),
+        on_damaged: Callable[[], None] = lambda: None,
     ) -> None:
         self.url = url
         self.node_id = node_id
+        self.replicas = tuple(replicas)
         self._on_damaged = on_damaged
         self.is_postgres = is_postgres(url)
         if not self.is_postgres and not url.startswith(SQLITE_PREFIX):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from dfs.db.rows import BLOB_COLUMNS, FILE_COLUMNS, NODE_STATE_COLUMNS, SEGMENT_COLUMNS
+from dfs.core.model import BlobKind
+from dfs.db.rows import (
+    BLOB_COLUMNS,
+    DEBT_COLUMNS,
+    FILE_COLUMNS,
+    NODE_STATE_COLUMNS,
+    SEGMENT_COLUMNS,
+    STORE_COLUMNS,
+)
 
 T = TypeVar("T")
 
@@ -33,9 +41,13 @@ def _qualified(alias: str, columns: Sequence[str]) -> str:
 
 _FILES = ", ".join(FILE_COLUMNS)
 _BLOBS = ", ".join(BLOB_COLUMNS)
+_DEBTS = ", ".join(DEBT_COLUMNS)
 _LIVE = "(expires_at IS NULL OR expires_at > ?)"
 _LISTED = f"SELECT {_FILES} FROM dfs_file WHERE bucket = ? AND (key, id) > (?, ?) AND {_LIVE}"
 _IN_ORDER = "ORDER BY key, id LIMIT ?"
+_OF_STORE = f"SELECT {_DEBTS} FROM dfs_debt WHERE node_id = ? AND store = ?"
+_IS_FILE = f"kind = {int(BlobKind.FILE)}"
+"""Written out: the index of blob files serves only statements that say it so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +67,32 @@ FILES = Table(name="dfs_file", columns=FILE_COLUMNS, key=("id",))
 BLOBS = Table(name="dfs_blob", columns=BLOB_COLUMNS, key=("digest",))
 SEGMENTS = Table(name="dfs_segment", columns=SEGMENT_COLUMNS, key=("node_id", "id"))
 NODE_STATES = Table(name="dfs_node_state", columns=NODE_STATE_COLUMNS, key=("node_id",))
+STORES = Table(name="dfs_store", columns=STORE_COLUMNS, key=("node_id", "name"))
+DEBTS = Table(name="dfs_debt", columns=DEBT_COLUMNS, key=("node_id", "store", "kind", "unit"))
+_SAME_DEBT = " AND ".join(
+    [f"dfs_debt.{column} = v.column{place}" for place, column in enumerate(DEBTS.key, 1)]
+    # Subtracted, so that no database looks a debt up by its age.
+    + ["dfs_debt.owed_at - v.column5 = 0"]
+)
+"""A debt is in the list `v`, and has not been owed again."""
 
 
 def _values(table: Table, rows: int) -> str:
     """Return `TABLE (COLUMNS) VALUES (?, ...), ...` for so many rows."""
-    values = f"({', '.join('?' * len(table.columns))})"
-    return f"{table.name} ({', '.join(table.columns)}) VALUES {', '.join([values] * rows)}"
+    return f"{table.name} ({', '.join(table.columns)}) VALUES {_rows(len(table.columns), rows)}"
+
+
+def _rows(columns: int, rows: int) -> str:
+    """Return `(?, ...), ...` for so many rows of so many columns."""
+    return ", ".join([f"({', '.join('?' * columns)})"] * rows)
+
+
+def _replace(table: Table) -> str:
+    """Return the clause with which an INSERT replaces the rows that exist."""
+    changes = ", ".join(
+        f"{column} = excluded.{column}" for column in table.columns if column not in table.key
+    )
+    return f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {changes}"
 
 
 @dataclass(slots=True)
@@ -80,15 +112,33 @@ class Statements:
     list_below: str = field(init=False)
     list_named: str = field(init=False)
     segments: str = field(init=False)
-    count_files: str = field(init=False)
     node_state: str = field(init=False)
     other_node: str = field(init=False)
     node_state_locked: str = field(init=False)
+    blob_files: str = field(init=False)
+    blob_file_totals: str = field(init=False)
+    stores: str = field(init=False)
+    debt: str = field(init=False)
+    due_debts: str = field(init=False)
+    debt_sums: str = field(init=False)
+    last_error: str = field(init=False)
+    owe_all_blobs: str = field(init=False)
+    forget_store: tuple[str, str] = field(init=False)
     begin: tuple[str, ...] = field(init=False)
     _made: dict[tuple[str, str, int], str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Write the texts."""
+        self._write_files()
+        self._write_node()
+        self._write_debts()
+        self.begin = (
+            ("BEGIN", "SET LOCAL synchronous_commit = off")
+            if self.is_postgres
+            else ("BEGIN IMMEDIATE",)
+        )
+
+    def _write_files(self) -> None:
         self.file = self._own(f"SELECT {_FILES} FROM dfs_file WHERE id = ?")
         self.blob = self._own(f"SELECT {_BLOBS} FROM dfs_blob WHERE digest = ?")
         self.download = self._own(
@@ -101,20 +151,52 @@ class Statements:
         self.list_all = self._own(f"{_LISTED} {_IN_ORDER}")
         self.list_below = self._own(f"{_LISTED} AND key < ? {_IN_ORDER}")
         self.list_named = self._own(f"{_LISTED} AND key <= ? {_IN_ORDER}")
+        self.blob_files = self._own(
+            f"SELECT {_BLOBS} FROM dfs_blob WHERE {_IS_FILE} AND digest > ? ORDER BY digest LIMIT ?"
+        )
+        self.blob_file_totals = (
+            f"SELECT COUNT(*), COALESCE(SUM(size), 0) FROM dfs_blob WHERE {_IS_FILE}"
+        )
+
+    def _write_node(self) -> None:
         self.segments = self._own(
             f"SELECT {', '.join(SEGMENT_COLUMNS)} FROM dfs_segment "
             "WHERE node_id = ? AND id > ? ORDER BY id LIMIT ?"
         )
-        self.count_files = "SELECT COUNT(*) FROM dfs_file"
         self.node_state = self._own(
             f"SELECT {', '.join(NODE_STATE_COLUMNS)} FROM dfs_node_state WHERE node_id = ?"
         )
         self.other_node = self._own("SELECT node_id FROM dfs_node_state WHERE node_id <> ? LIMIT 1")
         self.node_state_locked = self.node_state + (" FOR UPDATE" if self.is_postgres else "")
-        self.begin = (
-            ("BEGIN", "SET LOCAL synchronous_commit = off")
-            if self.is_postgres
-            else ("BEGIN IMMEDIATE",)
+        self.stores = self._own(
+            f"SELECT {', '.join(STORE_COLUMNS)} FROM dfs_store WHERE node_id = ? ORDER BY name"
+        )
+
+    def _write_debts(self) -> None:
+        self.debt = self._own(f"{_OF_STORE} AND kind = ? AND unit = ?")
+        # Two ranges of one index, each read in its order, so that neither is sorted.
+        self.due_debts = self._own(
+            f"SELECT * FROM ({_OF_STORE} AND next_try_at = 0 ORDER BY owed_at LIMIT ?) AS untried "
+            f"UNION ALL SELECT * FROM ({_OF_STORE} AND next_try_at > 0 AND next_try_at <= ? "
+            "ORDER BY next_try_at LIMIT ?) AS waiting ORDER BY owed_at LIMIT ?"
+        )
+        self.debt_sums = self._own(
+            "SELECT store, kind, COUNT(*), SUM(size), MIN(owed_at), "
+            "SUM(CASE WHEN attempts > 0 THEN 1 ELSE 0 END) "
+            "FROM dfs_debt WHERE node_id = ? GROUP BY store, kind ORDER BY store, kind"
+        )
+        self.last_error = self._own(
+            "SELECT error FROM dfs_debt WHERE node_id = ? AND store = ? AND next_try_at > 0 "
+            "AND kind = ? AND attempts > 0 ORDER BY next_try_at DESC LIMIT 1"
+        )
+        self.owe_all_blobs = self._own(
+            f"INSERT INTO dfs_debt ({_DEBTS}) "
+            f"SELECT ?, ?, ?, digest, size, ?, 0, 0, NULL FROM dfs_blob "
+            f'WHERE {_IS_FILE} AND "references" > 0 {_replace(DEBTS)}'
+        )
+        self.forget_store = (
+            self._own("DELETE FROM dfs_store WHERE node_id = ? AND name = ?"),
+            self._own("DELETE FROM dfs_debt WHERE node_id = ? AND store = ?"),
         )
 
     def _own(self, sql: str) -> str:
@@ -127,44 +209,85 @@ class Statements:
         whole transaction back. That spares copying every page into a statement journal, which
         nearly halves the cost of a batch.
         """
-        made = self._made.get(("insert", table.name, rows))
-        if made is None:
-            verb = "INSERT" if self.is_postgres else "INSERT OR FAIL"
-            made = self._made["insert", table.name, rows] = self._own(
-                f"{verb} INTO {_values(table, rows)}"
-            )
-        return made
+        verb = "INSERT" if self.is_postgres else "INSERT OR FAIL"
+        return self._cached("insert", table, rows, lambda: f"{verb} INTO {_values(table, rows)}")
 
     def upsert(self, table: Table, rows: int) -> str:
         """Return the statement that inserts so many rows, or replaces those that exist."""
-        made = self._made.get(("upsert", table.name, rows))
-        if made is None:
-            changes = ", ".join(
-                f"{column} = excluded.{column}"
-                for column in table.columns
-                if column not in table.key
-            )
-            made = self._made["upsert", table.name, rows] = self._own(
-                f"INSERT INTO {_values(table, rows)} "
-                f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {changes}"
-            )
-        return made
+        return self._cached(
+            "upsert", table, rows, lambda: f"INSERT INTO {_values(table, rows)} {_replace(table)}"
+        )
 
     def select_in(self, table: Table, keys: int) -> str:
         """Return the statement that selects the rows with so many keys."""
-        made = self._made.get(("select", table.name, keys))
-        if made is None:
-            made = self._made["select", table.name, keys] = self._own(
+        return self._cached(
+            "select",
+            table,
+            keys,
+            lambda: (
                 f"SELECT {', '.join(table.columns)} FROM {table.name} "
                 f"WHERE {table.key[0]} IN ({', '.join('?' * keys)})"
-            )
-        return made
+            ),
+        )
 
     def delete_in(self, table: Table, keys: int) -> str:
         """Return the statement that deletes the rows with so many keys."""
-        made = self._made.get(("delete", table.name, keys))
+        return self._cached(
+            "delete",
+            table,
+            keys,
+            lambda: f"DELETE FROM {table.name} WHERE {table.key[0]} IN ({', '.join('?' * keys)})",
+        )
+
+    def owed_in(self, units: int) -> str:
+        """Return the statement that tells which of so many units a store owes.
+
+        Its parameters: node, store, kind, then the units.
+        """
+        return self._cached(
+            "owed",
+            DEBTS,
+            units,
+            lambda: (
+                "SELECT unit FROM dfs_debt WHERE node_id = ? AND store = ? AND kind = ? "
+                f"AND unit IN ({', '.join('?' * units)})"
+            ),
+        )
+
+    def pay(self, debts: int) -> str:
+        """Return the statement that deletes so many debts, those that were not owed again.
+
+        Its parameters for each: the columns of the key, `owed_at`.
+        """
+        return self._cached("pay", DEBTS, debts, lambda: self._pay(debts))
+
+    def postpone(self, debts: int) -> str:
+        """Return the statement that notes failed attempts at so many debts not owed again.
+
+        Its parameters for each: the columns of the key, `owed_at`, `attempts`, `next_try_at`,
+        `error`. Both databases call the columns of VALUES column1, column2 and so on.
+        """
+        return self._cached(
+            "postpone",
+            DEBTS,
+            debts,
+            lambda: (
+                "UPDATE dfs_debt "
+                "SET attempts = v.column6, next_try_at = v.column7, error = v.column8 "
+                f"FROM (VALUES {_rows(8, debts)}) AS v WHERE {_SAME_DEBT}"
+            ),
+        )
+
+    def _pay(self, debts: int) -> str:
+        if self.is_postgres:
+            return f"DELETE FROM dfs_debt USING (VALUES {_rows(5, debts)}) AS v WHERE {_SAME_DEBT}"
+        # SQLite reads the whole table for (...) IN (VALUES ...).
+        one = " AND ".join(f"{column} = ?" for column in DEBTS.key)
+        return f"DELETE FROM dfs_debt WHERE {' OR '.join([f'({one} AND owed_at - ? = 0)'] * debts)}"
+
+    def _cached(self, verb: str, table: Table, count: int, write: Callable[[], str]) -> str:
+        """Return the statement for so many rows or keys, written when it is first asked for."""
+        made = self._made.get((verb, table.name, count))
         if made is None:
-            made = self._made["delete", table.name, keys] = self._own(
-                f"DELETE FROM {table.name} WHERE {table.key[0]} IN ({', '.join('?' * keys)})"
-            )
+            made = self._made[verb, table.name, count] = self._own(write())
         return made

@@ -7,13 +7,23 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from dfs.core.errors import MetadataError
-from dfs.core.model import Blob, File, NodeState, Segment
-from dfs.db.rows import blob_row, file_row, read_blob, read_file, segment_row
+from dfs.core.model import Blob, Debt, DebtKind, File, NodeState, Segment, StoreState
+from dfs.db.debts import PendingDebts
+from dfs.db.rows import (
+    blob_row,
+    file_row,
+    read_blob,
+    read_file,
+    read_store,
+    segment_row,
+    store_row,
+)
 from dfs.db.statements import (
     BLOBS,
     FILES,
     NODE_STATES,
     SEGMENTS,
+    STORES,
     Statements,
     Table,
     chunks,
@@ -24,6 +34,7 @@ class Writer(Protocol):
     """What a transaction needs of the database; `IndexDatabase` is it."""
 
     node_id: str
+    replicas: tuple[str, ...]
     statements: Statements
 
     def write(self, sql: str, parameters: Sequence[Any] = ...) -> Any:
@@ -44,11 +55,13 @@ class IndexTransaction:
 
     Attributes:
         node_state: how far the index has followed the log, changes of this transaction included.
+        replicas: names of the stores that must hold a copy of each blob file.
     """
 
     def __init__(self, writer: Writer, node_state_row: Sequence[Any] | None) -> None:
         self._writer = writer
         self._is_open = True
+        self.replicas = writer.replicas
         self.node_state = None if node_state_row is None else NodeState(*node_state_row)
         self._files: dict[str, File | None] = {}
         self._blobs: dict[bytes, Blob | None] = {}
@@ -58,6 +71,8 @@ class IndexTransaction:
         self._changed_blobs: dict[bytes, Blob] = {}
         self._changed_segments: dict[int, Segment] = {}
         self._changed_node_state: NodeState | None = None
+        self._changed_stores: dict[str, StoreState] = {}
+        self._debts = PendingDebts()
 
     def __enter__(self) -> Self:
         """Return the transaction."""
@@ -146,6 +161,65 @@ class IndexTransaction:
         """Note how far the index has followed the log once this transaction is committed."""
         self.node_state = self._changed_node_state = state
 
+    def owe(self, debts: Iterable[Debt]) -> None:
+        """Note debts. One that is there for the same store and unit is replaced."""
+        self._debts.owe(debts)
+
+    def owe_copies(self, digest: bytes, size: int, now_ms: int) -> None:
+        """Note that every replica must hold this blob file.
+
+        Args:
+            size: bytes of the blob.
+            now_ms: the present moment.
+        """
+        self._debts.owe(Debt.of_blob(store, digest, size, now_ms) for store in self.replicas)
+
+    def owed(self) -> list[Debt]:
+        """Return the debts noted in this transaction that are neither paid nor flushed yet."""
+        return self._debts.owed()
+
+    def pay(self, debts: Iterable[Debt]) -> None:
+        """Remove these debts, except those whose unit has been owed again since they were read."""
+        self._debts.pay(debts)
+
+    def postpone(self, debts: Iterable[Debt]) -> None:
+        """Note attempts, next try and error of these debts, with the exception that `pay` makes."""
+        self._debts.postpone(debts)
+
+    def owe_all_blobs(self, store: str, now_ms: int) -> None:
+        """Note that a store must hold every blob file that a file refers to. Flushes.
+
+        Raises:
+            NoSpaceError, MetadataError.
+        """
+        self.flush()
+        parameters = (self._writer.node_id, store, int(DebtKind.BLOB), now_ms)
+        self._writer.write(self._writer.statements.owe_all_blobs, parameters)
+
+    def store_states(self) -> dict[str, StoreState]:
+        """Return name -> state of each known store of this node, changes included.
+
+        Raises:
+            MetadataError.
+        """
+        self._require_open()
+        rows = self._writer.write(self._writer.statements.stores, (self._writer.node_id,))
+        return {state.name: state for state in map(read_store, rows)} | self._changed_stores
+
+    def put_store_state(self, state: StoreState) -> None:
+        """Insert the state of a store, or replace the one of that name."""
+        self._changed_stores[state.name] = state
+
+    def forget_store(self, name: str) -> None:
+        """Remove what is known of a store, and all that it owes. Flushes.
+
+        Raises:
+            NoSpaceError, MetadataError.
+        """
+        self.flush()
+        for statement in self._writer.statements.forget_store:
+            self._writer.write(statement, (self._writer.node_id, name))
+
     def flush(self) -> None:
         """Write what was put and removed; it is still part of the transaction.
 
@@ -165,6 +239,9 @@ class IndexTransaction:
         if state is not None:
             row = (state.node_id, state.cluster_id, state.applied_lsn)
             self._upsert(NODE_STATES, [row])
+        stores, self._changed_stores = self._changed_stores, {}
+        self._upsert(STORES, [store_row(node_id, store) for store in stores.values()])
+        self._debts.write(node_id, self._writer.statements, self._writer.write)
 
     def commit(self) -> None:
         """Write everything and end the transaction.

@@ -2,13 +2,15 @@
 
 The only code that changes files and blobs in the index; uploads, tail recovery and rebuild all come
 through here. Applying a record again, or an older one after a newer one, changes nothing: each row
-carries the LSN that made it.
+carries the LSN that made it. What is owed to the replicas is no part of the log: an index that is
+rebuilt owes them every copy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from dfs.core.clock import now_ms
 from dfs.core.errors import WalCorruptError
 from dfs.core.model import Blob, BlobKind, Extent, File, Segment
 from dfs.db.transaction import IndexTransaction
@@ -55,11 +57,12 @@ def _put_blob(frame: Frame, meta: PutBlob, index: IndexTransaction) -> None:
     known = index.blob(meta.digest)
     if known is not None and known.lsn >= frame.lsn:
         return
+    kind = BlobKind.INLINE if meta.inline else BlobKind.FILE
     index.put_blob(
         Blob(
             digest=meta.digest,
             size=meta.size,
-            kind=BlobKind.INLINE if meta.inline else BlobKind.FILE,
+            kind=kind,
             segment_id=frame.segment_id,
             offset=frame.offset,
             length=frame.length,
@@ -68,6 +71,8 @@ def _put_blob(frame: Frame, meta: PutBlob, index: IndexTransaction) -> None:
             lsn=frame.lsn,
         )
     )
+    if kind is BlobKind.FILE:
+        index.owe_copies(meta.digest, meta.size, now_ms())
 
 
 def _put_file(frame: Frame, meta: PutFile, index: IndexTransaction) -> None:

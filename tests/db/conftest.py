@@ -66,6 +66,11 @@ def put_files(database: IndexDatabase, *files: File) -> None:
         transaction.commit()
 
 
+def count_files(database: IndexDatabase) -> int:
+    """Return how many files the index holds, expired ones included."""
+    return int(database.read_one("SELECT COUNT(*) FROM dfs_file")[0])
+
+
 @pytest.fixture
 def database(index_url: str) -> Iterator[IndexDatabase]:
     """The index, open and migrated."""

@@ -14,6 +14,7 @@ from dfs.db.session import IndexDatabase
 from dfs.db.transaction import IndexTransaction
 from tests.db.conftest import (
     NODE_ID,
+    count_files,
     make_blob,
     make_digest,
     make_extents,
@@ -74,18 +75,16 @@ def test_blob_kind_read_back_is_the_enum(
     assert blob.kind is BlobKind.INLINE
 
 
-def test_rollback_leaves_nothing(database: IndexDatabase, repository: IndexRepository) -> None:
+def test_rollback_leaves_nothing(database: IndexDatabase) -> None:
     """Neither flushed nor pending changes of a transaction that is left survive it."""
     with database.begin() as transaction:
         transaction.put_file(make_file(1))
         transaction.flush()
         transaction.put_file(make_file(2))
-    assert repository.count_files() == 0
+    assert count_files(database) == 0
 
 
-def test_error_inside_transaction_rolls_back(
-    database: IndexDatabase, repository: IndexRepository
-) -> None:
+def test_error_inside_transaction_rolls_back(database: IndexDatabase) -> None:
     """An exception leaves the index as it was, and the next transaction can begin."""
 
     def fail() -> None:
@@ -97,18 +96,16 @@ def test_error_inside_transaction_rolls_back(
     with pytest.raises(ZeroDivisionError):
         fail()
     put_files(database, make_file(2))
-    assert repository.count_files() == 1
+    assert count_files(database) == 1
 
 
-def test_rollback_after_commit_does_nothing(
-    database: IndexDatabase, repository: IndexRepository
-) -> None:
+def test_rollback_after_commit_does_nothing(database: IndexDatabase) -> None:
     """Ending a transaction twice is harmless, and using it afterwards is refused."""
     transaction = database.begin()
     transaction.put_file(make_file(1))
     transaction.commit()
     transaction.rollback()
-    assert repository.count_files() == 1
+    assert count_files(database) == 1
     with pytest.raises(MetadataError):
         transaction.flush()
     with pytest.raises(MetadataError):
@@ -167,9 +164,7 @@ def test_put_and_remove_across_flushes_keep_order(
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 128, 129, 1000])
-def test_batch_of_any_size_is_stored_and_removed(
-    database: IndexDatabase, repository: IndexRepository, count: int
-) -> None:
+def test_batch_of_any_size_is_stored_and_removed(database: IndexDatabase, count: int) -> None:
     """Batches are cut into statements without losing or doubling a row."""
     files = [make_file(number) for number in range(count)]
     with database.begin() as transaction:
@@ -180,7 +175,7 @@ def test_batch_of_any_size_is_stored_and_removed(
             transaction.put_file(file)
             transaction.put_blob(make_blob(number))
         transaction.commit()
-    assert repository.count_files() == count
+    assert count_files(database) == count
     with database.begin() as transaction:
         transaction.preload(
             file_ids=[file.id for file in files], digests=[file.digest for file in files]
@@ -190,7 +185,7 @@ def test_batch_of_any_size_is_stored_and_removed(
         for file in files[1:]:
             transaction.remove_file(file.id)
         transaction.commit()
-    assert repository.count_files() == 1
+    assert count_files(database) == 1
 
 
 def test_key_exists_counts_pending_changes(database: IndexDatabase) -> None:
