@@ -14,6 +14,7 @@ from dfs.api.docs import install_api
 from dfs.api.errors import REQUEST_ID_KEY, install_error_handlers
 from dfs.api.requests import begin_request
 from dfs.core.config import Config, load_config
+from dfs.core.ulid import UlidFactory
 from dfs.services.commit import CommitReport
 from dfs.telemetry.metrics import Metrics, install_metrics
 from dfs.wiring import Node
@@ -43,6 +44,10 @@ class DfsFlask(Flask):
 
     session_interface = NoSession()
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._request_ids = UlidFactory()
+
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Return what matches the path. Flask's own parses the Host header, which dfs ignores."""
         if request is None:
@@ -65,7 +70,7 @@ class DfsFlask(Flask):
 
     def preprocess_request(self) -> Any:
         """Give the request its id before anything else can fail."""
-        begin_request(request_ctx.request.environ)
+        begin_request(request_ctx.request.environ, self._request_ids)
         return super().preprocess_request()
 
     def process_response(self, response: Response) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
@@ -15,7 +16,7 @@ from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import is_unmodified, range_applies
 from dfs.api.headers import format_disposition, format_http_date, is_shown_safely
 from dfs.api.ranges import parse_ranges
-from dfs.api.requests import is_file_id, make_request_id, services
+from dfs.api.requests import is_file_id, services
 from dfs.api.responses import Answer
 from dfs.api.schemas import NoQuerySchema, load_checked, parse_query
 from dfs.api.spec import DOWNLOAD_DOC
@@ -91,7 +92,7 @@ def _answer_get(opened: Download, environ: dict[str, Any]) -> Answer:
 def _answer_ranges(opened: Download, ranges: Sequence[tuple[int, int]], headers: Headers) -> Answer:
     """Answer several ranges as multipart/byteranges (RFC 9110 section 14.6)."""
     file = opened.file
-    boundary = make_request_id()
+    boundary = secrets.token_hex(16)
     heads = [
         (
             f"\r\n--{boundary}\r\nContent-Type: {file.content_type}\r\n"

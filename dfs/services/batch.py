@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from dfs.services.command import Command
 from dfs.storage.base import StagedBlob
 
 
 class Ticket:
-    """One caller waiting for its command. A bare lock is the cheapest way to sleep and be woken."""
+    """One caller waiting for its command. A bare lock is the cheapest way to sleep and be woken.
 
-    __slots__ = ("_wake", "command", "error", "is_durable", "is_leader", "lsn")
+    Attributes:
+        follower: whom this caller wakes when it is woken itself. Callers woken one by one do not
+            all come asking for the interpreter at once, which would keep the others from working.
+    """
+
+    __slots__ = ("_wake", "command", "error", "follower", "is_durable", "is_leader", "lsn")
 
     def __init__(self, command: Command) -> None:
         self.command = command
@@ -20,11 +27,14 @@ class Ticket:
         self.is_durable = False
         self.error: BaseException | None = None
         self.is_leader = False
+        self.follower: Ticket | None = None
         self._wake = threading.Lock()
         self._wake.acquire()
 
     def sleep(self) -> None:
         self._wake.acquire()
+        if self.follower is not None:
+            self.follower.wake()
 
     def wake(self) -> None:
         self._wake.release()
@@ -42,3 +52,11 @@ class Batch:
     staged: list[tuple[StagedBlob, bytes, int]] = field(default_factory=list)
     published: list[bytes] = field(default_factory=list)
     sync_s: float = 0.0
+
+
+def wake_in_turn(tickets: Sequence[Ticket]) -> None:
+    """Wake the first of these callers, which wakes the second, and so on."""
+    for ticket, follower in pairwise(tickets):
+        ticket.follower = follower
+    if tickets:
+        tickets[0].wake()

@@ -42,7 +42,7 @@ from dfs.core.steps import OnStep, ignore_step
 from dfs.db.session import IndexDatabase
 from dfs.db.transaction import IndexTransaction
 from dfs.services.apply import apply
-from dfs.services.batch import Batch, Ticket
+from dfs.services.batch import Batch, Ticket, wake_in_turn
 from dfs.services.command import Command, Draft
 from dfs.services.recovery import roll_forward
 from dfs.storage.base import BlobStore
@@ -191,9 +191,7 @@ class Committer:
             if successor is not None:
                 successor.is_leader = True
                 successor.wake()
-            for ticket in tickets:
-                if not ticket.is_leader:
-                    ticket.wake()
+            wake_in_turn([ticket for ticket in tickets if not ticket.is_leader])
         if report is not None:
             self._on_commit(report)
 

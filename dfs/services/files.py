@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import msgspec
-from ulid import ULID
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import (
@@ -32,6 +31,7 @@ from dfs.core.model import (
     Page,
 )
 from dfs.core.names import validate_key
+from dfs.core.ulid import UlidFactory
 from dfs.db.repository import IndexRepository
 from dfs.services.changes import ChangeFile, RemoveFile, StoreFiles, Upload
 from dfs.services.commit import Committer
@@ -169,6 +169,7 @@ class FileService:
         self._log = log
         self._store = store
         self._hasher = hasher
+        self._ulids = UlidFactory()
         self._inline_blob_bytes_max = inline_blob_bytes_max
         self.upload_bytes_max = upload_bytes_max
 
@@ -201,7 +202,7 @@ class FileService:
             validate_key(upload.key)
             upload.blob.finish()
         command = StoreFiles(
-            uploads=[(str(ULID()), upload) for upload in uploads],
+            uploads=[(self._ulids.make(), upload) for upload in uploads],
             if_absent=if_absent,
             is_sound=self._is_sound,
         )
