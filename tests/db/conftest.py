@@ -11,6 +11,7 @@ from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
 
 NODE_ID = "node-1"
+REPLICAS = ("replica1", "replica2")
 
 
 def make_file(number: int, key: str | None = None, **changes: object) -> File:
@@ -74,7 +75,7 @@ def count_files(database: IndexDatabase) -> int:
 @pytest.fixture
 def database(index_url: str) -> Iterator[IndexDatabase]:
     """The index, open and migrated."""
-    database = IndexDatabase(url=index_url, node_id=NODE_ID)
+    database = IndexDatabase(url=index_url, node_id=NODE_ID, replicas=REPLICAS)
     database.open()
     database.migrate()
     yield database

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import peewee
 import pytest
+from playhouse.migrations import Runner
 
 import dfs.db.migrations
 from dfs.core.errors import MetadataError
 from dfs.db.connections import Connections
 from dfs.db.models import MIGRATION_TABLE, MODELS, TABLES
+from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
 from tests.db.conftest import NODE_ID, make_file, put_files
 
@@ -22,6 +25,26 @@ def test_migrate_twice_changes_nothing(database: IndexDatabase) -> None:
     database.migrate()
     with database.begin() as transaction:
         assert transaction.file(make_file(1).id) == make_file(1)
+
+
+def test_migrate_schema_of_an_older_program_keeps_its_rows(index_url: str, tmp_path: Path) -> None:
+    """An index of the first schema gets the tables that came later, and loses nothing."""
+    first = Path(dfs.db.migrations.__file__).parent / "0001_first_schema.py"
+    shutil.copy(first, tmp_path)
+    path = Path(index_url.removeprefix("sqlite:///"))
+    if path != Path(index_url):
+        path.parent.mkdir()
+    connections = Connections(url=index_url)
+    Runner(connections.writing_database(), directory=str(tmp_path), table_name=MIGRATION_TABLE).up()
+    connections.close()
+    database = IndexDatabase(url=index_url, node_id=NODE_ID)
+    database.open()
+    put_files(database, make_file(1))
+    database.migrate()
+    repository = IndexRepository(database)
+    assert repository.find_file(make_file(1).id, 0) == make_file(1)
+    assert repository.summarize_debts() == []
+    database.close()
 
 
 def test_migrate_newer_schema_is_refused(index_url: str, database: IndexDatabase) -> None:

@@ -58,4 +58,4 @@ def up(migrator: SchemaMigrator, db: Database) -> None:
     )
     db.execute_sql("CREATE INDEX dfs_debt_due ON dfs_debt (node_id, store, next_try_at, owed_at)")
     # Inline blobs, which may be many more, have no entry and cost nothing.
-    db.execute_sql("CREATE INDEX dfs_blob_file ON dfs_blob (digest, size) WHERE kind = 2")
+    db.execute_sql("CREATE INDEX dfs_blob_file ON dfs_blob (kind, digest, size) WHERE kind = 2")
