@@ -7,6 +7,7 @@ comes from the environment, else from `.env` in the working directory, else from
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,34 @@ def parse_redis_url(text: str) -> str | None:
     return text
 
 
+def parse_location(text: str) -> str:
+    """Return where a replica is: an absolute path or `s3://BUCKET/PREFIX`; empty for none."""
+    if not text:
+        return ""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return str(parse_path(text))
+    if scheme != "s3" or not rest.strip("/"):
+        raise ValueError("must be a directory or s3://BUCKET/PREFIX")
+    return text.rstrip("/")
+
+
+def parse_optional(text: str) -> str | None:
+    """Return the text, or None when it is not set."""
+    return text or None
+
+
+def parse_choice(*choices: str) -> Callable[[str], str]:
+    """Return a parser that takes one of these words, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"must be {' or '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
 def parse_node_id(text: str) -> str:
     """Return the name of this node among those that share one index."""
     if not text.isascii() or not text.replace("-", "").isalnum() or len(text) > 64:
@@ -132,6 +161,80 @@ SETTINGS: tuple[Setting, ...] = (
         "the queue; unset: `make run` starts an embedded Valkey on a free port",
     ),
     Setting("STORAGE_PATH", "storage_path", parse_path, "./data/primary", "the primary store"),
+    Setting(
+        "REPLICA1_PATH",
+        "replica1",
+        parse_location,
+        "./data/replica1",
+        "a replica: a directory or `s3://BUCKET/PREFIX`; set but empty = none. Its disk should be another one than the primary's",
+    ),
+    Setting(
+        "REPLICA2_PATH",
+        "replica2",
+        parse_location,
+        "./data/replica2",
+        "a second replica; `REPLICA3_PATH` and so on likewise",
+    ),
+    Setting(
+        "DFS_S3_ENDPOINT",
+        "s3_endpoint",
+        parse_optional,
+        "",
+        "URL of the S3-compatible server of `s3://` replicas; unset: AWS",
+    ),
+    Setting("DFS_S3_REGION", "s3_region", parse_optional, "", "its region; unset: `AWS_REGION`"),
+    Setting(
+        "DFS_S3_ACCESS_KEY_ID",
+        "s3_access_key_id",
+        parse_optional,
+        "",
+        "key for it; unset: what the AWS environment gives",
+    ),
+    Setting(
+        "DFS_S3_SECRET_ACCESS_KEY", "s3_secret_access_key", parse_optional, "", "secret of that key"
+    ),
+    Setting(
+        "DFS_REPLICATION",
+        "replication",
+        parse_choice("async", "sync"),
+        "async",
+        "when a write is acknowledged: `async` = durable on the primary; `sync` = durable on `DFS_WRITE_QUORUM` stores. A request says otherwise by the header `DFS-Replication`",
+    ),
+    Setting(
+        "DFS_WRITE_QUORUM",
+        "write_quorum",
+        parse_int(1),
+        "2",
+        "stores, the primary among them, that have a synchronous write on disk before it is acknowledged",
+    ),
+    Setting(
+        "DFS_QUORUM_TIMEOUT_S",
+        "quorum_timeout_s",
+        parse_int(1, 600),
+        "5",
+        "seconds a synchronous write waits for its quorum, and one more for every 16 MiB; then 503, nothing stored",
+    ),
+    Setting(
+        "DFS_REPLICA_TIMEOUT_S",
+        "replica_timeout_s",
+        parse_int(1),
+        "30",
+        "seconds without any progress after which a replica is taken to be gone",
+    ),
+    Setting(
+        "DFS_SCRUB_BYTES_PER_S",
+        "scrub_bytes_per_s",
+        parse_int(0),
+        str(16 * MIB),
+        "rate at which each store is read through for damage; 0 = never",
+    ),
+    Setting(
+        "DFS_SCRUB_INTERVAL_S",
+        "scrub_interval_s",
+        parse_int(1),
+        str(7 * 86400),
+        "seconds from the beginning of one scrub of a store to that of the next",
+    ),
     Setting("WAL_PATH", "wal_path", parse_path, "./data/wal", "the write-ahead log"),
     Setting(
         "DFS_RUN_PATH",
@@ -213,9 +316,17 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 
+MORE_REPLICAS = re.compile(r"REPLICA([1-9][0-9]*)_PATH")
+"""Settings that the table does not name one by one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The values of `SETTINGS`. Units are those of the table."""
+    """The values of `SETTINGS`. Units are those of the table.
+
+    Attributes:
+        replicas: (name, location) of each replica, by number: ("replica1", "/mnt/b"), ...
+    """
 
     port: int
     host: str
@@ -225,6 +336,17 @@ class Config:
     database_url: str
     redis_url: str | None
     storage_path: Path
+    replicas: tuple[tuple[str, str], ...]
+    s3_endpoint: str | None
+    s3_region: str | None
+    s3_access_key_id: str | None
+    s3_secret_access_key: str | None
+    replication: str
+    write_quorum: int
+    quorum_timeout_s: int
+    replica_timeout_s: int
+    scrub_bytes_per_s: int
+    scrub_interval_s: int
     wal_path: Path
     run_path: Path
     node_id: str
@@ -255,15 +377,49 @@ def load_config(environ: Mapping[str, str] | None = None, env_file: str = ".env"
     given = {**from_file, **(os.environ if environ is None else environ)}
     values: dict[str, Any] = {}
     faults: list[str] = []
-    for setting in SETTINGS:
-        text = given.get(setting.name, "").strip() or setting.default
+    locations: dict[int, str] = {}
+    for setting in (*SETTINGS, *_more_replicas(given)):
+        replica = MORE_REPLICAS.fullmatch(setting.name)
+        text = given.get(setting.name, "").strip()
+        if not (replica and setting.name in given):  # a replica set to nothing is none
+            text = text or setting.default
         try:
-            values[setting.attribute] = setting.parse(text)
+            value = setting.parse(text)
         except ValueError as error:
             faults.append(f"{setting.name}={text!r} {error}")
+            continue
+        if replica is None:
+            values[setting.attribute] = value
+        elif value:
+            locations[int(replica[1])] = value
+    values["replicas"] = tuple((f"replica{n}", locations[n]) for n in sorted(locations))
+    faults.extend(_contradictions(values))
     if faults:
         raise ConfigError("These settings are wrong: " + "; ".join(faults))
     return Config(**values)
+
+
+def _more_replicas(given: Mapping[str, str]) -> list[Setting]:
+    """Return settings for the replicas that are given and not in the table."""
+    known = {setting.name for setting in SETTINGS}
+    return [
+        Setting(name, "", parse_location, "", "")
+        for name in given
+        if name not in known and MORE_REPLICAS.fullmatch(name)
+    ]
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with settings that are each right."""
+    places = [str(values.get("storage_path")), *(place for _, place in values["replicas"])]
+    faults = [
+        f"two stores are at {place}" for place in sorted(set(places)) if places.count(place) > 1
+    ]
+    if values.get("replication") == "sync" and values.get("write_quorum", 0) > len(places):
+        faults.append(
+            f"DFS_WRITE_QUORUM={values['write_quorum']} cannot be reached by {len(places)} stores"
+        )
+    return faults
 
 
 def settings_table() -> str:

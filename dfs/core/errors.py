@@ -11,6 +11,7 @@
      |   |- DigestMismatchError      the bytes are not those of the checksum sent with them
      |   |- NoSuchFileError          no file has that id
      |   |- NoSuchSegmentError       no segment of the log has that id
+     |   |- NoSuchStoreError         no store has that name
      |   |- AlreadyExistsError       the caller demanded that the name be free, and it is not
      |   `- PreconditionFailedError  the file is not the one named by If-Match
      |- StorageError                 a store could not do what was asked
@@ -18,6 +19,7 @@
      |   |- BlobMissingError         no store holds the blob
      |   |- BlobCorruptError         a block of the blob does not have its checksum
      |   |- StoreUnavailableError    the store does not answer
+     |   |- QuorumError              too few stores could take a synchronous write
      |   `- StoreIdentityError       the store belongs to another cluster or a newer program
      |- WalError                     the log could not do what was asked
      |   |- WalTornTailError         the newest segment ends in bytes that are no record
@@ -139,6 +141,12 @@ class NoSuchFileError(RequestError):
     code = "no_such_file"
 
 
+class NoSuchStoreError(RequestError):
+    """No store has that name."""
+
+    code = "no_such_store"
+
+
 class NoSuchSegmentError(RequestError):
     """No segment of the log has that id."""
 
@@ -188,6 +196,13 @@ class StoreUnavailableError(StorageError):
     """The store does not answer, or answers with an input/output error."""
 
     code = "store_unavailable"
+
+
+class QuorumError(StorageError):
+    """Too few stores could take a synchronous write in time. Nothing was stored."""
+
+    code = "quorum_unreachable"
+    retryable = True
 
 
 class StoreIdentityError(StorageError):

@@ -26,6 +26,7 @@ import fcntl
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,15 +86,17 @@ class ControlFile:
         except OSError as error:
             raise storage_error(error, path=path) from error
         self._boot_id = read_boot_id()
+        self._mutex = threading.Lock()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the node's lock, which the kernel releases if this process dies. One thread only."""
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        """Hold the node's lock, which the kernel releases if this process dies. Not reentrant."""
+        with self._mutex:  # flock knows open files, not threads
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def join(self) -> None:
         """Be counted, until `close` or death, among the processes that use this node's index."""

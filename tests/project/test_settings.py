@@ -20,7 +20,11 @@ def test_readme_table_is_that_of_the_program() -> None:
 
 def test_settings_are_exactly_the_attributes_of_config() -> None:
     """A setting without an attribute, or the other way round, cannot exist."""
-    assert [setting.attribute for setting in SETTINGS] == [field.name for field in fields(Config)]
+    attributes = dict.fromkeys(
+        "replicas" if setting.name.startswith("REPLICA") else setting.attribute
+        for setting in SETTINGS
+    )
+    assert set(attributes) == {field.name for field in fields(Config)}
     assert all(setting.help for setting in SETTINGS)
 
 
@@ -75,3 +79,30 @@ def test_load_config_paths_start_at_the_working_directory(
 def test_load_config_empty_value_means_the_default() -> None:
     """`PORT=` in a file of variables is no fault."""
     assert load_config({"PORT": " "}, env_file="").port == 8000
+
+
+def test_load_config_replicas_come_by_number(tmp_path: Path) -> None:
+    """Any number of replicas can be set; one set to nothing is none, one unset has its default."""
+    environ = {"REPLICA10_PATH": "s3://bucket/dfs/", "REPLICA3_PATH": "/c", "REPLICA1_PATH": ""}
+    config = load_config(environ, env_file="")
+    assert config.replicas == (
+        ("replica2", str(Path("data/replica2").absolute())),
+        ("replica3", "/c"),
+        ("replica10", "s3://bucket/dfs"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "fault"),
+    [
+        ({"REPLICA3_PATH": "ftp://x/y"}, "REPLICA3_PATH='ftp://x/y' must be"),
+        ({"STORAGE_PATH": "/a", "REPLICA1_PATH": "/a"}, "two stores are at /a"),
+        ({"DFS_REPLICATION": "sync", "DFS_WRITE_QUORUM": "4"}, "DFS_WRITE_QUORUM=4 cannot"),
+        ({"DFS_REPLICATION": "maybe"}, "must be async or sync"),
+    ],
+)
+def test_load_config_refuses_what_contradicts(environ: dict[str, str], fault: str) -> None:
+    """Stores that cannot be, or a quorum that could never be reached, are told at the start."""
+    with pytest.raises(ConfigError) as raised:
+        load_config(environ, env_file="")
+    assert fault in str(raised.value)

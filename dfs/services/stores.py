@@ -1,0 +1,36 @@
+"""The stores of a node: the primary and its replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dfs.core.errors import NoSuchStoreError
+from dfs.storage.base import BlobStore
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """All stores that the settings name, whether they answer or not.
+
+    Attributes:
+        replicas: by name, in the order of their numbers.
+    """
+
+    primary: BlobStore
+    replicas: Mapping[str, BlobStore]
+
+    def get(self, name: str) -> BlobStore:
+        """Return a store. Raises NoSuchStoreError."""
+        store = self.primary if name == self.primary.name else self.replicas.get(name)
+        if store is None:
+            raise NoSuchStoreError(f"There is no store {name!r}.")
+        return store
+
+    def all(self) -> list[BlobStore]:
+        """Return all stores, the primary first."""
+        return [self.primary, *self.replicas.values()]
+
+    def others(self, name: str) -> list[BlobStore]:
+        """Return the stores that can give what one of them lacks, the primary first."""
+        return [store for store in self.all() if store.name != name]

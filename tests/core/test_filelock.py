@@ -1,0 +1,55 @@
+"""The lock between threads and processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from dfs.core.filelock import FileLock
+
+HOLDER = """
+import sys
+from pathlib import Path
+from dfs.core.filelock import FileLock
+with FileLock(Path(sys.argv[1])).hold(timeout_s=5) as held:
+    print(held, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_filelock_held_by_another_process_is_refused_until_it_dies(tmp_path: Path) -> None:
+    """Two processes never hold it at once, and a dead one does not keep it."""
+    path = tmp_path / "lock"
+    lock = FileLock(path)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"True\n"
+        with lock.hold(timeout_s=0.02) as held:
+            assert not held
+        holder.kill()
+        with lock.hold(timeout_s=30) as held:
+            assert held
+    lock.close()
+
+
+def test_filelock_held_by_another_thread_is_refused(tmp_path: Path) -> None:
+    """Two threads that share it never hold it at once."""
+    lock = FileLock(tmp_path / "lock")
+    seen: list[bool] = []
+
+    def look() -> None:
+        with lock.hold(timeout_s=0) as held:
+            seen.append(held)
+
+    with lock.hold(timeout_s=0) as held:
+        assert held
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+    look()
+    assert seen == [False, True]
+    lock.close()
