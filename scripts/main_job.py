@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import stat
@@ -27,21 +26,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeVar
-from urllib.parse import urlencode
+from typing import TypeVar
 
 import urllib3
 
+from scripts.client import READ_BYTES, Client
+
 CLIENTS = 16
-READ_BYTES = 1 << 20
-PAGE_FILES = 1000
 MULTIPART_EVERY = 10
 REPORT_INTERVAL_S = 5
 FAULTS_SHOWN = 20
 SERVER_GONE = 3
-_BOUNDARY = "dfs-main-job-7c1f0b5e9a3d"
-
 
 T = TypeVar("T")
 
@@ -132,124 +129,13 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class HashingBody:
-    """A local file as the body of a request; hashes what it gives out."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        while data := self._file.read(READ_BYTES):
-            self._hash.update(data)
-            self.size += len(data)
-            yield data
-
-    def sha256(self) -> str:
-        """Return the digest of what was given out so far, in hexadecimal."""
-        return self._hash.hexdigest()
-
-
-class Client:
-    """Speaks to one node. Shared by all threads."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self.http = urllib3.PoolManager(
-            maxsize=CLIENTS,
-            block=False,
-            retries=False,
-            timeout=urllib3.Timeout(connect=10, read=300),
-        )
-
-    def is_alive(self) -> bool:
-        """Return whether the node answers at all."""
-        with contextlib.suppress(urllib3.exceptions.HTTPError):
-            return self.http.request("GET", f"{self.url}/health", timeout=10).status == 200
-        return False
-
-    def upload(self, path: Path, name: str, *, multipart: bool) -> Entry:
-        """Upload a local file.
-
-        Raises:
-            urllib3.exceptions.HTTPError: there was no answer.
-            ValueError: the answer is not the acknowledgement of these bytes.
-        """
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            body = HashingBody(file)
-            answer = self._send(body, size, name, multipart=multipart)
-        if answer.status != 201:
-            raise ValueError(f"upload answered {answer.status}: {answer.data[:300]!r}")
-        stored = answer.json()
-        entry = Entry(stored["id"], body.sha256(), body.size, str(path))
-        if (stored["sha256"], stored["size"], stored["name"]) != (entry.sha256, entry.size, name):
-            raise ValueError(f"upload acknowledged other bytes: {stored}")
-        if int(answer.headers["DFS-Durable-Copies"]) < 1 or int(answer.headers["DFS-LSN"]) < 1:
-            raise ValueError("upload does not say what is guaranteed")
-        return entry
-
-    def _send(
-        self, body: HashingBody, size: int, name: str, *, multipart: bool
-    ) -> urllib3.BaseHTTPResponse:
-        if not multipart:
-            return self.http.request(
-                "POST",
-                f"{self.url}/upload?{urlencode({'name': name})}",
-                body=body,
-                headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"},
-            )
-        quoted = name.replace("\\", "\\\\").replace('"', "%22")
-        head = (
-            f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
-            "Content-Type: application/octet-stream\r\n\r\n"
-        ).encode()
-        tail = f"\r\n--{_BOUNDARY}--\r\n".encode()
-        return self.http.request(
-            "POST",
-            f"{self.url}/upload",
-            body=itertools.chain([head], body, [tail]),
-            headers={
-                "Content-Length": str(len(head) + size + len(tail)),
-                "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
-            },
-        )
-
-    def download(self, file_id: str) -> tuple[str, int]:
-        """Return (SHA-256 in hexadecimal, size) of what a download brings.
-
-        Raises:
-            urllib3.exceptions.HTTPError: it broke off.
-            ValueError: another status than 200.
-        """
-        answer = self.http.request(
-            "GET", f"{self.url}/download/{file_id}", preload_content=False, decode_content=False
-        )
-        with contextlib.closing(answer):
-            if answer.status != 200:
-                raise ValueError(f"download answered {answer.status}: {answer.read(300)!r}")
-            digest = hashlib.sha256()
-            size = 0
-            for data in answer.stream(READ_BYTES, decode_content=False):
-                digest.update(data)
-                size += len(data)
-        answer.release_conn()
-        return digest.hexdigest(), size
-
-    def list_files(self, prefix: str) -> Iterator[dict[str, Any]]:
-        """Yield what the node lists under a prefix, page by page."""
-        after: dict[str, str] = {}
-        while True:
-            query = urlencode({"limit": PAGE_FILES, "prefix": prefix, **after})
-            answer = self.http.request("GET", f"{self.url}/files?{query}")
-            if answer.status != 200:
-                raise ValueError(f"listing answered {answer.status}: {answer.data[:300]!r}")
-            page = answer.json()
-            yield from page["files"]
-            if page["next"] is None:
-                return
-            after = {"after": page["next"]}
+def upload_file(client: Client, path: Path, name: str, *, multipart: bool) -> Entry:
+    """Upload a local file. Raises OSError, and as `Client.upload`."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        pieces = iter(partial(file.read, READ_BYTES), b"")
+        stored = client.upload(pieces, size, name, multipart=multipart)
+    return Entry(stored.id, stored.sha256, stored.size, str(path))
 
 
 def name_of(path: Path) -> str:
@@ -269,14 +155,14 @@ def upload_all(client: Client, journal: Path, prefix: str, directories: Iterable
             number, path = numbered
             multipart = number % MULTIPART_EVERY == 0
             try:
-                entry = client.upload(path, prefix + name_of(path), multipart=multipart)
+                entry = upload_file(client, path, prefix + name_of(path), multipart=multipart)
             except urllib3.exceptions.HTTPError as error:
                 if gone.is_set() or not client.is_alive():
                     gone.set()
                 else:
                     tally.add_fault(f"{path}: no answer: {error}")
                 return
-            except (ValueError, KeyError, OSError) as error:
+            except (ValueError, OSError) as error:
                 tally.add_fault(f"{path}: {error}")
                 return
             with lock:
@@ -375,7 +261,7 @@ def main() -> int:
     parser.add_argument("--journal", type=Path, default=Path("main_job.jsonl"))
     parser.add_argument("--prefix", help="of the names; default: the journal's name")
     arguments = parser.parse_intermixed_args()
-    client = Client(arguments.url)
+    client = Client(arguments.url, connections=CLIENTS)
     prefix = arguments.prefix if arguments.prefix is not None else arguments.journal.stem
     status = 0
     try:
