@@ -1,7 +1,11 @@
 """What a store of blobs must do, and what any store can share.
 
 `BlobStore` is the core that every store has. A further power is an interface of its own, which the
-caller asks for with `isinstance`: `SweepsTemporaries`, `ListsBlobs`, `RemovesBlobs`.
+caller asks for with `isinstance`: `SweepsTemporaries`, `ListsBlobs`, `RemovesBlobs`,
+`QuarantinesBlobs`, `KeepsSegments`.
+
+A store is at a root: a directory, or a prefix in a bucket. Only `prepare` creates it. A root that
+has vanished (a disk that is not mounted) is a fault of the store, never an empty store.
 
 A blob goes through three steps, so that the slow ones are outside the commit lock:
 
@@ -14,15 +18,14 @@ A blob goes through three steps, so that the slow ones are outside the commit lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 from dfs.core.checksum import CRC32_BYTES, crc32
 from dfs.core.errors import BlobCorruptError
 from dfs.core.model import BLOCK_BYTES
-
-DIGEST_BYTES = 32
+from dfs.storage.identity import StoreIdentity
 
 
 class StagedBlob(Protocol):
@@ -51,6 +54,14 @@ class StagedBlob(Protocol):
             in. Nothing is visible yet.
         """
 
+    def open(self) -> BlobReader:
+        """Read back what was written until now, sealed or not. Close it before `publish`.
+
+        Raises:
+            StoreUnavailableError: the store could not tell.
+            ValueError: the blob was published or discarded.
+        """
+
     def discard(self) -> None:
         """Drop the bytes. Never raises; may be repeated; does nothing after publish."""
 
@@ -66,9 +77,13 @@ class BlobReader(Protocol):
         """Return `length` bytes from `offset`; fewer only where the blob ends.
 
         Raises:
+            BlobMissingError: the blob was removed, and this store keeps nothing for its readers.
             StoreUnavailableError: the store could not read.
             ValueError: the reader is closed.
         """
+
+    def drop_cache(self) -> None:
+        """Let the next reads come from the medium below a cache: advice, never raises."""
 
     def close(self) -> None:
         """Give back what the reader holds. May be repeated."""
@@ -92,6 +107,36 @@ class BlobStore(Protocol):
     def name(self) -> str:
         """How the store is called in answers and logs: "primary", "replica1"."""
 
+    def prepare(self) -> None:
+        """Create the root and what must be in it before anything can be written.
+
+        Raises:
+            NoSpaceError, StoreUnavailableError: the store cannot be used.
+
+        Durability: on return what was created is durable.
+        """
+
+    def is_mount(self) -> bool:
+        """Return whether the root is the mount point of a file system."""
+
+    def read_identity(self) -> StoreIdentity | None:
+        """Return whose the store is; None if nobody has adopted it.
+
+        Raises:
+            StoreIdentityError: its `dfs.json` is malformed, or of a newer format.
+            StoreUnavailableError: the root is not there, or the store could not tell.
+        """
+
+    def adopt(self, identity: StoreIdentity) -> None:
+        """Mark the store as one's own. Writing the same identity again is no error.
+
+        Raises:
+            StoreIdentityError: it has another identity already.
+            NoSpaceError, StoreUnavailableError: it was not adopted; the root may not be there.
+
+        Durability: on return the identity is durable.
+        """
+
     def stage(self) -> StagedBlob:
         """Begin an upload.
 
@@ -105,6 +150,9 @@ class BlobStore(Protocol):
         A blob that the store has already is replaced: the staged bytes have just been hashed,
         those in the store may have been damaged since.
 
+        Several processes may publish the same blob at once: each finds it whole. A store that they
+        share keeps, after an error, what was already in place: another may count on it.
+
         Args:
             staged: (blob of this store, digest it was sealed with, bytes written to it).
 
@@ -113,7 +161,7 @@ class BlobStore(Protocol):
             take back.
 
         Raises:
-            NoSpaceError, StoreUnavailableError: as if nothing had been published.
+            NoSpaceError, StoreUnavailableError: none of them may be counted on.
             ValueError: a blob is not sealed, or not with that digest and size.
 
         Durability: on return every blob named is durable, those that were there before included.
@@ -121,6 +169,9 @@ class BlobStore(Protocol):
 
     def withdraw(self, digests: Sequence[bytes]) -> None:
         """Undo `publish` for a commit that failed. Best effort: a missing blob is no error.
+
+        Only where nobody else can have found the blob meanwhile: on a store that one process at a
+        time writes to, under the commit lock.
 
         Args:
             digests: what `publish` returned, before anybody was told of it.
@@ -131,6 +182,17 @@ class BlobStore(Protocol):
 
         Raises:
             StoreUnavailableError: the store could not tell.
+        """
+
+    def confirm(self, digest: bytes, size: int) -> bool:
+        """Return whether it is there, as `has`, and see to it that it stays.
+
+        Whoever put it there may have died before it was durable. Its bytes are not read.
+
+        Raises:
+            StoreUnavailableError: the store could not tell, or not make it durable.
+
+        Durability: on return a blob that was found is durable.
         """
 
     def open(self, digest: bytes) -> BlobReader:
@@ -191,21 +253,82 @@ class RemovesBlobs(Protocol):
         """
 
 
-def blob_name(digest: bytes) -> str:
-    """Return the name of a blob relative to its store: `blobs/ab/cd/<sha256 in hexadecimal>`.
+@runtime_checkable
+class QuarantinesBlobs(Protocol):
+    """A store that can put a damaged blob aside."""
 
-    Raises:
-        ValueError: `digest` is not 32 bytes.
+    def quarantine_blob(self, digest: bytes) -> None:
+        """Move a blob to `damaged/<its name>-<time in ms>`, where it is kept. May be missing.
+
+        Raises:
+            NoSpaceError, StoreUnavailableError: it may still be in its place.
+
+        Durability: on return it stays away after a power cut.
+        """
+
+
+@runtime_checkable
+class KeepsSegments(Protocol):
+    """A store that holds copies of the segments of the log, sealed ones and the growing one.
+
+    One caller at a time changes the segments of a store, whatever its process. Anybody may read.
     """
-    require_digest(digest)
-    name = digest.hex()
-    return f"blobs/{name[:2]}/{name[2:4]}/{name}"
 
+    def list_segments(self) -> list[tuple[int, int]]:
+        """Return (segment id, bytes held) of each segment, ascending.
 
-def require_digest(digest: bytes) -> None:
-    """Raise ValueError if `digest` does not have the length of a SHA-256."""
-    if len(digest) != DIGEST_BYTES:
-        raise ValueError(f"a digest has {DIGEST_BYTES} bytes, not {len(digest)}")
+        Raises:
+            StoreUnavailableError: the store could not tell.
+        """
+
+    def append_segment(self, segment_id: int, offset: int, data: bytes | memoryview) -> None:
+        """Let a segment hold exactly [0, offset + len(data)), whatever lay behind `offset`.
+
+        Raises:
+            NoSpaceError, StoreUnavailableError: what lies before `offset` is as it was; what lies
+                behind it is unknown. Also if the segment holds fewer than `offset` bytes now.
+
+        Durability: on return the bytes are durable.
+        """
+
+    def read_segment(
+        self, segment_id: int, offset: int, length: int, *, from_disk: bool = False
+    ) -> bytes:
+        """Return `length` bytes from `offset`; fewer only where the segment ends.
+
+        Args:
+            from_disk: as `BlobReader.drop_cache`.
+
+        Raises:
+            BlobMissingError: there is no such segment.
+            StoreUnavailableError: the store could not read.
+        """
+
+    def seal_segment(self, segment_id: int) -> None:
+        """Take a segment as complete: it will not grow any more. May be repeated.
+
+        Raises:
+            BlobMissingError: there is no such segment.
+            NoSpaceError, StoreUnavailableError: the segment is as it was; call again.
+        """
+
+    def put_segment(self, segment_id: int, pieces: Iterable[bytes]) -> None:
+        """Write a whole segment; what the store has of it is replaced at once, by all or nothing.
+
+        Raises:
+            NoSpaceError, StoreUnavailableError: the segment is as it was, or replaced.
+
+        Durability: on return the bytes are durable.
+        """
+
+    def quarantine_segment(self, segment_id: int) -> None:
+        """Move a segment to `damaged/<its name>-<time in ms>`, where it is kept. May be missing.
+
+        Raises:
+            NoSpaceError, StoreUnavailableError: it may still be in its place.
+
+        Durability: on return it stays away after a power cut.
+        """
 
 
 def read_verified(

@@ -18,12 +18,12 @@ from pathlib import Path
 import msgspec
 
 from dfs.core.clock import now_ms
-from dfs.core.durable import make_directory_durably, replace_durably, storage_error
+from dfs.core.durable import replace_durably, storage_error
 from dfs.core.errors import StoreIdentityError
 
 FORMAT_VERSION = 1
 ID_BYTES = 16
-_FILE_NAME = "dfs.json"
+IDENTITY_NAME = "dfs.json"
 _ID = re.compile(r"[0-9a-f]{32}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -78,48 +78,31 @@ def read_identity(path: Path) -> StoreIdentity | None:
         StoreIdentityError: the file is malformed, or of a newer format than this program knows.
         StoreUnavailableError: the file could not be read.
     """
-    file = path / _FILE_NAME
+    file = path / IDENTITY_NAME
     try:
         data = file.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise storage_error(error, path=file) from error
-    try:
-        version = msgspec.json.decode(data, type=_Version).format_version
-        if version > FORMAT_VERSION:
-            raise StoreIdentityError(
-                f"The store has format version {version}; this program knows {FORMAT_VERSION}.",
-                hint="Run a newer dfs.",
-                path=str(file),
-            )
-        return _identity(msgspec.json.decode(data, type=_Document))
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise StoreIdentityError(
-            f"The identity of the store is malformed: {error}.",
-            hint="Put the file back from a backup, or name another directory.",
-            path=str(file),
-        ) from error
+    return decode_identity(data, path=file)
 
 
 def write_identity(path: Path, identity: StoreIdentity) -> None:
-    """Mark a directory as a store, creating it if it is missing.
+    """Mark a directory as a store. The directory must be there.
 
     Raises:
         StoreIdentityError: the directory is another store already.
         NoSpaceError, StoreUnavailableError: it could not be written; there is no half file.
 
-    Durability: on return the file, its name and the directory are durable.
+    Durability: on return the file and its name are durable.
     """
-    found = read_identity(path)
-    if found is not None and found != identity:
-        raise StoreIdentityError(
-            "The directory is a store already.",
-            hint="Name another directory.",
-            path=str(path),
-            store_id=found.store_id.hex(),
-        )
-    make_directory_durably(path)
+    require_free(read_identity(path), identity, path=path)
+    replace_durably(path / IDENTITY_NAME, encode_identity(identity))
+
+
+def encode_identity(identity: StoreIdentity) -> bytes:
+    """Return the content of `dfs.json`."""
     created_at = _EPOCH + timedelta(milliseconds=identity.created_at_ms)
     document = {
         "format_version": identity.format_version,
@@ -127,8 +110,48 @@ def write_identity(path: Path, identity: StoreIdentity) -> None:
         "store_id": identity.store_id.hex(),
         "created_at": created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2)
-    replace_durably(path / _FILE_NAME, text + b"\n")
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def decode_identity(data: bytes, *, path: object) -> StoreIdentity:
+    """Return what the content of `dfs.json` says.
+
+    Args:
+        path: only for the text of an error.
+
+    Raises:
+        StoreIdentityError: it is malformed, or of a newer format than this program knows.
+    """
+    try:
+        version = msgspec.json.decode(data, type=_Version).format_version
+        if version > FORMAT_VERSION:
+            raise StoreIdentityError(
+                f"The store has format version {version}; this program knows {FORMAT_VERSION}.",
+                hint="Run a newer dfs.",
+                path=str(path),
+            )
+        return _identity(msgspec.json.decode(data, type=_Document))
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StoreIdentityError(
+            f"The identity of the store is malformed: {error}.",
+            hint="Put the file back from a backup, or name another directory or prefix.",
+            path=str(path),
+        ) from error
+
+
+def require_free(found: StoreIdentity | None, identity: StoreIdentity, *, path: object) -> None:
+    """Refuse to adopt a store that has another identity already.
+
+    Raises:
+        StoreIdentityError: naming the store that is there.
+    """
+    if found is not None and found != identity:
+        raise StoreIdentityError(
+            "The place is a store already.",
+            hint="Name another directory or prefix.",
+            path=str(path),
+            store_id=found.store_id.hex(),
+        )
 
 
 def require_cluster(identity: StoreIdentity, *, cluster_id: bytes, path: Path) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 import structlog
 
 from dfs.core.durable import storage_error, write_all
-from dfs.storage.base import require_digest
+from dfs.storage.local_reader import LocalBlobReader
 from dfs.storage.local_shards import ShardDirectories
+from dfs.storage.names import require_digest
 
 FILE_MODE = 0o600
 WRITEBACK_BYTES = 2 << 20
@@ -40,8 +41,7 @@ class LocalStagedBlob:
 
     def __init__(self, *, directory: Path, shards: ShardDirectories) -> None:
         self._shards = shards
-        self._path = directory / f"{os.getpid()}-{secrets.token_hex(8)}"
-        self._file = _create_locked(self._path)
+        self._path, self._file = create_temporary(directory)
         self._digest: bytes | None = None
         self._failed = False
         self._size = 0
@@ -83,6 +83,12 @@ class LocalStagedBlob:
         """Move the sealed file to its name. Raises OSError as it comes."""
         self._path.replace(target)
         self._close()
+
+    def open(self) -> LocalBlobReader:
+        """See `StagedBlob`."""
+        if self._file.closed:
+            raise ValueError("the staged blob was published or discarded")
+        return LocalBlobReader(path=self._path)
 
     def discard(self) -> None:
         """See `StagedBlob`."""
@@ -167,21 +173,25 @@ def _sweep_file(path: Path, written_before_s: float | None) -> bool:
     return True
 
 
-def _create_locked(path: Path) -> io.FileIO:
+def create_temporary(directory: Path) -> tuple[Path, io.FileIO]:
     """Create a file that stays locked for as long as it is open.
 
     A sweep may find it in the moment before it is locked, and remove it: then it is created again.
 
+    Returns:
+        (path, the file open for writing). The name carries the process id.
+
     Raises:
         NoSpaceError, StoreUnavailableError: it could not be created or locked.
     """
+    path = directory / f"{os.getpid()}-{secrets.token_hex(8)}"
     try:
         while True:
             file = io.FileIO(path, "xb", opener=_open_private)
             try:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX)
                 if os.fstat(file.fileno()).st_nlink:
-                    return file
+                    return path, file
             except BaseException:
                 file.close()
                 raise

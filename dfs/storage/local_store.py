@@ -1,6 +1,8 @@
 """A store in a directory of a local disk.
 
     <path>/blobs/ab/cd/<sha256>    blob files, immutable
+    <path>/segments/<id>.wal       copies of the log, see `local_segments`
+    <path>/damaged/<name>-<ms>     what was found damaged, kept
     <path>/tmp/<pid>-<random>      uploads in flight, see `local_staging`
     <path>/dfs.json                see `identity`
 
@@ -10,24 +12,25 @@ renamed. Directories have mode 0700, files 0600.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import structlog
 
+from dfs.core.clock import now_ms
 from dfs.core.durable import make_directory_durably, storage_error, sync_directory
 from dfs.core.errors import BlobMissingError, StorageError
-from dfs.storage.base import StagedBlob, blob_name
+from dfs.storage.base import StagedBlob
+from dfs.storage.identity import StoreIdentity, read_identity, write_identity
+from dfs.storage.local_reader import LocalBlobReader, require_directory
+from dfs.storage.local_segments import LocalSegments
 from dfs.storage.local_shards import ShardDirectories
 from dfs.storage.local_staging import LocalStagedBlob, sweep_leftovers
+from dfs.storage.names import blob_name, damaged_name, segment_name
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _BLOB = re.compile(r"[0-9a-f]{64}")
@@ -35,84 +38,26 @@ _BLOB = re.compile(r"[0-9a-f]{64}")
 _log = structlog.get_logger(__name__)
 
 
-class LocalBlobReader:
-    """An open blob file. See `BlobReader`.
-
-    Raises:
-        BlobMissingError: there is no such file.
-        StoreUnavailableError: it could not be opened.
-    """
-
-    def __init__(self, *, path: Path, digest: bytes) -> None:
-        self._path = path
-        try:
-            self._file = io.FileIO(path, "rb")
-        except FileNotFoundError as error:
-            raise BlobMissingError(
-                "The store does not hold the blob.", digest=digest.hex(), path=str(path)
-            ) from error
-        except OSError as error:
-            raise storage_error(error, path=path) from error
-        try:
-            self._size = os.fstat(self._file.fileno()).st_size
-        except OSError as error:
-            self._file.close()
-            raise storage_error(error, path=path) from error
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-
-    @property
-    def size(self) -> int:
-        """See `BlobReader`."""
-        return self._size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """See `BlobReader`."""
-        descriptor = self._file.fileno()
-        try:
-            data = os.pread(descriptor, length, offset)
-            # One call gives it all, unless the file ends; a file system may still give less.
-            while len(data) < min(length, self._size - offset) and (
-                more := os.pread(descriptor, length - len(data), offset + len(data))
-            ):
-                data += more
-        except OSError as error:
-            raise storage_error(error, path=self._path) from error
-        return data
-
-    def close(self) -> None:
-        """See `BlobReader`."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
 class LocalStore:
-    """A `BlobStore` in a directory; it also sweeps, lists and removes.
-
-    `publish`, `withdraw` and `remove` are for the holder of the commit lock: two processes that
-    publish the same blob would both take it for new.
+    """A `BlobStore` in a directory, with all the further powers.
 
     Args:
         path: the directory. Nothing is touched before `prepare`.
         name: how the store is called in answers and logs.
+        shared: several processes publish at once, without a common lock. Two of them that publish
+            the same blob may both take it for new, and one that only looks may count on it: so a
+            `publish` that fails takes nothing back.
     """
 
-    def __init__(self, *, path: Path, name: str = "primary") -> None:
+    def __init__(self, *, path: Path, name: str = "primary", shared: bool = False) -> None:
         self._path = path.absolute()
         self._name = name
+        self._shared = shared
         self._blobs = self._path / "blobs"
         self._tmp = self._path / "tmp"
+        self._damaged = self._path / "damaged"
         self._shards = ShardDirectories(root=self._blobs)
+        self._segments = LocalSegments(root=self._path)
 
     @property
     def name(self) -> str:
@@ -132,8 +77,24 @@ class LocalStore:
 
         Durability: on return the directories are durable.
         """
-        make_directory_durably(self._blobs)
-        make_directory_durably(self._tmp)
+        for directory in (self._blobs, self._path / "segments", self._damaged, self._tmp):
+            make_directory_durably(directory)
+
+    def is_mount(self) -> bool:
+        """See `BlobStore`."""
+        return self._path.is_mount()
+
+    def read_identity(self) -> StoreIdentity | None:
+        """See `BlobStore`."""
+        identity = read_identity(self._path)
+        if identity is None:
+            require_directory(self._path)
+        return identity
+
+    def adopt(self, identity: StoreIdentity) -> None:
+        """See `BlobStore`."""
+        require_directory(self._path)
+        write_identity(self._path, identity)
 
     def stage(self) -> LocalStagedBlob:
         """See `BlobStore`."""
@@ -151,7 +112,8 @@ class LocalStore:
             for directory in {self.blob_path(digest).parent: None for _, digest, _ in checked}:
                 sync_directory(directory)
         except StorageError:
-            self.withdraw(added)
+            if not self._shared:
+                self.withdraw(added)
             raise
         return added
 
@@ -166,11 +128,35 @@ class LocalStore:
 
     def has(self, digest: bytes, size: int) -> bool:
         """See `BlobStore`."""
-        return _file_size(self.blob_path(digest)) == size
+        found_size = _file_size(self.blob_path(digest))
+        if found_size is None:
+            require_directory(self._blobs)
+        return found_size == size
+
+    def confirm(self, digest: bytes, size: int) -> bool:
+        """See `BlobStore`."""
+        if not self.has(digest, size):
+            return False
+        path = self.blob_path(digest)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise storage_error(error, path=path) from error
+        self._shards.sync(self._shards.make(digest))
+        sync_directory(path.parent)
+        return True
 
     def open(self, digest: bytes) -> LocalBlobReader:
         """See `BlobStore`."""
-        return LocalBlobReader(path=self.blob_path(digest), digest=digest)
+        try:
+            return LocalBlobReader(path=self.blob_path(digest), digest=digest)
+        except BlobMissingError:
+            require_directory(self._blobs)
+            raise
 
     def sweep(self, *, older_than_s: float | None) -> int:
         """See `SweepsTemporaries`."""
@@ -182,6 +168,7 @@ class LocalStore:
 
     def list_blobs(self) -> Iterator[tuple[bytes, int]]:
         """See `ListsBlobs`. Names that are no blob's are passed over."""
+        require_directory(self._blobs)
         for first in _matching_names(self._blobs, _SHARD):
             for second in _matching_names(self._blobs / first, _SHARD):
                 shard = self._blobs / first / second
@@ -196,15 +183,61 @@ class LocalStore:
         try:
             path.unlink()
         except FileNotFoundError:
+            require_directory(self._blobs)
             return False
         except OSError as error:
             raise storage_error(error, path=path) from error
         sync_directory(path.parent)
         return True
 
+    def quarantine_blob(self, digest: bytes) -> None:
+        """See `QuarantinesBlobs`."""
+        self._quarantine(blob_name(digest))
+
+    def list_segments(self) -> list[tuple[int, int]]:
+        """See `KeepsSegments`."""
+        return self._segments.list()
+
+    def append_segment(self, segment_id: int, offset: int, data: bytes | memoryview) -> None:
+        """See `KeepsSegments`."""
+        self._segments.append(segment_id, offset, data)
+
+    def read_segment(
+        self, segment_id: int, offset: int, length: int, *, from_disk: bool = False
+    ) -> bytes:
+        """See `KeepsSegments`."""
+        return self._segments.read(segment_id, offset, length, from_disk=from_disk)
+
+    def seal_segment(self, segment_id: int) -> None:
+        """See `KeepsSegments`."""
+        self._segments.seal(segment_id)
+
+    def put_segment(self, segment_id: int, pieces: Iterable[bytes]) -> None:
+        """See `KeepsSegments`."""
+        self._segments.put(segment_id, pieces)
+
+    def quarantine_segment(self, segment_id: int) -> None:
+        """See `KeepsSegments`."""
+        self._quarantine(segment_name(segment_id))
+
     def blob_path(self, digest: bytes) -> Path:
         """Return where the blob is, or would be. Raises ValueError if `digest` is no SHA-256."""
         return self._path / blob_name(digest)
+
+    def _quarantine(self, name: str) -> None:
+        """Move a file of the store to `damaged`, if it is there."""
+        source, target = self._path / name, self._path / damaged_name(name, now_ms=now_ms())
+        try:
+            source.rename(target)
+        except FileNotFoundError as error:
+            require_directory(self._damaged)
+            if source.exists():
+                raise storage_error(error, path=source) from error
+            return
+        except OSError as error:
+            raise storage_error(error, path=source) from error
+        sync_directory(self._damaged)
+        sync_directory(source.parent)
 
     def _put(self, blob: LocalStagedBlob, digest: bytes, size: int) -> bool:
         """Rename a staged file to its blob's name; return whether nothing of that name was there.

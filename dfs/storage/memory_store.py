@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from dfs.core.errors import BlobMissingError
-from dfs.storage.base import StagedBlob, require_digest
+from dfs.core.clock import now_ms
+from dfs.core.errors import BlobMissingError, StoreUnavailableError
+from dfs.storage.base import StagedBlob
+from dfs.storage.identity import StoreIdentity, require_free
+from dfs.storage.names import blob_name, damaged_name, require_digest, segment_name
 
 
 class MemoryStagedBlob:
@@ -34,16 +37,24 @@ class MemoryStagedBlob:
             raise ValueError("the staged blob was sealed with another digest or size")
         return bytes(data)
 
+    def open(self) -> MemoryBlobReader:
+        """See `StagedBlob`."""
+        return MemoryBlobReader(bytes(self._present_data()))
+
     def discard(self) -> None:
         """See `StagedBlob`."""
         self._data = None
 
-    def _open_data(self, *, sealed: bool) -> bytearray:
+    def _present_data(self) -> bytearray:
         if self._data is None:
             raise ValueError("the staged blob was published or discarded")
+        return self._data
+
+    def _open_data(self, *, sealed: bool) -> bytearray:
+        data = self._present_data()
         if sealed is not (self._digest is not None):
             raise ValueError(f"the staged blob is {'not yet' if sealed else 'already'} sealed")
-        return self._data
+        return data
 
 
 class MemoryBlobReader:
@@ -64,6 +75,9 @@ class MemoryBlobReader:
             raise ValueError("the reader is closed")
         return self._data[offset : offset + length]
 
+    def drop_cache(self) -> None:
+        """See `BlobReader`. There is no medium below."""
+
     def close(self) -> None:
         """See `BlobReader`."""
         self._data = None
@@ -81,7 +95,7 @@ class MemoryBlobReader:
 
 
 class MemoryStore:
-    """A `BlobStore` in memory; it also lists and removes. A dead upload leaves nothing to sweep.
+    """A `BlobStore` in memory, with all further powers but one: no upload leaves anything to sweep.
 
     Args:
         name: how the store is called in answers and logs.
@@ -89,12 +103,36 @@ class MemoryStore:
 
     def __init__(self, *, name: str = "primary") -> None:
         self._name = name
+        self._identity: StoreIdentity | None = None
         self._blobs: dict[bytes, bytes] = {}
+        self._segments: dict[int, bytearray] = {}
+        self._damaged: dict[str, bytes] = {}
 
     @property
     def name(self) -> str:
         """See `BlobStore`."""
         return self._name
+
+    @property
+    def damaged(self) -> dict[str, bytes]:
+        """What was put aside, by its name."""
+        return dict(self._damaged)
+
+    def prepare(self) -> None:
+        """See `BlobStore`. There is nothing to create."""
+
+    def is_mount(self) -> bool:
+        """See `BlobStore`."""
+        return False
+
+    def read_identity(self) -> StoreIdentity | None:
+        """See `BlobStore`."""
+        return self._identity
+
+    def adopt(self, identity: StoreIdentity) -> None:
+        """See `BlobStore`."""
+        require_free(self._identity, identity, path=self._name)
+        self._identity = identity
 
     def stage(self) -> MemoryStagedBlob:
         """See `BlobStore`."""
@@ -121,6 +159,10 @@ class MemoryStore:
         found = self._blobs.get(digest)
         return found is not None and len(found) == size
 
+    def confirm(self, digest: bytes, size: int) -> bool:
+        """See `BlobStore`."""
+        return self.has(digest, size)
+
     def open(self, digest: bytes) -> MemoryBlobReader:
         """See `BlobStore`."""
         try:
@@ -138,6 +180,51 @@ class MemoryStore:
     def remove(self, digest: bytes) -> bool:
         """See `RemovesBlobs`."""
         return self._blobs.pop(digest, None) is not None
+
+    def quarantine_blob(self, digest: bytes) -> None:
+        """See `QuarantinesBlobs`."""
+        self._put_aside(blob_name(digest), self._blobs.pop(digest, None))
+
+    def list_segments(self) -> list[tuple[int, int]]:
+        """See `KeepsSegments`."""
+        return sorted((segment_id, len(data)) for segment_id, data in self._segments.items())
+
+    def append_segment(self, segment_id: int, offset: int, data: bytes | memoryview) -> None:
+        """See `KeepsSegments`."""
+        content = self._segments.get(segment_id, bytearray())
+        if len(content) < offset:
+            raise StoreUnavailableError("The store holds less of the segment than it held before.")
+        content[offset:] = data
+        self._segments[segment_id] = content
+
+    def read_segment(
+        self, segment_id: int, offset: int, length: int, *, from_disk: bool = False
+    ) -> bytes:
+        """See `KeepsSegments`."""
+        self._require_segment(segment_id)
+        return bytes(self._segments[segment_id][offset : offset + length])
+
+    def seal_segment(self, segment_id: int) -> None:
+        """See `KeepsSegments`."""
+        self._require_segment(segment_id)
+
+    def put_segment(self, segment_id: int, pieces: Iterable[bytes]) -> None:
+        """See `KeepsSegments`."""
+        self._segments[segment_id] = bytearray(b"".join(pieces))
+
+    def quarantine_segment(self, segment_id: int) -> None:
+        """See `KeepsSegments`."""
+        self._put_aside(segment_name(segment_id), self._segments.pop(segment_id, None))
+
+    def _put_aside(self, name: str, content: bytes | bytearray | None) -> None:
+        """Keep what was taken from its place, if it was there."""
+        if content is not None:
+            self._damaged[damaged_name(name, now_ms=now_ms())] = bytes(content)
+
+    def _require_segment(self, segment_id: int) -> None:
+        """Raise BlobMissingError unless the segment is there."""
+        if segment_id not in self._segments:
+            raise BlobMissingError("The store does not hold the segment.", segment_id=segment_id)
 
 
 def _content(blob: StagedBlob, digest: bytes, size: int) -> bytes:

@@ -15,6 +15,7 @@ from dfs.core.model import BLOCK_BYTES
 from dfs.storage.base import (
     BlobStore,
     ListsBlobs,
+    QuarantinesBlobs,
     RemovesBlobs,
     StagedBlob,
     SweepsTemporaries,
@@ -24,22 +25,6 @@ from dfs.storage.local_store import LocalStore
 from dfs.storage.memory_store import MemoryStore
 
 ABSENT = bytes(32)
-
-
-def open_local(path: Path) -> LocalStore:
-    store = LocalStore(path=path / "store", name="contract")
-    store.prepare()
-    return store
-
-
-def open_memory(path: Path) -> MemoryStore:
-    return MemoryStore(name="contract")
-
-
-@pytest.fixture(params=[open_local, open_memory], ids=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    opener: Callable[[Path], BlobStore] = request.param
-    return opener(tmp_path)
 
 
 def stage_sealed(store: BlobStore, content: bytes) -> tuple[StagedBlob, bytes, int]:
@@ -61,11 +46,6 @@ def put(store: BlobStore, content: bytes) -> bytes:
 def read_all(store: BlobStore, digest: bytes) -> bytes:
     with store.open(digest) as reader:
         return reader.read(0, reader.size)
-
-
-def test_store_name_is_the_one_given(store: BlobStore) -> None:
-    """A store says the name that it was opened with."""
-    assert store.name == "contract"
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 3 * BLOCK_BYTES + 7])
@@ -160,7 +140,8 @@ def test_publish_under_other_digest_or_size_is_refused(
 
 def test_publish_blob_of_another_store_is_refused(store: BlobStore, tmp_path: Path) -> None:
     """A blob staged by another kind of store is not taken for one's own."""
-    other = open_local(tmp_path / "o") if isinstance(store, MemoryStore) else MemoryStore(name="o")
+    other = LocalStore(path=tmp_path / "o") if isinstance(store, MemoryStore) else MemoryStore()
+    other.prepare()
     entry = stage_sealed(other, b"foreign")
 
     with pytest.raises(ValueError, match="another store"):
@@ -230,13 +211,47 @@ def test_seal_with_no_digest_is_refused(store: BlobStore, digest: bytes) -> None
     staged.discard()
 
 
-def test_has_compares_the_size(store: BlobStore) -> None:
+def test_staged_blob_is_read_back_before_and_after_seal(store: BlobStore) -> None:
+    """What was written so far can be copied on, before anybody else sees it."""
+    staged = store.stage()
+    staged.write(b"0123")
+    with staged.open() as reader:
+        reader.drop_cache()
+        assert (reader.size, reader.read(1, 10)) == (4, b"123")
+    staged.write(b"456789")
+    digest = hashlib.sha256(b"0123456789").digest()
+    staged.seal(digest)
+
+    with staged.open() as first, staged.open() as second:
+        assert first.size == second.size == 10
+        assert first.read(2, 3) + second.read(5, 5) == b"23456789"
+    assert store.publish([(staged, digest, 10)]) == [digest]
+    assert read_all(store, digest) == b"0123456789"
+
+
+def test_staged_blob_after_its_end_cannot_be_read_back(store: BlobStore) -> None:
+    """A blob that was published or discarded is read by its name or not at all."""
+    published, digest, size = stage_sealed(store, b"done")
+    store.publish([(published, digest, size)])
+    discarded = stage_sealed(store, b"dropped")[0]
+    discarded.discard()
+
+    for staged in (published, discarded):
+        with pytest.raises(ValueError, match="published or discarded"):
+            staged.open()
+
+
+@pytest.mark.parametrize("question", [lambda store: store.has, lambda store: store.confirm])
+def test_has_and_confirm_compare_the_size(
+    store: BlobStore, question: Callable[[BlobStore], Callable[[bytes, int], bool]]
+) -> None:
     """A blob of another size than the index knows is not the blob."""
     digest = put(store, b"four")
+    ask = question(store)
 
-    assert store.has(digest, 4)
-    assert not store.has(digest, 3)
-    assert not store.has(ABSENT, 4)
+    assert ask(digest, 4)
+    assert not ask(digest, 3)
+    assert not ask(ABSENT, 4)
 
 
 def test_open_absent_blob_raises_missing(store: BlobStore) -> None:
@@ -342,6 +357,45 @@ def test_remove_blob_forgets_it_and_says_whether_it_was_there(store: BlobStore) 
     assert not store.has(digest, 3)
     assert put(store, b"old") == digest
     assert store.has(digest, 3)
+
+
+def test_publish_same_blob_from_many_threads_is_whole_for_each(store: BlobStore) -> None:
+    """Whoever publishes a blob finds it there, however many do so at once."""
+    content = b"popular" * 1000
+    faults: list[object] = []
+    barrier = threading.Barrier(6)
+
+    def publish() -> None:
+        entry = stage_sealed(store, content)
+        barrier.wait()
+        try:
+            store.publish([entry])
+            if read_all(store, entry[1]) != content:
+                faults.append("other bytes")
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=publish) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert faults == []
+
+
+def test_quarantine_blob_takes_it_from_its_place(store: BlobStore) -> None:
+    """A damaged blob is out of the way and can be put anew; one that is missing is no error."""
+    assert isinstance(store, QuarantinesBlobs)
+    digest = put(store, b"damaged")
+
+    store.quarantine_blob(digest)
+    store.quarantine_blob(digest)
+
+    assert not store.has(digest, 7)
+    assert list(store.list_blobs()) == []
+    put(store, b"damaged")
+    assert read_all(store, digest) == b"damaged"
 
 
 def test_sweep_spares_uploads_in_flight(store: BlobStore) -> None:

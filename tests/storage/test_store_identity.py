@@ -43,15 +43,13 @@ def test_read_identity_of_no_store_is_none(tmp_path: Path) -> None:
 
 
 def test_write_identity_reads_back_the_same(tmp_path: Path) -> None:
-    """What was written is what is read, in a directory created for it, private to the owner."""
-    path = tmp_path / "new" / "store"
+    """What was written is what is read, in a file private to the owner."""
+    write_identity(tmp_path, IDENTITY)
 
-    write_identity(path, IDENTITY)
-
-    assert read_identity(path) == IDENTITY
-    assert json.loads((path / "dfs.json").read_text()) == DOCUMENT
-    assert stat.S_IMODE((path / "dfs.json").stat().st_mode) == 0o600
-    assert [entry.name for entry in path.iterdir()] == ["dfs.json"]
+    assert read_identity(tmp_path) == IDENTITY
+    assert json.loads((tmp_path / "dfs.json").read_text()) == DOCUMENT
+    assert stat.S_IMODE((tmp_path / "dfs.json").stat().st_mode) == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["dfs.json"]
 
 
 def test_read_identity_of_the_released_format_is_understood(tmp_path: Path) -> None:
@@ -59,6 +57,13 @@ def test_read_identity_of_the_released_format_is_understood(tmp_path: Path) -> N
     write_document(tmp_path, DOCUMENT | {"colour": "green"})
 
     assert read_identity(tmp_path) == IDENTITY
+
+
+def test_write_identity_without_directory_is_refused(tmp_path: Path) -> None:
+    """A directory that is missing is not created: the disk may not be mounted."""
+    with pytest.raises(StoreUnavailableError):
+        write_identity(tmp_path / "missing", IDENTITY)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_new_identity_is_unique_in_the_given_cluster() -> None:

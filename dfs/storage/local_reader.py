@@ -1,0 +1,107 @@
+"""Reading the files of a local store: whole blobs, and any file behind the kernel's cache."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dfs.core.durable import storage_error
+from dfs.core.errors import BlobMissingError, StoreUnavailableError
+
+
+class LocalBlobReader:
+    """An open blob file. See `BlobReader`.
+
+    Raises:
+        BlobMissingError: there is no such file.
+        StoreUnavailableError: it could not be opened.
+    """
+
+    def __init__(self, *, path: Path, digest: bytes | None = None) -> None:
+        self._path = path
+        named = {"digest": digest.hex()} if digest is not None else {}
+        try:
+            self._file = io.FileIO(path, "rb")
+        except FileNotFoundError as error:
+            raise BlobMissingError(
+                "The store does not hold the blob.", path=str(path), **named
+            ) from error
+        except OSError as error:
+            raise storage_error(error, path=path) from error
+        try:
+            self._size = os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            self._file.close()
+            raise storage_error(error, path=path) from error
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    @property
+    def size(self) -> int:
+        """See `BlobReader`."""
+        return self._size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `BlobReader`."""
+        try:
+            return read_fully(self._file.fileno(), offset, min(length, self._size - offset))
+        except OSError as error:
+            raise storage_error(error, path=self._path) from error
+
+    def drop_cache(self) -> None:
+        """See `BlobReader`."""
+        drop_cached(self._file.fileno())
+
+    def close(self) -> None:
+        """See `BlobReader`."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_fully(descriptor: int, offset: int, length: int) -> bytes:
+    """Return `length` bytes from `offset`, fewer only where the file ends. Raises OSError.
+
+    One call gives it all, unless the file ends; a file system may still give less.
+    """
+    data = os.pread(descriptor, max(length, 0), offset)
+    while len(data) < length and (
+        more := os.pread(descriptor, length - len(data), offset + len(data))
+    ):
+        data += more
+    return data
+
+
+def drop_cached(descriptor: int) -> None:
+    """Have the kernel forget the pages of a file that are on the disk already.
+
+    Advice only: a file system without a disk below it has nowhere else to read from.
+    """
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def require_directory(path: Path) -> None:
+    """Raise StoreUnavailableError unless a directory of the store is there.
+
+    Without it nothing is known about what the store holds: its disk may not be mounted.
+    """
+    if not path.is_dir():
+        raise StoreUnavailableError(
+            "The store is not there.",
+            hint="Is its disk mounted? A directory of the store is missing.",
+            path=str(path),
+        )
