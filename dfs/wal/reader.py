@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from enum import Enum
 from pathlib import Path
 
 from dfs.core.checksum import crc32
-from dfs.core.durable import storage_error
 from dfs.core.errors import WalCorruptError, WalGapError, WalTornTailError
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import (
@@ -23,7 +21,7 @@ from dfs.wal.frame import (
     Frame,
 )
 from dfs.wal.layout import COPY_HINT, SegmentFile
-from dfs.wal.segment import SEGMENT_HEADER_BYTES, OpenSegment
+from dfs.wal.segment import SEGMENT_HEADER_BYTES, OpenSegment, SegmentBytes
 
 READ_BYTES = 1 << 20
 SEARCH_BYTES = 4 * RECORD_BYTES_MAX
@@ -96,14 +94,14 @@ class SegmentReader:
     """
 
     def __init__(
-        self, *, segment: OpenSegment, start: LogPosition, stop: int | None, durable_lsn: int
+        self, *, segment: SegmentBytes, start: LogPosition, stop: int | None, durable_lsn: int
     ) -> None:
         self._segment = segment
         self._path = segment.path
         self._position = start
         self._stop = stop
         self._durable_lsn = durable_lsn
-        self._file_end = os.fstat(segment.fd).st_size
+        self._file_end = segment.size()
         self._limit = self._file_end if stop is None else min(stop, self._file_end)
         self._end: ReadEnd | None = None
         self._window = memoryview(b"")
@@ -234,10 +232,7 @@ class SegmentReader:
     def _read(self, offset: int, length: int) -> memoryview:
         """Return at least `length` bytes from `offset` on, or as many as the segment has."""
         wanted = min(max(length, READ_BYTES), self._limit - offset)
-        try:
-            data = os.pread(self._segment.fd, wanted, offset)
-        except OSError as error:
-            raise storage_error(error, path=self._path) from error
+        data = self._segment.read(offset, wanted)
         if len(data) < wanted:
             raise WalCorruptError("A segment became shorter while it was read.", path=self._path)
         return memoryview(data)

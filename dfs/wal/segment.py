@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from dfs.core.checksum import crc32
 from dfs.core.durable import storage_error, sync_directory
@@ -49,12 +50,45 @@ class SegmentHeader:
     created_at_ms: int
 
 
+class SegmentBytes(Protocol):
+    """The bytes of a segment, wherever they are kept."""
+
+    @property
+    def path(self) -> Path:
+        """Where they are, for the text of an error."""
+
+    def size(self) -> int:
+        """Return how many there are. Raises StorageError."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; fewer only at the end. Raises StorageError."""
+
+
 class OpenSegment:
     """A segment opened for reading. Closed when the last one who uses it is done."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def size(self) -> int:
+        """See `SegmentBytes`."""
+        try:
+            return os.fstat(self.fd).st_size
+        except OSError as error:
+            raise storage_error(error, path=self.path) from error
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `SegmentBytes`."""
+        try:
+            return os.pread(self.fd, length, offset)
+        except OSError as error:
+            raise storage_error(error, path=self.path) from error
+
+    def drop_cache(self) -> None:
+        """Have the next reads come from the disk. Advice only: never raises."""
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, OSError):
