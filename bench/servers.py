@@ -66,6 +66,8 @@ def node_environ(directory: Path, port: int = 0) -> dict[str, str]:
         "WAL_PATH": str(directory / "wal"),
         "DATABASE_URL": f"sqlite:///{directory / 'dfs.db'}",
         "DFS_RUN_PATH": str(directory / "run"),
+        "REPLICA1_PATH": "",
+        "REPLICA2_PATH": "",
     }
 
 

@@ -10,18 +10,24 @@ from functools import partial
 
 from dfs.core.config import Config
 from dfs.core.durable import storage_error
-from dfs.core.errors import DfsError
+from dfs.core.errors import DfsError, WalCorruptError
+from dfs.core.filelock import FileLock
 from dfs.core.steps import OnStep, ignore_step
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
 from dfs.queue.base import JobQueue
 from dfs.queue.inline_queue import InlineQueue
 from dfs.queue.rq_queue import RqQueue, queue_name
-from dfs.services.commit import Committer, OnCommit, ignore_report
+from dfs.services.commit import CommitReport, Committer, OnCommit, ignore_report
+from dfs.services.damage import DamageBook
 from dfs.services.files import FileService
+from dfs.services.hints import Hinter, ignore_hint
 from dfs.services.inspection import WalInspection
+from dfs.services.ledger import Ledger
 from dfs.services.readiness import NodeHealth
 from dfs.services.recovery import Recovered, mark_for_rebuilding, recover
+from dfs.services.replication import Replication, store_lock_path
+from dfs.services.stores import ReplicaStore, Stores
 from dfs.storage.base import BlobStore
 from dfs.storage.open import open_store
 from dfs.wal.log import WriteAheadLog
@@ -37,7 +43,11 @@ class Services:
     log: WriteAheadLog
     index: IndexDatabase
     store: BlobStore
+    stores: Stores
+    ledger: Ledger
+    replication: Replication
     queue: JobQueue
+    hinter: Hinter
     committer: Committer
     files: FileService
     wal_inspection: WalInspection
@@ -47,7 +57,9 @@ class Services:
 
     def close(self) -> None:
         """Close files and connections. The process may fork afterwards."""
+        self.hinter.stop()
         self.hasher.shutdown()
+        self.replication.close()
         self.queue.close()
         self.index.close()
         self.log.close()
@@ -67,6 +79,7 @@ def open_services(
     index = IndexDatabase(
         url=config.database_url,
         node_id=config.node_id,
+        replicas=[name for name, _ in config.replicas],
         on_damaged=partial(mark_for_rebuilding, config.wal_path),
     )
     try:
@@ -85,6 +98,48 @@ def open_services(
         if isinstance(error, OSError):
             raise storage_error(error) from error
         raise
+    stores = Stores(store, _open_replicas(config))
+    services = _build_services(
+        config,
+        log=log,
+        index=index,
+        stores=stores,
+        recovered=recovered,
+        on_step=on_step,
+        on_commit=on_commit,
+    )
+    try:
+        services.replication.adopt_new()
+    except BaseException:
+        services.close()
+        raise
+    return services
+
+
+def _build_services(
+    config: Config,
+    *,
+    log: WriteAheadLog,
+    index: IndexDatabase,
+    stores: Stores,
+    recovered: Recovered,
+    on_step: OnStep,
+    on_commit: OnCommit,
+) -> Services:
+    """Put the services on top of what is open and recovered. Opens nothing."""
+    store = stores.primary
+    queue = _build_queue(config, recovered)
+    hinter = Hinter(queue=queue)
+    repository = IndexRepository(index)
+    ledger = Ledger(log=log, index=index)
+    hasher = ThreadPoolExecutor(thread_name_prefix="hasher")
+    wake = hinter.wake if config.redis_url is not None else ignore_hint
+    damage = DamageBook(index=repository, ledger=ledger, wake=wake)
+
+    def after_commit(report: CommitReport) -> None:
+        wake(stores.replicas)
+        on_commit(report)
+
     committer = Committer(
         log=log,
         index=index,
@@ -94,38 +149,37 @@ def open_services(
         batch_count_max=config.commit_batch_count_max,
         gather_s=config.commit_gather_us / 1e6,
         on_step=on_step,
-        on_commit=on_commit,
+        on_commit=after_commit,
     )
-    return _build_services(
-        config, log=log, index=index, store=store, committer=committer, recovered=recovered
-    )
-
-
-def _build_services(
-    config: Config,
-    *,
-    log: WriteAheadLog,
-    index: IndexDatabase,
-    store: BlobStore,
-    committer: Committer,
-    recovered: Recovered,
-) -> Services:
-    """Put the services on top of what is open and recovered. Opens nothing."""
-    queue = _build_queue(config, recovered)
-    repository = IndexRepository(index)
-    hasher = ThreadPoolExecutor(thread_name_prefix="hasher")
     return Services(
         config=config,
         log=log,
         index=index,
         store=store,
+        stores=stores,
+        ledger=ledger,
+        replication=Replication(
+            log=log,
+            index=repository,
+            ledger=ledger,
+            stores=stores,
+            cluster_id=recovered.cluster_id,
+            damage=damage,
+            mend_segment=_refuse_mending,
+            locks={
+                name: FileLock(store_lock_path(config.wal_path, name)) for name in stores.replicas
+            },
+            patience_s=config.replica_timeout_s,
+        ),
         queue=queue,
+        hinter=hinter,
         committer=committer,
         files=FileService(
             committer=committer,
             index=repository,
             log=log,
-            store=store,
+            stores=stores,
+            damage=damage,
             hasher=hasher,
             inline_blob_bytes_max=config.inline_blob_bytes_max,
             upload_bytes_max=config.upload_bytes_max,
@@ -189,6 +243,17 @@ class Node:
             services, self._services = self._services, None
         if services is not None:
             services.close()
+
+
+def _refuse_mending(segment_id: int) -> None:
+    raise WalCorruptError("The segment has to be restored from a copy.", segment_id=segment_id)
+
+
+def _open_replicas(config: Config) -> dict[str, ReplicaStore]:
+    """Return the replicas by name. Whether they are there is seen when they are used."""
+    return {
+        name: open_store(location, name=name, prepare=False) for name, location in config.replicas
+    }
 
 
 def _build_log(config: Config, on_step: OnStep) -> WriteAheadLog:

@@ -13,6 +13,9 @@ from contextvars import ContextVar
 from dfs.storage.base import SweepsTemporaries
 from dfs.wiring import Services
 
+REPLICATE_BUDGET_S = 5.0
+"""Then it is the turn of another store's job; each asks for its own next turn."""
+
 _services: ContextVar[Services] = ContextVar("services")
 
 
@@ -24,6 +27,22 @@ def jobs_use(services: Services) -> Iterator[None]:
         yield
     finally:
         _services.reset(token)
+
+
+def replicate(store: str) -> str:
+    """Work for a while on what a store is owed: its copy of the log, blob files, mends.
+
+    Args:
+        store: name of a replica, or of the primary.
+
+    Returns:
+        What was done, for the dashboard of the queue.
+    """
+    services = _services.get()
+    report = services.replication.work(store, budget_s=REPLICATE_BUDGET_S)
+    if report.more:
+        services.hinter.wake((store,))
+    return str(report)
 
 
 def sweep_temporaries() -> int:

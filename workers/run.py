@@ -75,7 +75,10 @@ def connect(url: str) -> Redis:
 def run_worker(config: Config, redis_url: str, services: Services) -> None:
     """Run jobs until SIGTERM or SIGINT, across any outage of Redis."""
     name = queue_name(cluster_id=services.recovered.cluster_id, node_id=config.node_id)
-    schedule = Schedule(queue=services.queue, jobs=periodic_jobs(tmp_age_s=config.tmp_age_s))
+    jobs = periodic_jobs(
+        tmp_age_s=config.tmp_age_s, stores=[store.name for store in services.stores.all()]
+    )
+    schedule = Schedule(queue=services.queue, jobs=jobs)
     schedule.start()
     try:
         with jobs_use(services):

@@ -9,14 +9,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from dfs.core.errors import QueueError
-from dfs.queue.base import JobQueue
+from dfs.queue.base import JobArguments, JobQueue
+from dfs.services.hints import REPLICATE_JOB, replicate_job_id
 
 SWEEP_INTERVAL_S_MAX = 3600
+REPLICATE_INTERVAL_S = 2.0
+"""What a lost hint costs at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,26 @@ class Periodic:
     job: str
     job_id: str
     interval_s: float
+    arguments: JobArguments = field(default_factory=dict, hash=False)
 
 
-def periodic_jobs(*, tmp_age_s: int) -> tuple[Periodic, ...]:
-    """Return the periodic jobs of a node."""
+def periodic_jobs(*, tmp_age_s: int, stores: Sequence[str]) -> tuple[Periodic, ...]:
+    """Return the periodic jobs of a node.
+
+    Args:
+        stores: names of all its stores.
+    """
+    replicate = [
+        Periodic(
+            job=REPLICATE_JOB,
+            job_id=replicate_job_id(store),
+            interval_s=REPLICATE_INTERVAL_S,
+            arguments={"store": store},
+        )
+        for store in stores
+    ]
     return (
+        *replicate,
         Periodic(
             job="workers.jobs.sweep_temporaries",
             job_id="sweep-temporaries",
@@ -79,6 +97,6 @@ class Schedule:
 
     def _enqueue(self, job: Periodic) -> None:
         try:
-            self._queue.enqueue(job.job, job_id=job.job_id)
+            self._queue.enqueue(job.job, job.arguments, job_id=job.job_id)
         except QueueError as error:
             structlog.get_logger().warning("periodic_job_not_queued", job=job.job, error=str(error))

@@ -18,6 +18,7 @@ from dfs.core.errors import (
     InvalidNameError,
     InvalidRequestError,
     NoSuchFileError,
+    StorageError,
     WalCorruptError,
     WalGapError,
 )
@@ -35,8 +36,11 @@ from dfs.core.ulid import UlidFactory
 from dfs.db.repository import IndexRepository
 from dfs.services.changes import ChangeFile, RemoveFile, StoreFiles, Upload
 from dfs.services.commit import Committer
+from dfs.services.damage import DamageBook
+from dfs.services.stores import Stores
 from dfs.services.upload import BlobWriter
-from dfs.storage.base import BlobReader, BlobStore, read_verified
+from dfs.storage.base import BlobReader, BlobStore, KeepsSegments, read_verified
+from dfs.wal.frame import Frame, decode_frame
 from dfs.wal.log import WriteAheadLog
 
 
@@ -51,17 +55,25 @@ class Stored:
 class Download:
     """A file being read. Every byte is checked before it is handed out.
 
+    A block that the primary does not have whole comes from a replica, in the middle of the file.
     Close it when done; it holds open files.
     """
 
     def __init__(
-        self, *, file: File, blobs: Sequence[Blob], log: WriteAheadLog, store: BlobStore
+        self,
+        *,
+        file: File,
+        blobs: Sequence[Blob],
+        log: WriteAheadLog,
+        stores: Stores,
+        damage: DamageBook,
     ) -> None:
         self.file = file
         self._blobs = blobs
         self._log = log
-        self._store = store
-        self._readers: dict[bytes, BlobReader] = {}
+        self._stores = stores
+        self._damage = damage
+        self._readers: dict[tuple[str, bytes], BlobReader] = {}
 
     def read_all(self) -> bytes | None:
         """Return the whole file if it is one inline blob, which is the quick way; else None.
@@ -71,13 +83,14 @@ class Download:
         """
         if self.file.extents or self._blobs[0].kind is not BlobKind.INLINE:
             return None
-        return read_inline(self._log, self._blobs[0])
+        return self._read_inline(self._blobs[0])
 
     def read(self, start: int, stop: int) -> Iterator[bytes]:
         """Yield the bytes [start, stop) of the file in pieces of at most 1 MiB.
 
         Raises:
-            BlobCorruptError, BlobMissingError: before the first byte of the block concerned.
+            BlobCorruptError, BlobMissingError: no store has the block concerned; raised before its
+                first byte.
             StorageError: the disk failed.
         """
         extents = self.file.extents or (Extent(self.file.digest, 0, self.file.size),)
@@ -97,11 +110,27 @@ class Download:
 
     def _read_blob(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
         if blob.kind is BlobKind.INLINE:
-            yield read_inline(self._log, blob)[start:stop]
+            yield self._read_inline(blob)[start:stop]
             return
-        reader = self._readers.get(blob.digest)
+        failure: StorageError | None = None
+        for store in self._stores.all():
+            try:
+                for piece in self._read_copy(store, blob, start, stop):
+                    yield piece
+                    start += len(piece)
+            except StorageError as error:
+                failure = failure or error
+                self._note_failure(store, blob, error)
+            else:
+                return
+        if failure is not None:
+            raise failure
+
+    def _read_copy(self, store: BlobStore, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
+        """Yield a run of a blob file as one store has it, checked."""
+        reader = self._readers.get((store.name, blob.digest))
         if reader is None:
-            reader = self._readers[blob.digest] = self._store.open(blob.digest)
+            reader = self._readers[store.name, blob.digest] = store.open(blob.digest)
         yield from read_verified(
             reader,
             size=blob.size,
@@ -110,6 +139,26 @@ class Download:
             stop=stop,
             digest=blob.digest,
         )
+
+    def _note_failure(self, store: BlobStore, blob: Blob, error: StorageError) -> None:
+        """Have a copy mended. A replica that does not answer is not thereby damaged."""
+        is_damage = isinstance(error, BlobCorruptError | BlobMissingError)
+        if is_damage or store is self._stores.primary:
+            self._damage.note_blob(store.name, blob, error)
+
+    def _read_inline(self, blob: Blob) -> bytes:
+        """Return the bytes of an inline blob, from the log of this node or a copy of it."""
+        try:
+            return read_inline(self._log, blob)
+        except StorageError as error:
+            failure = error
+        self._damage.note_segment(self._stores.primary.name, blob.segment_id, failure)
+        for store in self._stores.replicas.values():
+            try:
+                return read_inline_copy(store, blob)
+            except StorageError:
+                continue  # a copy that is short of it is behind, or found by the scrub
+        raise failure
 
 
 def read_inline(log: WriteAheadLog, blob: Blob) -> bytes:
@@ -128,12 +177,21 @@ def read_inline(log: WriteAheadLog, blob: Blob) -> bytes:
             segment_id=blob.segment_id,
         ) from error
     except WalCorruptError as error:
-        raise BlobCorruptError(
-            "The record that holds the bytes of this file is damaged.",
-            segment_id=blob.segment_id,
-            offset=blob.offset,
-            lsn=blob.lsn,
-        ) from error
+        raise _damaged_record(blob) from error
+    return _inline_bytes(frame, blob)
+
+
+def read_inline_copy(store: KeepsSegments, blob: Blob) -> bytes:
+    """Return the bytes of an inline blob as a store has them in the log. Raises as `read_inline`."""
+    data = store.read_segment(blob.segment_id, blob.offset, blob.length)
+    try:
+        frame = decode_frame(memoryview(data), segment_id=blob.segment_id, offset=blob.offset)
+    except WalCorruptError as error:
+        raise _damaged_record(blob) from error
+    return _inline_bytes(frame, blob)
+
+
+def _inline_bytes(frame: Frame, blob: Blob) -> bytes:
     if frame.lsn != blob.lsn or len(frame.data) != blob.size:
         raise BlobCorruptError(
             "Another record lies where the bytes of this file should be.",
@@ -142,6 +200,15 @@ def read_inline(log: WriteAheadLog, blob: Blob) -> bytes:
             lsn=frame.lsn,
         )
     return bytes(frame.data)
+
+
+def _damaged_record(blob: Blob) -> BlobCorruptError:
+    return BlobCorruptError(
+        "The record that holds the bytes of this file is damaged.",
+        segment_id=blob.segment_id,
+        offset=blob.offset,
+        lsn=blob.lsn,
+    )
 
 
 class FileService:
@@ -159,7 +226,8 @@ class FileService:
         committer: Committer,
         index: IndexRepository,
         log: WriteAheadLog,
-        store: BlobStore,
+        stores: Stores,
+        damage: DamageBook,
         hasher: Executor,
         inline_blob_bytes_max: int,
         upload_bytes_max: int,
@@ -167,7 +235,9 @@ class FileService:
         self._committer = committer
         self._index = index
         self._log = log
-        self._store = store
+        self._stores = stores
+        self._store = stores.primary
+        self._damage = damage
         self._hasher = hasher
         self._ulids = UlidFactory()
         self._inline_blob_bytes_max = inline_blob_bytes_max
@@ -239,7 +309,9 @@ class FileService:
         if found is None:
             raise NoSuchFileError(f"There is no file {file_id}.")
         file, blobs = found
-        return Download(file=file, blobs=blobs, log=self._log, store=self._store)
+        return Download(
+            file=file, blobs=blobs, log=self._log, stores=self._stores, damage=self._damage
+        )
 
     def list(
         self,

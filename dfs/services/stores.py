@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from dfs.core.errors import NoSuchStoreError
-from dfs.storage.base import BlobStore
+from dfs.storage.base import BlobStore, KeepsSegments, ListsBlobs, QuarantinesBlobs
+
+
+class ReplicaStore(BlobStore, KeepsSegments, ListsBlobs, QuarantinesBlobs, Protocol):
+    """What a store must be able to do to hold a copy of everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,7 @@ class Stores:
     """
 
     primary: BlobStore
-    replicas: Mapping[str, BlobStore]
+    replicas: Mapping[str, ReplicaStore]
 
     def get(self, name: str) -> BlobStore:
         """Return a store. Raises NoSuchStoreError."""

@@ -26,6 +26,8 @@ def make_config(tmp_path: Path, sqlite_url: str) -> MakeConfig:
             "STORAGE_PATH": str(tmp_path / "primary"),
             "WAL_PATH": str(tmp_path / "wal"),
             "DFS_RUN_PATH": str(tmp_path / "run"),
+            "REPLICA1_PATH": "",
+            "REPLICA2_PATH": "",
             **settings,
         }
         return load_config(environ, env_file=str(tmp_path / "absent.env"))

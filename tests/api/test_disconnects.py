@@ -89,6 +89,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "STORAGE_PATH": str(path / "primary"),
         "WAL_PATH": str(path / "wal"),
         "DFS_RUN_PATH": str(path / "run"),
+        "REPLICA1_PATH": "",
+        "REPLICA2_PATH": "",
         "DFS_UPLOAD_BYTES_MAX": "3000000",
         "WEB_CONCURRENCY": "1",
         "DFS_THREADS": "4",

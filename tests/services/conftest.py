@@ -20,7 +20,8 @@ Opener = Callable[..., Services]
 
 def make_config(directory: Path, index_url: str, **changes: object) -> Config:
     """Return settings for a node below `directory`, with small segments."""
-    config = load_config({"DATABASE_URL": index_url}, env_file="/nonexistent")
+    environ = {"DATABASE_URL": index_url, "REPLICA1_PATH": "", "REPLICA2_PATH": ""}
+    config = load_config(environ, env_file="/nonexistent")
     return replace(
         config,
         storage_path=directory / "primary",

@@ -1,0 +1,181 @@
+"""Copying blob files from store to store, every block checked on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+from dfs.core.errors import BlobCorruptError, BlobMissingError, DfsError, StorageError
+from dfs.core.model import Blob
+from dfs.storage.base import BlobReader, BlobStore, StagedBlob, read_verified
+
+
+@dataclass(slots=True)
+class Copied:
+    """What became of some blobs.
+
+    Attributes:
+        whole: digests of those that the target holds whole now.
+        failed: digest -> why not, of the others.
+        damaged: (store, blob, how) of copies that turned out damaged or missing on the way.
+    """
+
+    whole: set[bytes] = field(default_factory=set)
+    failed: dict[bytes, DfsError] = field(default_factory=dict)
+    damaged: list[tuple[str, Blob, DfsError]] = field(default_factory=list)
+
+
+class BlobCopier:
+    """Copies blobs to one store.
+
+    Args:
+        target: where to.
+        sources: where from; the first that has a blob whole gives it.
+        threads: copies several at once: a sync waits, and the next can be written meanwhile.
+        on_progress: called after every block.
+        publish_lock: held while blobs get their names; the primary wants the node's lock for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: BlobStore,
+        sources: Sequence[BlobStore],
+        threads: Executor,
+        on_progress: Callable[[], None],
+        publish_lock: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self._target = target
+        self._sources = sources
+        self._threads = threads
+        self._on_progress = on_progress
+        self._publish_lock = publish_lock
+
+    def copy(self, blobs: Sequence[Blob]) -> Copied:
+        """Have these blobs whole on the target. One found whole there is left as it is.
+
+        Raises:
+            StorageError: the target failed; nothing is known of these blobs on it.
+
+        Durability: on return the blobs in `whole` are durable on the target, and were read back
+        from its medium.
+        """
+        copied = Copied()
+        missing = [
+            blob
+            for blob, is_whole in zip(blobs, self._threads.map(self._confirm, blobs), strict=True)
+            if not is_whole
+        ]
+        copied.whole = {blob.digest for blob in blobs} - {blob.digest for blob in missing}
+        staged: list[tuple[StagedBlob, Blob]] = []
+        futures = [self._threads.submit(self._stage, blob, copied) for blob in missing]
+        failure: BaseException | None = None
+        for blob, future in zip(missing, futures, strict=True):
+            try:
+                result = future.result()
+            except StorageError as error:
+                failure = error
+                continue
+            if result is not None:
+                staged.append((result, blob))
+        try:
+            if failure is not None:
+                raise failure
+            self._publish(staged, copied)
+        finally:
+            for blob_staged, _ in staged:
+                blob_staged.discard()
+        return copied
+
+    def _confirm(self, blob: Blob) -> bool:
+        """Tell whether the target holds the blob whole already, and see to it that it stays."""
+        return self._target.confirm(blob.digest, blob.size) and self._is_whole(blob)
+
+    def _is_whole(self, blob: Blob) -> bool:
+        try:
+            with self._target.open(blob.digest) as reader:
+                reader.drop_cache()
+                for _ in _read(reader, blob):
+                    self._on_progress()
+        except (BlobCorruptError, BlobMissingError):
+            return False
+        return True
+
+    def _stage(self, blob: Blob, copied: Copied) -> StagedBlob | None:
+        """Write the blob to the target, not yet under its name. None: no source has it whole."""
+        for source in self._sources:
+            staged = self._target.stage()
+            try:
+                for piece in _from_source(source, blob):
+                    staged.write(piece)
+                    self._on_progress()
+                staged.seal(blob.digest)
+            except _SourceError as error:
+                staged.discard()
+                copied.failed[blob.digest] = error.reason
+                if isinstance(error.reason, BlobCorruptError | BlobMissingError):
+                    copied.damaged.append((source.name, blob, error.reason))
+            except BaseException:
+                staged.discard()
+                raise
+            else:
+                copied.failed.pop(blob.digest, None)
+                return staged
+        return None
+
+    def _publish(self, staged: Sequence[tuple[StagedBlob, Blob]], copied: Copied) -> None:
+        with self._publish_lock():
+            self._target.publish([(copy, blob.digest, blob.size) for copy, blob in staged])
+        blobs = [blob for _, blob in staged]
+        for blob, is_whole in zip(blobs, self._threads.map(self._is_whole, blobs), strict=True):
+            if is_whole:
+                copied.whole.add(blob.digest)
+            else:
+                copied.failed[blob.digest] = BlobCorruptError(
+                    "The store does not give back what was written to it.",
+                    digest=blob.digest.hex(),
+                )
+
+
+class _SourceError(Exception):
+    """A source does not have a blob whole. Stays inside this module."""
+
+    def __init__(self, reason: DfsError) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _from_source(source: BlobStore, blob: Blob) -> Iterator[bytes]:
+    """Yield the blob's bytes as a source has them; its errors are told apart from the target's."""
+    with _source_errors():
+        reader = source.open(blob.digest)
+    with reader:
+        pieces = _read(reader, blob)
+        while True:
+            with _source_errors():
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+
+@contextmanager
+def _source_errors() -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        raise _SourceError(error) from error
+
+
+def _read(reader: BlobReader, blob: Blob) -> Iterator[bytes]:
+    """Yield all bytes of a blob, checked, as one generator: its first errors come late, too."""
+    yield from read_verified(
+        reader,
+        size=blob.size,
+        block_crc32s=blob.block_crc32s,
+        start=0,
+        stop=blob.size,
+        digest=blob.digest,
+    )

@@ -1,0 +1,439 @@
+"""Paying what the stores are owed: their copy of the log, blob files, and mends.
+
+What is owed stands in the index. A job only says "look": it may be lost, come twice, or be killed
+at any point, and the next one goes on.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from dfs.core.clock import now_ms
+from dfs.core.errors import (
+    BlobMissingError,
+    DfsError,
+    StorageError,
+    StoreUnavailableError,
+    WalCorruptError,
+    WalGapError,
+)
+from dfs.core.filelock import FileLock
+from dfs.core.model import Debt, DebtKind, StoreState
+from dfs.db.repository import IndexRepository
+from dfs.services.adoption import adopt
+from dfs.services.breaker import find_pause_ms, note_failure, note_success
+from dfs.services.copying import BlobCopier
+from dfs.services.damage import DamageBook
+from dfs.services.ledger import Ledger
+from dfs.services.shipping import LogShipper
+from dfs.services.stores import ReplicaStore, Stores
+from dfs.storage.base import BlobStore
+from dfs.storage.local_store import LocalStore
+from dfs.wal.control import LogPosition
+from dfs.wal.log import WriteAheadLog
+
+BATCH_COUNT_MAX = 64
+BATCH_BYTES_MAX = 64 << 20
+SHIP_BYTES_MAX = 16 << 20
+"""So much is copied of one kind before the other gets its turn."""
+COPY_THREADS = 4
+LOCK_WAIT_S = 10.0
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkReport:
+    """What one turn of work on a store did.
+
+    Attributes:
+        more: something is still owed, and can be worked on now.
+        log_bytes, blobs: copied.
+        error: why the turn ended early.
+    """
+
+    more: bool
+    log_bytes: int = 0
+    blobs: int = 0
+    error: str | None = None
+
+
+def store_lock_path(wal_path: Path, store: str) -> Path:
+    """Return the file that whoever writes the segments of a store locks."""
+    return wal_path / f"{store}.lock"
+
+
+class Replication:
+    """Works on the stores of a node, one turn for one store at a time.
+
+    Args:
+        damage: told of copies that turn out damaged on the way.
+        mend_segment: has a segment of this node's own log whole again, or raises DfsError.
+        locks: by name of the replica; held while its segments are changed.
+        patience_s: a turn that makes no progress for so long is given up, and the store with it.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: WriteAheadLog,
+        index: IndexRepository,
+        ledger: Ledger,
+        stores: Stores,
+        cluster_id: bytes,
+        damage: DamageBook,
+        mend_segment: Callable[[int], None],
+        locks: dict[str, FileLock],
+        patience_s: float,
+    ) -> None:
+        self._log = log
+        self._index = index
+        self._ledger = ledger
+        self._stores = stores
+        self._cluster_id = cluster_id
+        self._damage = damage
+        self._mend_segment = mend_segment
+        self._locks = locks
+        self._patience_s = patience_s
+        self._shipper = LogShipper(log=log)
+        self._turns: dict[str, _Turn] = {}
+
+    def adopt_new(self) -> None:
+        """Take in stores that the index does not know yet; forget those no longer in the settings.
+
+        So a node can count on its replicas from its first request on. One that cannot be taken in
+        is noted as failing; a job tries again. Stores that must not be touched before a fork are
+        left to it, too.
+        """
+        states = self._index.store_states()
+        named = {store.name for store in self._stores.all()}
+        forgotten = [name for name in states if name not in named]
+        if forgotten:
+            with self._ledger.begin() as index:
+                for name in forgotten:
+                    index.forget_store(name)
+        for store in self._stores.all():
+            if store.name not in states and isinstance(store, LocalStore):
+                self._run_turn(store, lambda store, _: self._take_in(store))
+
+    def close(self) -> None:
+        """Close the files of the locks."""
+        for lock in self._locks.values():
+            lock.close()
+
+    def work(self, name: str, *, budget_s: float) -> WorkReport:
+        """Work on what a store is owed for about so long, or until nothing is left.
+
+        Args:
+            name: a replica; or the primary, which is owed mends.
+
+        Returns:
+            What was done. A store that fails is no error here: it is noted, and left alone for a
+            while.
+
+        Raises:
+            NoSuchStoreError: there is no such store.
+            MetadataError: the index does not answer.
+        """
+        store = self._stores.get(name)
+        turn = self._turns.get(name)
+        if turn is not None and turn.is_running():
+            return WorkReport(more=False, error="the store has not answered yet")
+        state = self._index.store_states().get(name)
+        if state is not None and state.retry_at_ms > now_ms():
+            return WorkReport(more=False, error=state.error)
+        return self._run_turn(store, lambda store, turn: self._work(store, budget_s, turn))
+
+    def _run_turn(
+        self, store: BlobStore, work: Callable[[BlobStore, _Turn], WorkReport]
+    ) -> WorkReport:
+        turn = self._turns[store.name] = _Turn(lambda turn: work(store, turn))
+        report = turn.wait(patience_s=self._patience_s)
+        if report is None:
+            error = StoreUnavailableError("The store does not answer.", store=store.name)
+            self._note_failure(store.name, error)
+            return WorkReport(more=False, error=error.message)
+        return report
+
+    def _take_in(self, store: BlobStore) -> WorkReport:
+        try:
+            self._adopt(store)
+        except StorageError as error:
+            self._note_failure(store.name, error)
+        return WorkReport(more=True)
+
+    def _work(self, store: BlobStore, budget_s: float, turn: _Turn) -> WorkReport:
+        deadline_s = time.monotonic() + budget_s
+        log_bytes = blobs = 0
+        try:
+            state = self._adopt(store)
+            with ThreadPoolExecutor(COPY_THREADS, thread_name_prefix=store.name) as threads:
+                while True:
+                    shipped, is_behind = self._ship(store)
+                    turn.note_progress()
+                    paid, is_owed = self._pay(store, threads, turn)
+                    turn.note_progress()
+                    log_bytes += shipped
+                    blobs += paid
+                    more = is_behind or is_owed
+                    if not more or time.monotonic() >= deadline_s:
+                        break
+        except (StorageError, WalCorruptError, WalGapError) as error:
+            self._note_failure(store.name, error)
+            return WorkReport(False, log_bytes, blobs, error.message)
+        if state.failures:
+            self._change_state(store.name, note_success)
+            logger.info("store_works_again", store=store.name)
+        return WorkReport(more, log_bytes, blobs)
+
+    def _adopt(self, store: BlobStore) -> StoreState:
+        known = self._index.store_states().get(store.name)
+        state, is_new = adopt(store, known, cluster_id=self._cluster_id)
+        if is_new:
+            logger.info("store_adopted", store=store.name, store_id=state.store_id.hex())
+            with self._ledger.begin() as index:
+                index.put_store_state(state)
+                if known is not None or store is not self._stores.primary:
+                    index.owe_all_blobs(store.name, now_ms())
+        return state
+
+    # The log
+
+    def _ship(self, store: BlobStore) -> tuple[int, bool]:
+        """Ship the next part of the log.
+
+        Returns:
+            (bytes shipped, whether more can be shipped at once).
+        """
+        replica = self._stores.replicas.get(store.name)
+        if replica is None:
+            return 0, False
+        with self._locks[store.name].hold(timeout_s=LOCK_WAIT_S) as held:
+            before = self._position(store.name)
+            if not held or before == self._log.position:
+                return 0, False
+            try:
+                shipped = self._shipper.ship(replica, before, bytes_max=SHIP_BYTES_MAX)
+            except (WalCorruptError, WalGapError) as error:
+                self._owe_mend(error)
+                raise
+            except BlobMissingError as error:
+                raise _lost(store.name, error) from error
+            except StoreUnavailableError:
+                self._forget_position_if_lost(replica, before)
+                raise
+        self._advance(store.name, before, shipped.position)
+        if shipped.has_excess:
+            self._trim(replica, shipped.position)
+        return shipped.bytes, shipped.position != self._log.position
+
+    def _position(self, name: str) -> LogPosition:
+        state = self._index.store_states()[name]
+        return LogPosition(state.segment_id, state.offset, state.lsn)
+
+    def _advance(self, name: str, before: LogPosition, after: LogPosition) -> None:
+        """Note up to where a store has the log, unless another process has come further."""
+
+        def advance(state: StoreState) -> StoreState:
+            known = LogPosition(state.segment_id, state.offset, state.lsn)
+            if known != before and known.lsn >= after.lsn:
+                return state
+            return replace(state, segment_id=after.segment_id, offset=after.offset, lsn=after.lsn)
+
+        self._change_state(name, advance)
+
+    def _trim(self, store: ReplicaStore, position: LogPosition) -> None:
+        """Let nothing stay behind the end of the log. No commit may be under way meanwhile."""
+        with self._log.lock(), self._locks[store.name].hold(timeout_s=0) as held:
+            if held and self._shipper.trim(store, position):
+                logger.warning("store_trimmed", store=store.name, segment_id=position.segment_id)
+
+    def _forget_position_if_lost(self, store: ReplicaStore, position: LogPosition) -> None:
+        """Begin anew with a store that has less of the log than it had."""
+        held = dict(store.list_segments())
+        if held.get(position.segment_id, 0) < position.offset:
+            self._change_state(
+                store.name, lambda state: replace(state, segment_id=0, offset=0, lsn=0)
+            )
+
+    # Debts
+
+    def _pay(self, store: BlobStore, threads: ThreadPoolExecutor, turn: _Turn) -> tuple[int, bool]:
+        """Work on the oldest debts.
+
+        Returns:
+            (debts paid, whether any is left that can be worked on at once).
+        """
+        due = self._index.due_debts(store.name, now_ms=now_ms(), limit=BATCH_COUNT_MAX + 1)
+        batch = _take_batch(due)
+        if not batch:
+            return 0, False
+        paid = self._pay_blobs(store, [d for d in batch if d.kind is DebtKind.BLOB], threads, turn)
+        for debt in batch:
+            if debt.kind is DebtKind.SEGMENT:
+                paid += self._pay_segment(store, debt)
+        return paid, len(due) > len(batch)
+
+    def _pay_blobs(
+        self, store: BlobStore, debts: Sequence[Debt], threads: ThreadPoolExecutor, turn: _Turn
+    ) -> int:
+        blobs = {blob.digest: blob for debt in debts if (blob := self._index.find_blob(debt.unit))}
+        copier = BlobCopier(
+            target=store,
+            sources=self._stores.others(store.name),
+            threads=threads,
+            on_progress=turn.note_progress,
+            publish_lock=self._log.lock if store is self._stores.primary else nullcontext,
+        )
+        copied = copier.copy(list(blobs.values()))
+        for name, blob, error in copied.damaged:
+            self._damage.note_blob(name, blob, error)
+        # A blob that nobody knows any more is owed to nobody.
+        done = [debt for debt in debts if debt.unit in copied.whole or debt.unit not in blobs]
+        self._settle(
+            done,
+            [(debt, copied.failed[debt.unit]) for debt in debts if debt.unit in copied.failed],
+        )
+        return len(done)
+
+    def _pay_segment(self, store: BlobStore, debt: Debt) -> int:
+        try:
+            replica = self._stores.replicas.get(store.name)
+            if replica is None:
+                self._mend_segment(debt.segment_id)
+            else:
+                self._copy_segment(replica, debt.segment_id)
+        except StoreUnavailableError:
+            raise
+        except DfsError as error:
+            self._settle([], [(debt, error)])
+            return 0
+        self._settle([debt], [])
+        return 1
+
+    def _copy_segment(self, store: ReplicaStore, segment_id: int) -> None:
+        """Let shipping begin anew at a segment that is damaged on a store: it compares as it goes.
+
+        Segments behind it are the same still, so they are only read.
+        """
+
+        def rewind(state: StoreState) -> StoreState:
+            if state.segment_id < segment_id:
+                return state
+            return replace(state, segment_id=segment_id, offset=0, lsn=self._lsn_before(segment_id))
+
+        self._change_state(store.name, rewind)
+
+    def _lsn_before(self, segment_id: int) -> int:
+        """Return the LSN of the last record before a segment."""
+        for segment in self._log.segments():
+            if segment.header.segment_id == segment_id:
+                return segment.header.previous_last_lsn
+        return 0
+
+    def _owe_mend(self, error: WalCorruptError | WalGapError) -> None:
+        segment_id = error.context.get("segment_id")
+        if isinstance(segment_id, int):
+            self._damage.note_segment(self._stores.primary.name, segment_id, error)
+
+    def _settle(self, paid: Sequence[Debt], failed: Sequence[tuple[Debt, DfsError]]) -> None:
+        moment = now_ms()
+        with self._ledger.begin() as index:
+            index.pay(paid)
+            index.postpone(
+                replace(
+                    debt,
+                    attempts=debt.attempts + 1,
+                    next_try_at_ms=moment + find_pause_ms(debt.attempts + 1, random.random()),  # noqa: S311
+                    error=error.message,
+                )
+                for debt, error in failed
+            )
+
+    # The state of a store
+
+    def _note_failure(self, name: str, error: DfsError) -> None:
+        logger.warning("store_failed", store=name, error=str(error))
+        self._change_state(
+            name,
+            lambda state: note_failure(
+                state,
+                error,
+                now_ms=now_ms(),
+                fraction=random.random(),  # noqa: S311
+            ),
+        )
+
+    def _change_state(self, name: str, change: Callable[[StoreState], StoreState]) -> None:
+        with self._ledger.begin() as index:
+            known = index.store_states().get(name, StoreState(name, b""))
+            changed = change(known)
+            if changed != known:
+                index.put_store_state(changed)
+
+
+class _Turn:
+    """A piece of work in a thread of its own, given up when it makes no progress.
+
+    A disk that hangs keeps the thread; it cannot be ended, only no longer waited for.
+    """
+
+    def __init__(self, work: Callable[[_Turn], WorkReport]) -> None:
+        self._work = work
+        self._report: WorkReport | None = None
+        self._error: BaseException | None = None
+        self._progress_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="replication")
+        self._thread.start()
+
+    def is_running(self) -> bool:
+        """Tell whether the thread still works, or hangs."""
+        return self._thread.is_alive()
+
+    def note_progress(self) -> None:
+        """Say that the store has answered just now."""
+        self._progress_s = time.monotonic()
+
+    def wait(self, *, patience_s: float) -> WorkReport | None:
+        """Return the report, or None without progress for so long. Raises what the work raised."""
+        while self._thread.is_alive():
+            left_s = self._progress_s + patience_s - time.monotonic()
+            if left_s <= 0:
+                return None
+            self._thread.join(left_s)
+        if self._error is not None:
+            raise self._error
+        return self._report
+
+    def _run(self) -> None:
+        try:
+            self._report = self._work(self)
+        except BaseException as error:
+            self._error = error
+
+
+def _take_batch(debts: Sequence[Debt]) -> list[Debt]:
+    """Return the first debts, within the bounds of a batch, at least one if there is any."""
+    batch: list[Debt] = []
+    bytes_left = BATCH_BYTES_MAX
+    for debt in debts[:BATCH_COUNT_MAX]:
+        bytes_left -= debt.size
+        if batch and bytes_left < 0:
+            break
+        batch.append(debt)
+    return batch
+
+
+def _lost(name: str, error: DfsError) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"The store has lost a part of the log: {error.message}", store=name
+    )

@@ -1,0 +1,191 @@
+"""Shipping the log to a store: whatever lies behind the position up to which the store has it.
+
+The segments of a store are those of the node, byte for byte; the newest one is merely shorter. So
+what was appended a moment ago travels just like a segment that was sealed long ago, and the store
+alone is enough to rebuild the log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dfs.core.durable import storage_error
+from dfs.core.errors import StoreUnavailableError
+from dfs.storage.base import KeepsSegments
+from dfs.wal.control import LogPosition
+from dfs.wal.frame import Flag
+from dfs.wal.log import WriteAheadLog
+from dfs.wal.reader import Outcome, SegmentReader
+from dfs.wal.segment import SEGMENT_HEADER_BYTES
+
+CHUNK_BYTES = 4 << 20
+"""About so much is written, synced and read back at a time."""
+NOWHERE = LogPosition(0, 0, 0)
+_CONTINUES = int(Flag.CONTINUES)
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """What one call of `LogShipper.ship` did.
+
+    Attributes:
+        position: up to where the store has the log now, always a place between two changes.
+        bytes: of the log, written or found to be the same.
+        has_excess: the store seems to hold something behind the end of the log; see `trim`.
+    """
+
+    position: LogPosition
+    bytes: int
+    has_excess: bool
+
+
+class LogShipper:
+    """Copies the log of this node to stores. Holds nothing between two calls."""
+
+    def __init__(self, *, log: WriteAheadLog) -> None:
+        self._log = log
+
+    def ship(self, store: KeepsSegments, position: LogPosition, *, bytes_max: int) -> Shipped:
+        """Copy the next part of the log, every record checked, every copy read back.
+
+        What the store has already, and is the same, is left as it is. For one caller at a time.
+
+        Args:
+            position: up to here the store has the log; `NOWHERE` if that is not known.
+            bytes_max: stop soon after so many bytes.
+
+        Raises:
+            WalCorruptError: this node's own segment is damaged (context: `segment_id`).
+            WalGapError: this node's own segment is missing.
+            StorageError: the store failed; `position` still holds.
+
+        Durability: everything up to the position reached is durable on the store.
+        """
+        end = self._log.position
+        if (position.segment_id, position.offset) > (end.segment_id, end.offset):
+            position = NOWHERE  # of another life of the log
+        held = dict(store.list_segments())
+        stops = {end.segment_id: end}
+        if position.segment_id != end.segment_id:
+            stops = self._find_stops(end)
+            if position == NOWHERE:
+                position = LogPosition(min(stops), 0, 0)
+        copied_bytes = 0
+        while copied_bytes < bytes_max:
+            stop = stops[position.segment_id]
+            for data, reached in self._read_chunks(position, stop):
+                held_bytes = held.get(position.segment_id, 0)
+                copy_chunk(store, position, data, held_bytes=held_bytes)
+                position = reached
+                copied_bytes += len(data)
+                if copied_bytes >= bytes_max:
+                    break
+            if position.offset < stop.offset or position.segment_id == end.segment_id:
+                break
+            store.seal_segment(position.segment_id)
+            position = LogPosition(position.segment_id + 1, 0, position.lsn)
+        has_excess = max(held.items(), default=(0, 0)) > (end.segment_id, end.offset)
+        return Shipped(position, copied_bytes, has_excess)
+
+    def trim(self, store: KeepsSegments, position: LogPosition) -> bool:
+        """Cut off what a store holds behind the end of the log. Under the node's lock.
+
+        It comes from a write that was refused, or from a life of the log that was lost with the
+        primary: whoever rebuilds the log from this store must not find it.
+
+        Args:
+            position: up to here the store has the log.
+
+        Returns:
+            Whether there was any.
+
+        Raises:
+            StorageError.
+        """
+        if position != self._log.position:
+            return False
+        was_longer = False
+        for segment_id, size in store.list_segments():
+            if segment_id > position.segment_id:
+                store.quarantine_segment(segment_id)
+            elif segment_id == position.segment_id and size > position.offset:
+                store.append_segment(segment_id, position.offset, b"")
+            else:
+                continue
+            was_longer = True
+        return was_longer
+
+    def _find_stops(self, end: LogPosition) -> dict[int, LogPosition]:
+        """Return segment id -> where it ends, for all segments up to the end of the log."""
+        stops = {end.segment_id: end}
+        for segment in self._log.segments():
+            segment_id = segment.header.segment_id
+            if segment_id < end.segment_id and segment.end is not None:
+                stops[segment_id] = LogPosition(segment_id, segment.end, segment.last_lsn or 0)
+        return stops
+
+    def _read_chunks(
+        self, position: LogPosition, stop: LogPosition
+    ) -> Iterator[tuple[bytes, LogPosition]]:
+        """Yield (bytes, place behind them) from `position` up to `stop`, all records checked."""
+        segment = self._log.open_segments.get(position.segment_id)
+        offset = max(position.offset, SEGMENT_HEADER_BYTES)
+        reader = SegmentReader(
+            segment=segment,
+            start=LogPosition(position.segment_id, offset, position.lsn),
+            stop=stop.offset,
+            durable_lsn=stop.lsn,
+        )
+        begin = position.offset
+        for frame in reader:
+            behind = frame.offset + frame.length
+            if behind - begin >= CHUNK_BYTES and not frame.flags & _CONTINUES:
+                yield (
+                    _read_bytes(segment.fd, begin, behind),
+                    LogPosition(position.segment_id, behind, frame.lsn),
+                )
+                begin = behind
+        if reader.end.outcome is not Outcome.CLEAN_END or reader.end.position != stop:
+            error = reader.end.error()
+            error.context["segment_id"] = position.segment_id
+            raise error
+        if begin < stop.offset:
+            yield _read_bytes(segment.fd, begin, stop.offset), stop
+
+
+def copy_chunk(
+    store: KeepsSegments, position: LogPosition, data: bytes, *, held_bytes: int
+) -> None:
+    """Have `data` at `position` on a store, read back from its medium.
+
+    Args:
+        held_bytes: of that segment, on the store. What is there and the same is not written.
+
+    Raises:
+        StorageError: the store failed, or gives back other bytes than it was given.
+    """
+    segment_id, offset = position.segment_id, position.offset
+    is_held = held_bytes >= offset + len(data)
+    if is_held and store.read_segment(segment_id, offset, len(data), from_disk=True) == data:
+        return
+    store.append_segment(segment_id, offset, data)
+    if store.read_segment(segment_id, offset, len(data), from_disk=True) != data:
+        raise StoreUnavailableError(
+            "The store does not give back what was written to it.",
+            segment_id=segment_id,
+            offset=offset,
+        )
+
+
+def _read_bytes(fd: int, begin: int, end: int) -> bytes:
+    try:
+        data = os.pread(fd, end - begin, begin)
+        while len(data) < end - begin and (
+            more := os.pread(fd, end - begin - len(data), begin + len(data))
+        ):
+            data += more
+    except OSError as error:
+        raise storage_error(error) from error
+    return data
