@@ -14,6 +14,7 @@ from dfs.core.durable import make_directory_durably, storage_error, sync_directo
 from dfs.core.errors import (
     NoSpaceError,
     StorageError,
+    StoreUnavailableError,
     WalCorruptError,
     WalError,
     WalGapError,
@@ -32,6 +33,7 @@ from dfs.wal.segment import (
     NEXT_NAME,
     SEGMENT_HEADER_BYTES,
     SEGMENTS_NAME,
+    OpenSegment,
     OpenSegments,
     SegmentHeader,
     read_header,
@@ -299,7 +301,7 @@ class WriteAheadLog:
         """
         return LogReader(
             segments=self.segments(),
-            open_segment=self.open_segments.get,
+            open_segment=self._open_anew,
             known=self.control.position,
             after_lsn=after_lsn,
             durable_lsn=durable_lsn,
@@ -314,12 +316,18 @@ class WriteAheadLog:
             WalGapError: the segment is missing.
             StorageError: the disk failed.
         """
-        segment = self.open_segments.get(segment_id)
+        place = {"segment_id": segment_id, "offset": offset}
         try:
-            data = os.pread(segment.fd, length, offset)
-        except OSError as error:
-            raise storage_error(error, path=segment.path) from error
-        return decode_frame(memoryview(data), segment_id=segment_id, offset=offset)
+            data = self.open_segments.get(segment_id).read(offset, length)
+            return decode_frame(memoryview(data), **place)
+        except (WalCorruptError, StoreUnavailableError):
+            # The file may have been mended, which is to say replaced, since it was opened.
+            data = self._open_anew(segment_id).read(offset, length)
+            return decode_frame(memoryview(data), **place)
+
+    def _open_anew(self, segment_id: int) -> OpenSegment:
+        self.open_segments.forget(segment_id)
+        return self.open_segments.get(segment_id)
 
     # Writing, inside
 

@@ -124,6 +124,11 @@ class OpenSegments:
                 self._open.move_to_end(segment_id)
         return segment
 
+    def forget(self, segment_id: int) -> None:
+        """Open a segment anew when it is wanted again: another file may have taken its name."""
+        with self._lock:
+            self._open.pop(segment_id, None)
+
     def clear(self) -> None:
         """Forget them all; each is closed when its last user is done."""
         with self._lock:
