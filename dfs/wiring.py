@@ -24,6 +24,7 @@ from dfs.services.files import FileService
 from dfs.services.hints import Hinter, ignore_hint
 from dfs.services.inspection import WalInspection
 from dfs.services.ledger import Ledger
+from dfs.services.quorum import Quorum
 from dfs.services.readiness import NodeHealth
 from dfs.services.recovery import Recovered, mark_for_rebuilding, recover
 from dfs.services.replication import Replication, store_lock_path
@@ -46,6 +47,7 @@ class Services:
     stores: Stores
     ledger: Ledger
     replication: Replication
+    quorum: Quorum
     queue: JobQueue
     hinter: Hinter
     committer: Committer
@@ -58,6 +60,7 @@ class Services:
     def close(self) -> None:
         """Close files and connections. The process may fork afterwards."""
         self.hinter.stop()
+        self.quorum.close()
         self.hasher.shutdown()
         self.replication.close()
         self.queue.close()
@@ -135,6 +138,15 @@ def _build_services(
     hasher = ThreadPoolExecutor(thread_name_prefix="hasher")
     wake = hinter.wake if config.redis_url is not None else ignore_hint
     damage = DamageBook(index=repository, ledger=ledger, wake=wake)
+    locks = {name: FileLock(store_lock_path(config.wal_path, name)) for name in stores.replicas}
+    quorum = Quorum(
+        log=log,
+        index=repository,
+        stores=stores,
+        locks=locks,
+        threads=hasher,
+        timeout_s=config.quorum_timeout_s,
+    )
 
     def after_commit(report: CommitReport) -> None:
         wake(stores.replicas)
@@ -144,6 +156,7 @@ def _build_services(
         log=log,
         index=index,
         store=store,
+        quorum=quorum,
         node_id=config.node_id,
         batch_bytes_max=config.commit_batch_bytes_max,
         batch_count_max=config.commit_batch_count_max,
@@ -166,11 +179,10 @@ def _build_services(
             cluster_id=recovered.cluster_id,
             damage=damage,
             mend_segment=_refuse_mending,
-            locks={
-                name: FileLock(store_lock_path(config.wal_path, name)) for name in stores.replicas
-            },
+            locks=locks,
             patience_s=config.replica_timeout_s,
         ),
+        quorum=quorum,
         queue=queue,
         hinter=hinter,
         committer=committer,
@@ -180,6 +192,9 @@ def _build_services(
             log=log,
             stores=stores,
             damage=damage,
+            quorum=quorum,
+            replication=config.replication,
+            write_quorum=config.write_quorum,
             hasher=hasher,
             inline_blob_bytes_max=config.inline_blob_bytes_max,
             upload_bytes_max=config.upload_bytes_max,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -14,15 +14,36 @@ from dfs.storage.base import StagedBlob
 class Ticket:
     """One caller waiting for its command. A bare lock is the cheapest way to sleep and be woken.
 
+    Args:
+        copies: stores that must have the change on disk before it is acknowledged.
+        holders: replicas that have its blob files; None if all that have its records do.
+
     Attributes:
+        stores: those that had it when it became durable.
         follower: whom this caller wakes when it is woken itself. Callers woken one by one do not
             all come asking for the interpreter at once, which would keep the others from working.
     """
 
-    __slots__ = ("_wake", "command", "error", "follower", "is_durable", "is_leader", "lsn")
+    __slots__ = (
+        "_wake",
+        "command",
+        "copies",
+        "error",
+        "follower",
+        "holders",
+        "is_durable",
+        "is_leader",
+        "lsn",
+        "stores",
+    )
 
-    def __init__(self, command: Command) -> None:
+    def __init__(
+        self, command: Command, *, copies: int = 1, holders: Collection[str] | None = None
+    ) -> None:
         self.command = command
+        self.copies = copies
+        self.holders = holders
+        self.stores: tuple[str, ...] = ()
         self.lsn = 0
         self.is_durable = False
         self.error: BaseException | None = None

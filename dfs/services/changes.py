@@ -106,7 +106,7 @@ class StoreFiles:
             # The file that is there may be damaged; the one just received takes its place.
             self._staged.append((blob.staged, blob.digest, blob.size))
             return []
-        if known is not None and self._is_sound(known):
+        if known is not None and known.kind is BlobKind.INLINE and self._is_sound(known):
             return []
         if blob.staged is not None:
             self._staged.append((blob.staged, blob.digest, blob.size))

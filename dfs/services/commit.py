@@ -12,7 +12,8 @@ commit, in the order that makes an acknowledgement mean something:
     4. plan       each command in order, inside one index transaction: check its precondition,
                   deduplicate, make records, apply them. One that fails, fails alone
     5. publish    blob files get their names, durably
-    6. append     all records by one write, then one sync
+    6. append     all records by one write, then one sync; where a change must be on several stores,
+                  the replicas append and sync them at the same time
     7. index      commit its transaction
     8. release    tell all processes where the log ends; unlock; wake everybody
 
@@ -23,29 +24,35 @@ whole are rolled forward by the next commit or the next start, anything else is 
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import (
+    DfsError,
     IndexUnavailableError,
     NoSpaceError,
+    QuorumError,
     RequestError,
     WalError,
     WalReadOnlyError,
 )
-from dfs.core.model import Durability, NodeState
+from dfs.core.model import Durability, NodeState, StoreState
 from dfs.core.steps import OnStep, ignore_step
 from dfs.db.session import IndexDatabase
 from dfs.db.transaction import IndexTransaction
 from dfs.services.apply import apply
 from dfs.services.batch import Batch, Ticket, wake_in_turn
+from dfs.services.breaker import note_failure
 from dfs.services.command import Command, Draft
+from dfs.services.quorum import Append, Quorum, advance, quorum_error
 from dfs.services.recovery import roll_forward
 from dfs.storage.base import BlobStore
+from dfs.wal.control import LogPosition
 from dfs.wal.frame import Flag, Frame, encode_frame
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.record import SealSegment, encode_meta
@@ -78,6 +85,7 @@ class Committer:
 
     Args:
         log, index, store: open and recovered.
+        quorum: takes changes to the replicas that must be there before they are acknowledged.
         batch_bytes_max, batch_count_max: bounds of one commit.
         gather_s: how long a leader waits at most for commands that are announced.
         on_step: see `dfs.core.steps`.
@@ -90,6 +98,7 @@ class Committer:
         log: WriteAheadLog,
         index: IndexDatabase,
         store: BlobStore,
+        quorum: Quorum,
         node_id: str,
         batch_bytes_max: int,
         batch_count_max: int,
@@ -100,6 +109,7 @@ class Committer:
         self._log = log
         self._index = index
         self._store = store
+        self._quorum = quorum
         self._node_id = node_id
         self._batch_bytes_max = batch_bytes_max
         self._batch_count_max = batch_count_max
@@ -126,8 +136,14 @@ class Committer:
         finally:
             self._arrive()
 
-    def submit(self, command: Command) -> Durability:
+    def submit(
+        self, command: Command, *, copies: int = 1, holders: Collection[str] | None = None
+    ) -> Durability:
         """Make a change.
+
+        Args:
+            copies: stores that must have it on disk, the primary among them.
+            holders: replicas that have its blob files already; None if it has none.
 
         Returns:
             What is guaranteed of it: its last record's LSN and the stores that have it.
@@ -135,13 +151,15 @@ class Committer:
         Raises:
             RequestError: from the command's own plan.
             NoSpaceError: the disk is full; nothing of the batch happened.
+            QuorumError: too few stores could take it in time; it did not happen.
             WalReadOnlyError: the log cannot be written; nothing was acknowledged.
             MetadataError, StorageError: likewise. The change may or may not have happened if the
                 index failed after the log was synced; it then appears with the next commit.
 
-        Durability: on return the records of the change, and the blob files it names, are synced.
+        Durability: on return the records of the change, and the blob files it names, are synced on
+            all stores returned.
         """
-        ticket = Ticket(command)
+        ticket = Ticket(command, copies=copies, holders=holders)
         with self._mutex:
             self._queue.append(ticket)
             ticket.is_leader = not self._is_led
@@ -155,7 +173,7 @@ class Committer:
             raise ticket.error
         if not ticket.is_durable:
             raise WalError("The change was neither made nor refused.")
-        return Durability(lsn=ticket.lsn, stores=(self._store.name,))
+        return Durability(lsn=ticket.lsn, stores=ticket.stores)
 
     def _arrive(self) -> None:
         """Count this thread's announcement as kept, and wake a leader that waits for the last."""
@@ -206,12 +224,14 @@ class Committer:
             self._gather_wake = None
 
     def _take_queue(self) -> list[Ticket]:
+        """Take what is committed together: asynchronous changes never wait for a quorum."""
         taken: list[Ticket] = []
         bytes_left = self._batch_bytes_max
         with self._mutex:
             while self._queue and len(taken) < self._batch_count_max:
-                bytes_left -= self._queue[0].command.log_bytes_max
-                if taken and bytes_left < 0:
+                ticket = self._queue[0]
+                bytes_left -= ticket.command.log_bytes_max
+                if taken and (bytes_left < 0 or (ticket.copies > 1) != (taken[0].copies > 1)):
                     break
                 taken.append(self._queue.popleft())
         return taken
@@ -232,7 +252,7 @@ class Committer:
                 return None
             index.flush()
             self._on_step("commit.planned")
-            self._write(batch)
+            self._write(batch, index)
             self._commit_index(index, batch)
             self._on_step("commit.indexed")
         self._log.publish()
@@ -289,6 +309,13 @@ class Committer:
             ticket.lsn = batch.lsn
             batch.staged.extend(ticket.command.staged())
             batch.tickets.append(ticket)
+            if ticket.holders:  # they have its blob files, so that no job need copy them
+                digests = set(ticket.command.digests)
+                index.pay(
+                    debt
+                    for debt in index.owed()
+                    if debt.store in ticket.holders and debt.unit in digests
+                )
         self._set_applied(index, batch.lsn)
         return batch
 
@@ -322,18 +349,77 @@ class Committer:
             raise IndexUnavailableError("The index does not follow the log.")
         index.set_node_state(NodeState(self._node_id, index.node_state.cluster_id, lsn))
 
-    def _write(self, batch: Batch) -> None:
-        """Blob files first, then the records, then the sync."""
+    def _write(self, batch: Batch, index: IndexTransaction) -> None:
+        """Blob files first, then the records, then the sync; on all stores that must have them.
+
+        Raises:
+            QuorumError: those are too few; everything was taken back.
+        """
+        is_synchronous = batch.tickets[0].copies > 1
+        states = index.store_states() if is_synchronous else {}
+        held: Collection[str] = ()
+        if is_synchronous:
+            held = self._quorum.fit_stores(states)
+        self._require_stores(batch, held, {})
         batch.published = self._store.publish(batch.staged) if batch.staged else []
         self._on_step("commit.published")
+        data = b"".join(batch.frames)
+        end = LogPosition(batch.segment_id, batch.offset, batch.lsn)
+        append = self._quorum.append(data, end=end, states=states) if is_synchronous else None
         try:
-            self._log.append(b"".join(batch.frames), last_lsn=batch.lsn)
+            self._log.append(data, last_lsn=batch.lsn)
         except NoSpaceError:
             self._store.withdraw(batch.published)
+            if append is not None:
+                self._quorum.take_back(append)
             raise
         started = time.perf_counter()
         self._log.sync()
         batch.sync_s = time.perf_counter() - started
+        if append is not None:
+            self._await_quorum(batch, index, append, states)
+
+    def _await_quorum(
+        self,
+        batch: Batch,
+        index: IndexTransaction,
+        append: Append,
+        states: Mapping[str, StoreState],
+    ) -> None:
+        """Wait for the replicas, and note what became of them.
+
+        Raises:
+            QuorumError: too few have the records; they were taken back everywhere.
+        """
+        held, failed = append.wait(max(ticket.copies for ticket in batch.tickets) - 1)
+        failing = [
+            note_failure(states[name], error, now_ms=now_ms(), fraction=random.random())  # noqa: S311
+            for name, error in failed.items()
+        ]
+        try:
+            self._require_stores(batch, held, failed)
+        except QuorumError:
+            index.rollback()
+            self._log.cut_back()
+            self._store.withdraw(batch.published)
+            self._quorum.take_back(append)
+            with self._index.begin() as noted:
+                for state in failing:
+                    noted.put_store_state(state)
+                noted.commit()
+            raise
+        for state in [*failing, *(advance(states[name], append.end) for name in held)]:
+            index.put_store_state(state)
+
+    def _require_stores(
+        self, batch: Batch, held: Collection[str], failed: Mapping[str, DfsError]
+    ) -> None:
+        """Tell each ticket which stores have its change. Raises QuorumError if they are too few."""
+        for ticket in batch.tickets:
+            with_blobs = held if ticket.holders is None else set(held) & set(ticket.holders)
+            ticket.stores = (self._store.name, *sorted(with_blobs))
+            if len(ticket.stores) < ticket.copies:
+                raise quorum_error(ticket.copies, with_blobs, failed)
 
     def _commit_index(self, index: IndexTransaction, batch: Batch) -> None:
         """Commit the index; if its disk is full, take the records back, since it has not.

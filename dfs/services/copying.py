@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from dfs.core.errors import BlobCorruptError, BlobMissingError, DfsError, StorageError
 from dfs.core.model import Blob
@@ -27,6 +28,17 @@ class Copied:
     damaged: list[tuple[str, Blob, DfsError]] = field(default_factory=list)
 
 
+class BlobSource(Protocol):
+    """Where a blob can be read from; a store is one."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in answers and logs."""
+
+    def open(self, digest: bytes) -> BlobReader:
+        """Open a blob for reading. Raises as `BlobStore.open`."""
+
+
 class BlobCopier:
     """Copies blobs to one store.
 
@@ -42,7 +54,7 @@ class BlobCopier:
         self,
         *,
         target: BlobStore,
-        sources: Sequence[BlobStore],
+        sources: Sequence[BlobSource],
         threads: Executor,
         on_progress: Callable[[], None],
         publish_lock: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -147,7 +159,7 @@ class _SourceError(Exception):
         self.reason = reason
 
 
-def _from_source(source: BlobStore, blob: Blob) -> Iterator[bytes]:
+def _from_source(source: BlobSource, blob: Blob) -> Iterator[bytes]:
     """Yield the blob's bytes as a source has them; its errors are told apart from the target's."""
     with _source_errors():
         reader = source.open(blob.digest)

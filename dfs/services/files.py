@@ -37,6 +37,7 @@ from dfs.db.repository import IndexRepository
 from dfs.services.changes import ChangeFile, RemoveFile, StoreFiles, Upload
 from dfs.services.commit import Committer
 from dfs.services.damage import DamageBook
+from dfs.services.quorum import Quorum
 from dfs.services.stores import Stores
 from dfs.services.upload import BlobWriter
 from dfs.storage.base import BlobReader, BlobStore, KeepsSegments, read_verified
@@ -182,7 +183,7 @@ def read_inline(log: WriteAheadLog, blob: Blob) -> bytes:
 
 
 def read_inline_copy(store: KeepsSegments, blob: Blob) -> bytes:
-    """Return the bytes of an inline blob as a store has them in the log. Raises as `read_inline`."""
+    """Return the bytes of an inline blob from a copy of the log. Raises as `read_inline`."""
     data = store.read_segment(blob.segment_id, blob.offset, blob.length)
     try:
         frame = decode_frame(memoryview(data), segment_id=blob.segment_id, offset=blob.offset)
@@ -228,6 +229,9 @@ class FileService:
         log: WriteAheadLog,
         stores: Stores,
         damage: DamageBook,
+        quorum: Quorum,
+        replication: str,
+        write_quorum: int,
         hasher: Executor,
         inline_blob_bytes_max: int,
         upload_bytes_max: int,
@@ -238,6 +242,9 @@ class FileService:
         self._stores = stores
         self._store = stores.primary
         self._damage = damage
+        self._quorum = quorum
+        self._replication = replication
+        self._write_quorum = write_quorum
         self._hasher = hasher
         self._ulids = UlidFactory()
         self._inline_blob_bytes_max = inline_blob_bytes_max
@@ -256,12 +263,19 @@ class FileService:
             bytes_max=self.upload_bytes_max,
         )
 
-    def store(self, uploads: Sequence[Upload], *, if_absent: bool = False) -> Stored:
+    def store(
+        self,
+        uploads: Sequence[Upload],
+        *,
+        if_absent: bool = False,
+        replication: str | None = None,
+    ) -> Stored:
         """Store files: all of them or none.
 
         Args:
             uploads: with all their bytes written.
             if_absent: refuse if a file of one of these names is there.
+            replication: "sync" to wait for the quorum, "async" not to; None for the setting.
 
         Raises:
             InvalidNameError, AlreadyExistsError, and what `Committer.submit` raises.
@@ -276,8 +290,19 @@ class FileService:
             if_absent=if_absent,
             is_sound=self._is_sound,
         )
-        durability = self._committer.submit(command)
+        copies = self._copies(replication)
+        blobs = [upload.blob for upload in uploads]
+        holders: Collection[str] | None = None
+        if copies > 1:
+            holders = self._quorum.copy_blobs(blobs, copies=copies)
+        elif any(blob.staged is not None for blob in blobs):
+            holders = ()
+        durability = self._committer.submit(command, copies=copies, holders=holders)
         return Stored(command.files, durability)
+
+    def _copies(self, replication: str | None) -> int:
+        """Return how many stores must have a change before it is acknowledged."""
+        return self._write_quorum if (replication or self._replication) == "sync" else 1
 
     def _is_sound(self, blob: Blob) -> bool:
         """Tell whether a blob that the index knows can be referred to by one more file."""
@@ -349,6 +374,7 @@ class FileService:
         changes: Mapping[str, object],
         *,
         if_match: Collection[str] | None = None,
+        replication: str | None = None,
     ) -> Stored:
         """Change what may be changed of a file: `key`, `content_type`, `metadata`, `expires_at_ms`.
 
@@ -361,12 +387,19 @@ class FileService:
         if "key" in changes:
             validate_key(str(changes["key"]))
         command = ChangeFile(file_id=file_id, changes=changes, if_match=if_match)
-        durability = self._committer.submit(command)
+        durability = self._committer.submit(command, copies=self._copies(replication))
         return Stored(command.files, durability)
 
-    def delete(self, file_id: str, *, if_match: Collection[str] | None = None) -> Durability:
+    def delete(
+        self,
+        file_id: str,
+        *,
+        if_match: Collection[str] | None = None,
+        replication: str | None = None,
+    ) -> Durability:
         """Delete a file: from now on it is not found. Raises and durability as `update`."""
-        return self._committer.submit(RemoveFile(file_id=file_id, if_match=if_match))
+        command = RemoveFile(file_id=file_id, if_match=if_match)
+        return self._committer.submit(command, copies=self._copies(replication))
 
 
 def _encode_cursor(file: File) -> str:

@@ -1,0 +1,271 @@
+"""Synchronous writes: acknowledged when several stores have them on disk.
+
+The blob files of a change are copied before its commit; its records go to the replicas within the
+commit, while the primary syncs them: one append and one sync on each replica for the whole batch.
+
+Only replicas that can keep up take part: those that have failed lately, or have fallen far behind,
+are left to the jobs, which bring them back. A replica that hangs costs one commit its time limit,
+and from then on is passed over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+
+from dfs.core.clock import now_ms
+from dfs.core.errors import DfsError, QuorumError, StoreUnavailableError
+from dfs.core.filelock import FileLock
+from dfs.core.model import Blob, BlobKind, StoreState
+from dfs.db.repository import IndexRepository
+from dfs.services.copying import BlobCopier
+from dfs.services.shipping import LogShipper
+from dfs.services.stores import ReplicaStore, Stores
+from dfs.services.upload import BlobWriter
+from dfs.storage.base import BlobReader, StagedBlob
+from dfs.wal.control import LogPosition
+from dfs.wal.log import WriteAheadLog
+
+CATCH_UP_BYTES_MAX = 4 << 20
+"""A replica that lacks more of the log than about this is left to the jobs."""
+GRACE_S = 0.01
+"""How long the other replicas are waited for once enough have answered."""
+BYTES_PER_S_MIN = 16 << 20
+"""Copying a large blob may take this much longer for its size."""
+COPY_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """The records of one commit on their way to the replicas.
+
+    Attributes:
+        begin: where the log ends without them. end: with them.
+    """
+
+    begin: LogPosition
+    end: LogPosition
+    futures: Mapping[str, Future[None]]
+    deadline_s: float
+
+    def wait(self, count: int) -> tuple[set[str], dict[str, DfsError]]:
+        """Wait until so many replicas have the records, and a moment for the rest.
+
+        Returns:
+            (names of the replicas that have them, name -> why not, of those that failed).
+        """
+        return _wait(self.futures, count=count, deadline_s=self.deadline_s)
+
+
+class Quorum:
+    """Copies what is written synchronously to the replicas.
+
+    Args:
+        locks: as for `Replication`.
+        threads: for short pieces of work that wait for nothing but disks.
+        timeout_s: how long a quorum is waited for.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: WriteAheadLog,
+        index: IndexRepository,
+        stores: Stores,
+        locks: Mapping[str, FileLock],
+        threads: Executor,
+        timeout_s: float,
+    ) -> None:
+        self._log = log
+        self._index = index
+        self._stores = stores
+        self._locks = locks
+        self._threads = threads
+        self._timeout_s = timeout_s
+        self._shipper = LogShipper(log=log)
+        # One thread a replica: what is appended to it is appended in order.
+        self._appenders = {
+            name: ThreadPoolExecutor(1, thread_name_prefix=f"append-{name}")
+            for name in stores.replicas
+        }
+        self._copiers = ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy")
+        self._appending: dict[str, Future[None]] = {}
+
+    def close(self) -> None:
+        """End the threads, but for those that a replica keeps waiting."""
+        for threads in (*self._appenders.values(), self._copiers):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    # Before the commit
+
+    def copy_blobs(self, blobs: Sequence[BlobWriter], *, copies: int) -> frozenset[str] | None:
+        """Copy the blob files of a change, which has not been committed yet, to the replicas.
+
+        Args:
+            blobs: finished. copies: stores that must have them, the primary among them.
+
+        Returns:
+            Names of the replicas that have all of them, durable and read back; None for no blob
+            files at all, which every replica has.
+
+        Raises:
+            QuorumError: too few.
+        """
+        staged = [(blob.staged, _describe(blob)) for blob in blobs if blob.staged is not None]
+        if not staged:
+            return None
+        states = self._index.store_states()
+        futures = {
+            name: self._copiers.submit(self._copy, store, staged)
+            for name, store in self._stores.replicas.items()
+            if _is_fit(states.get(name))
+        }
+        size = sum(blob.size for _, blob in staged)
+        deadline_s = time.monotonic() + self._timeout_s + size / BYTES_PER_S_MIN
+        held, failed = _wait(futures, count=copies - 1, deadline_s=deadline_s)
+        if len(held) + 1 < copies:
+            raise quorum_error(copies, held, failed)
+        return frozenset(held)
+
+    def _copy(self, store: ReplicaStore, staged: Sequence[tuple[StagedBlob, Blob]]) -> None:
+        for source, blob in staged:
+            copier = BlobCopier(
+                target=store,
+                sources=[_StagedSource(source)],
+                threads=self._threads,
+                on_progress=lambda: None,
+            )
+            for error in copier.copy([blob]).failed.values():
+                raise error
+
+    # Inside the commit
+
+    def fit_stores(self, states: Mapping[str, StoreState]) -> set[str]:
+        """Return the replicas that can be counted on now."""
+        busy = {name for name, future in self._appending.items() if not future.done()}
+        return {
+            name for name in self._stores.replicas if name not in busy and _is_fit(states.get(name))
+        }
+
+    def append(self, data: bytes, *, end: LogPosition, states: Mapping[str, StoreState]) -> Append:
+        """Begin to append the records of a commit to all replicas that are fit. Under the lock.
+
+        Args:
+            data: the records. end: where the log ends with them.
+            states: of the stores, as the index has them now.
+        """
+        begin = self._log.position
+        deadline_s = time.monotonic() + self._timeout_s
+        futures: dict[str, Future[None]] = {}
+        for name in self.fit_stores(states):
+            state = states[name]
+            known = LogPosition(state.segment_id, state.offset, state.lsn)
+            futures[name] = self._appending[name] = self._appenders[name].submit(
+                self._append, self._stores.replicas[name], known, begin, data, deadline_s
+            )
+        return Append(begin, end, futures, deadline_s)
+
+    def take_back(self, append: Append) -> None:
+        """Cut what was appended off the replicas again, as well as may be: nobody was told of it.
+
+        What stays is overwritten by the next append, and never believed while the node lives.
+        """
+        futures = [
+            self._appenders[name].submit(self._cut, self._stores.replicas[name], append.begin)
+            for name, future in append.futures.items()
+            if future.done()
+        ]
+        wait(futures, timeout=GRACE_S)
+
+    def _append(
+        self,
+        store: ReplicaStore,
+        known: LogPosition,
+        begin: LogPosition,
+        data: bytes,
+        deadline_s: float,
+    ) -> None:
+        with self._locks[store.name].hold(timeout_s=deadline_s - time.monotonic()) as held:
+            if not held:
+                raise StoreUnavailableError("The store is busy.", store=store.name)
+            if known != begin:
+                shipped = self._shipper.ship(store, known, bytes_max=CATCH_UP_BYTES_MAX)
+                if shipped.position != begin:
+                    raise StoreUnavailableError("The store is too far behind.", store=store.name)
+            store.append_segment(begin.segment_id, begin.offset, data)
+
+    def _cut(self, store: ReplicaStore, begin: LogPosition) -> None:
+        with self._locks[store.name].hold(timeout_s=GRACE_S) as held:
+            if held:
+                store.append_segment(begin.segment_id, begin.offset, b"")
+
+
+def advance(state: StoreState, end: LogPosition) -> StoreState:
+    """Return the state of a store that has the log up to `end`."""
+    return replace(state, segment_id=end.segment_id, offset=end.offset, lsn=end.lsn)
+
+
+def quorum_error(copies: int, held: Iterable[str], failed: Mapping[str, DfsError]) -> QuorumError:
+    """Return the error for a change that too few stores could take."""
+    reasons = "; ".join(f"{name}: {error.message}" for name, error in sorted(failed.items()))
+    return QuorumError(
+        f"Only {len(set(held)) + 1} of the {copies} stores that must have it could take the "
+        "change in time. Nothing was stored.",
+        hint="See /admin/replicas/status.",
+        reasons=reasons or None,
+    )
+
+
+class _StagedSource:
+    """A blob that has no name yet, as a place to copy it from."""
+
+    name = "upload"
+
+    def __init__(self, staged: StagedBlob) -> None:
+        self._staged = staged
+
+    def open(self, digest: bytes) -> BlobReader:
+        return self._staged.open()
+
+
+def _describe(blob: BlobWriter) -> Blob:
+    return Blob(blob.digest, blob.size, BlobKind.FILE, 0, 0, 0, blob.block_crc32s, 0, 0)
+
+
+def _is_fit(state: StoreState | None) -> bool:
+    return state is not None and not state.failures and state.retry_at_ms <= now_ms()
+
+
+def _wait(
+    futures: Mapping[str, Future[None]], *, count: int, deadline_s: float
+) -> tuple[set[str], dict[str, DfsError]]:
+    """Wait for so many of these to succeed, and a moment for the rest.
+
+    Returns:
+        (names of those that did, name -> why not, of those that failed or were too late).
+    """
+    names = {future: name for name, future in futures.items()}
+    pending = set(names)
+    held: set[str] = set()
+    failed: dict[str, DfsError] = {}
+    while pending:
+        left_s = GRACE_S if len(held) >= count else deadline_s - time.monotonic()
+        done, pending = wait(pending, timeout=max(0.0, left_s), return_when=FIRST_COMPLETED)
+        if not done:
+            break
+        for future in done:
+            error = future.exception()
+            if error is None:
+                held.add(names[future])
+            elif isinstance(error, DfsError):
+                failed[names[future]] = error
+            else:
+                raise error
+    if len(held) < count:
+        failed |= {
+            names[future]: StoreUnavailableError("The store did not answer in time.")
+            for future in pending
+        }
+    return held, failed
