@@ -23,17 +23,15 @@ whole are rolled forward by the next commit or the next start, anything else is 
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import (
-    DfsError,
     IndexUnavailableError,
     NoSpaceError,
     QuorumError,
@@ -46,38 +44,18 @@ from dfs.core.steps import OnStep, ignore_step
 from dfs.db.session import IndexDatabase
 from dfs.db.transaction import IndexTransaction
 from dfs.services.apply import apply
-from dfs.services.batch import Batch, Ticket, wake_in_turn
+from dfs.services.batch import Batch, CommitReport, OnCommit, Ticket, ignore_report, wake_in_turn
 from dfs.services.breaker import note_failure
 from dfs.services.command import Command, Draft
-from dfs.services.quorum import Append, Quorum, advance, quorum_error
+from dfs.services.gathering import Gathering
+from dfs.services.quorum import Append, Quorum
 from dfs.services.recovery import roll_forward
+from dfs.services.shipping import advance
 from dfs.storage.base import BlobStore
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Flag, Frame, encode_frame
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.record import SealSegment, encode_meta
-
-
-@dataclass(frozen=True, slots=True)
-class CommitReport:
-    """What one commit did, for the metrics.
-
-    Attributes:
-        changes: commands that became durable together.
-        log_bytes: appended.
-        sync_s: seconds that the sync of the log took.
-    """
-
-    changes: int
-    log_bytes: int
-    sync_s: float
-
-
-OnCommit = Callable[[CommitReport], None]
-
-
-def ignore_report(report: CommitReport) -> None:
-    """Do nothing."""
 
 
 class Committer:
@@ -113,28 +91,18 @@ class Committer:
         self._node_id = node_id
         self._batch_bytes_max = batch_bytes_max
         self._batch_count_max = batch_count_max
-        self._gather_s = gather_s
+        self._gathering = Gathering(wait_s=gather_s)
         self._on_step = on_step
         self._on_commit = on_commit
         self._mutex = threading.Lock()
         self._queue: deque[Ticket] = deque()
         self._is_led = False
-        self._expected = 0
-        self._announced = threading.local()
-        self._gather_wake: threading.Lock | None = None
 
     # In the caller's thread
 
-    @contextlib.contextmanager
-    def announce(self) -> Iterator[None]:
+    def announce(self) -> AbstractContextManager[None]:
         """Say that this thread will submit a command very soon: a leader may wait for it."""
-        with self._mutex:
-            self._expected += 1
-        self._announced.value = True
-        try:
-            yield
-        finally:
-            self._arrive()
+        return self._gathering.announce()
 
     def submit(
         self, command: Command, *, copies: int = 1, holders: Collection[str] | None = None
@@ -164,7 +132,7 @@ class Committer:
             self._queue.append(ticket)
             ticket.is_leader = not self._is_led
             self._is_led = True
-        self._arrive()
+        self._gathering.arrive()
         if not ticket.is_leader:
             ticket.sleep()
         if ticket.is_leader:
@@ -175,17 +143,6 @@ class Committer:
             raise WalError("The change was neither made nor refused.")
         return Durability(lsn=ticket.lsn, stores=ticket.stores)
 
-    def _arrive(self) -> None:
-        """Count this thread's announcement as kept, and wake a leader that waits for the last."""
-        if not getattr(self._announced, "value", False):
-            return
-        self._announced.value = False
-        with self._mutex:
-            self._expected -= 1
-            if self._expected == 0 and self._gather_wake is not None:
-                self._gather_wake.release()
-                self._gather_wake = None
-
     # In the leader's thread
 
     def _lead(self) -> None:
@@ -193,7 +150,8 @@ class Committer:
         tickets: list[Ticket] = []
         report: CommitReport | None = None
         try:
-            self._gather()
+            if len(self._queue) < self._batch_count_max:
+                self._gathering.wait()
             with self._log.lock():
                 tickets = self._take_queue()
                 report = self._commit(tickets)
@@ -212,16 +170,6 @@ class Committer:
             wake_in_turn([ticket for ticket in tickets if not ticket.is_leader])
         if report is not None:
             self._on_commit(report)
-
-    def _gather(self) -> None:
-        with self._mutex:
-            if not self._expected or len(self._queue) >= self._batch_count_max:
-                return
-            wake = self._gather_wake = threading.Lock()
-            wake.acquire()
-        wake.acquire(timeout=self._gather_s)
-        with self._mutex:
-            self._gather_wake = None
 
     def _take_queue(self) -> list[Ticket]:
         """Take what is committed together: asynchronous changes never wait for a quorum."""
@@ -360,7 +308,7 @@ class Committer:
         held: Collection[str] = ()
         if is_synchronous:
             held = self._quorum.fit_stores(states)
-        self._require_stores(batch, held, {})
+        batch.require_stores(self._store.name, held, {})
         batch.published = self._store.publish(batch.staged) if batch.staged else []
         self._on_step("commit.published")
         data = b"".join(batch.frames)
@@ -397,7 +345,7 @@ class Committer:
             for name, error in failed.items()
         ]
         try:
-            self._require_stores(batch, held, failed)
+            batch.require_stores(self._store.name, held, failed)
         except QuorumError:
             index.rollback()
             self._log.cut_back()
@@ -410,16 +358,6 @@ class Committer:
             raise
         for state in [*failing, *(advance(states[name], append.end) for name in held)]:
             index.put_store_state(state)
-
-    def _require_stores(
-        self, batch: Batch, held: Collection[str], failed: Mapping[str, DfsError]
-    ) -> None:
-        """Tell each ticket which stores have its change. Raises QuorumError if they are too few."""
-        for ticket in batch.tickets:
-            with_blobs = held if ticket.holders is None else set(held) & set(ticket.holders)
-            ticket.stores = (self._store.name, *sorted(with_blobs))
-            if len(ticket.stores) < ticket.copies:
-                raise quorum_error(ticket.copies, with_blobs, failed)
 
     def _commit_index(self, index: IndexTransaction, batch: Batch) -> None:
         """Commit the index; if its disk is full, take the records back, since it has not.

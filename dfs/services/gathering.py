@@ -1,0 +1,55 @@
+"""Waiting, before a commit, for changes that are already on their way: they share its sync."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+
+class Gathering:
+    """Knows how many threads of this process will submit a change very soon.
+
+    Args:
+        wait_s: how long a leader waits for them at most.
+    """
+
+    def __init__(self, *, wait_s: float) -> None:
+        self._wait_s = wait_s
+        self._mutex = threading.Lock()
+        self._expected = 0
+        self._announced = threading.local()
+        self._wake: threading.Lock | None = None
+
+    @contextlib.contextmanager
+    def announce(self) -> Iterator[None]:
+        """Have this thread expected inside the block, until it arrives."""
+        with self._mutex:
+            self._expected += 1
+        self._announced.value = True
+        try:
+            yield
+        finally:
+            self.arrive()
+
+    def arrive(self) -> None:
+        """Count this thread's announcement as kept, and wake a leader that waits for the last."""
+        if not getattr(self._announced, "value", False):
+            return
+        self._announced.value = False
+        with self._mutex:
+            self._expected -= 1
+            if self._expected == 0 and self._wake is not None:
+                self._wake.release()
+                self._wake = None
+
+    def wait(self) -> None:
+        """Wait until nobody is expected, or long enough. For one thread at a time."""
+        with self._mutex:
+            if not self._expected:
+                return
+            wake = self._wake = threading.Lock()
+            wake.acquire()
+        wake.acquire(timeout=self._wait_s)
+        with self._mutex:
+            self._wake = None
