@@ -10,7 +10,7 @@ from flask import request
 from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import parse_if_match
 from dfs.api.represent import durability_headers, represent_durability, represent_file
-from dfs.api.requests import is_file_id, services
+from dfs.api.requests import is_file_id, read_replication, services
 from dfs.api.responses import Answer, answer_json
 from dfs.api.schemas import FilePatchSchema, FilesQuerySchema, NoQuerySchema
 from dfs.api.spec import DELETE_DOC, FILE_DOC, FILES_DOC, PATCH_DOC
@@ -69,8 +69,9 @@ def change_file(query: dict[str, Any], patch: dict[str, Any], file_id: str) -> A
     changes = {_FIELDS[name]: value for name, value in patch.items()}
     files = services().files
     if_match = parse_if_match(request.environ.get("HTTP_IF_MATCH"))
+    mode = read_replication(request.environ)
     with files.announce():
-        stored = files.update(_checked_id(file_id), changes, if_match=if_match)
+        stored = files.update(_checked_id(file_id), changes, if_match=if_match, replication=mode)
     file = stored.files[0]
     body = {**represent_file(file), "durability": represent_durability(stored.durability)}
     return answer_json(body, headers=durability_headers(stored.durability))
@@ -83,6 +84,7 @@ def delete_file(query: dict[str, Any], file_id: str) -> Answer:
     """Delete a file"""
     files = services().files
     if_match = parse_if_match(request.environ.get("HTTP_IF_MATCH"))
+    mode = read_replication(request.environ)
     with files.announce():
-        durability = files.delete(_checked_id(file_id), if_match=if_match)
+        durability = files.delete(_checked_id(file_id), if_match=if_match, replication=mode)
     return Answer(204, durability_headers(durability), b"")

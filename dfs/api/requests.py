@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import current_app
 from structlog.contextvars import bind_contextvars
 
 from dfs.api.errors import REQUEST_ID_KEY
+from dfs.core.errors import InvalidRequestError
 from dfs.core.ulid import UlidFactory
 
 if TYPE_CHECKING:
     from dfs.wiring import Services
+
+REPLICATION_MODES = ("sync", "async")
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _FILE_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
@@ -34,6 +38,21 @@ def begin_request(environ: dict[str, Any], ulids: UlidFactory) -> str:
 def is_file_id(text: str) -> bool:
     """Return whether the text can be the id of a file at all."""
     return _FILE_ID.fullmatch(text) is not None
+
+
+def read_replication(environ: Mapping[str, Any]) -> str | None:
+    """Return what the header `DFS-Replication` asks of a write; None without it.
+
+    Raises:
+        InvalidRequestError: it is neither "sync" nor "async".
+    """
+    mode: str | None = environ.get("HTTP_DFS_REPLICATION")
+    if mode is not None and mode not in REPLICATION_MODES:
+        raise InvalidRequestError(
+            "A write is replicated sync or async.",
+            fields={"DFS-Replication": ["must be sync or async"]},
+        )
+    return mode
 
 
 def services() -> Services:

@@ -21,6 +21,7 @@ from dfs.api.answers import (
 )
 from dfs.api.errors import MEDIA_TYPE
 from dfs.api.forms import FILES_MAX
+from dfs.api.requests import REPLICATION_MODES
 from dfs.api.schemas import UploadQuerySchema
 
 JSON = "application/json"
@@ -85,6 +86,12 @@ _WRITE_HEADERS: Doc = {
     "DFS-Durable-Copies": header("On how many stores record and bytes are synced."),
 }
 _IF_MATCH = header_parameter("If-Match", "Only if the file has one of these entity tags.")
+_REPLICATION = header_parameter(
+    "DFS-Replication",
+    "`sync`: answer when `DFS_WRITE_QUORUM` stores have the change on disk, and 503 with nothing "
+    "stored if that fails. `async`: answer when the primary has it. Left out: as the node is set.",
+    enum=list(REPLICATION_MODES),
+)
 _DIGESTS = [
     header_parameter(
         name, f"{what}, verified as the body is received: 422 and nothing stored if it differs."
@@ -111,6 +118,7 @@ UPLOAD_DOC: Doc = {
             },
         },
         header_parameter("If-None-Match", "`*`: only if no file has that name.", enum=["*"]),
+        _REPLICATION,
         *_DIGESTS,
     ],
     "requestBody": {
@@ -202,14 +210,14 @@ FILE_DOC: Doc = {
     "responses": {"200": answer("The file.", FileSchema), **problems(404, 422, 503)},
 }
 PATCH_DOC: Doc = {
-    "parameters": [FILE_ID, _IF_MATCH],
+    "parameters": [FILE_ID, _IF_MATCH, _REPLICATION],
     "responses": {
         "200": answer("Changed and synced.", StoredFileSchema, _WRITE_HEADERS),
         **problems(400, 404, 412, 413, 415, 422, 503, 507),
     },
 }
 DELETE_DOC: Doc = {
-    "parameters": [FILE_ID, _IF_MATCH],
+    "parameters": [FILE_ID, _IF_MATCH, _REPLICATION],
     "responses": {
         "204": {"description": "Deleted; the record is synced.", "headers": _WRITE_HEADERS},
         **problems(404, 412, 422, 503, 507),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from marshmallow import ValidationError
 from dfs.api.blueprints import Blueprint
 from dfs.api.forms import FormReader, parse_boundary
 from dfs.api.represent import durability_headers, represent_durability, represent_file
-from dfs.api.requests import services
+from dfs.api.requests import read_replication, services
 from dfs.api.responses import Answer, answer_json
 from dfs.api.schemas import (
     UploadFormSchema,
@@ -39,6 +40,15 @@ DEFAULT_TYPE = "application/octet-stream"
 _TYPES_OF_NO_FILE = ("", "application/x-www-form-urlencoded")
 """What a client sends that names no type: nothing, or what `curl --data-binary` adds by itself."""
 
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """On what terms files are stored, see `FileService.store`."""
+
+    if_absent: bool
+    replication: str | None
+
+
 _QUERY_SCHEMA = UploadQuerySchema()
 _FORM_SCHEMA = UploadFormSchema()
 
@@ -48,18 +58,18 @@ _FORM_SCHEMA = UploadFormSchema()
 def upload() -> Answer:
     """Store one or several files"""
     environ = request.environ
-    if_absent = _reads_if_absent(environ)
+    terms = _Terms(_reads_if_absent(environ), read_replication(environ))
     options = _read_options(environ)
     content_type = environ.get("CONTENT_TYPE", "")
     boundary = parse_boundary(content_type) if content_type[:10].lower() == "multipart/" else None
     body = open_body(environ)
     if boundary is not None:
-        return _answer(_store_form(body, boundary, options, if_absent=if_absent))
-    return _answer(_store_raw(body, content_type, options, if_absent=if_absent))
+        return _answer(_store_form(body, boundary, options, terms))
+    return _answer(_store_raw(body, content_type, options, terms))
 
 
 def _store_raw(
-    body: BodyStream, content_type: str, options: dict[str, Any], *, if_absent: bool
+    body: BodyStream, content_type: str, options: dict[str, Any], terms: _Terms
 ) -> Stored:
     key = options.get("name")
     if key is None:
@@ -83,13 +93,13 @@ def _store_raw(
             upload = Upload(
                 blob, key, content_type, options.get("metadata") or {}, _expires_at_ms(options)
             )
-            return files.store((upload,), if_absent=if_absent)
+            return files.store((upload,), if_absent=terms.if_absent, replication=terms.replication)
     finally:
         blob.discard()
 
 
 def _store_form(
-    body: BodyStream, boundary: bytes, options: dict[str, Any], *, if_absent: bool
+    body: BodyStream, boundary: bytes, options: dict[str, Any], terms: _Terms
 ) -> Stored:
     files = services().files
     form = FormReader(new_blob=files.new_blob)
@@ -117,7 +127,7 @@ def _store_form(
             )
             for file in form.files
         ]
-        return files.store(uploads, if_absent=if_absent)
+        return files.store(uploads, if_absent=terms.if_absent, replication=terms.replication)
     finally:
         for file in form.files:
             file.blob.discard()
