@@ -18,7 +18,8 @@ from dfs.db.session import IndexDatabase
 from dfs.queue.base import JobQueue
 from dfs.queue.inline_queue import InlineQueue
 from dfs.queue.rq_queue import RqQueue, queue_name
-from dfs.services.commit import CommitReport, Committer, OnCommit, ignore_report
+from dfs.services.batch import CommitReport, OnCommit, ignore_report
+from dfs.services.commit import Committer
 from dfs.services.damage import DamageBook
 from dfs.services.files import FileService
 from dfs.services.hints import Hinter, ignore_hint

@@ -16,6 +16,17 @@ from typing import Any
 from dotenv import dotenv_values
 
 from dfs.core.errors import ConfigError
+from dfs.core.parsers import (
+    parse_bool,
+    parse_choice,
+    parse_database_url,
+    parse_int,
+    parse_location,
+    parse_node_id,
+    parse_optional,
+    parse_path,
+    parse_redis_url,
+)
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -38,94 +49,6 @@ class Setting:
     parse: Callable[[str], Any]
     default: str
     help: str
-
-
-def parse_bool(text: str) -> bool:
-    """Return the truth of 1/0, true/false, yes/no, on/off. Raises ValueError for anything else."""
-    lowered = text.lower()
-    if lowered in ("1", "true", "yes", "on"):
-        return True
-    if lowered in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("must be true or false")
-
-
-def parse_int(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """Return a parser for whole numbers from `minimum` to `maximum`, both included."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise ValueError("must be a whole number") from None
-        if value < minimum:
-            raise ValueError(f"must be at least {minimum}")
-        if maximum is not None and value > maximum:
-            raise ValueError(f"must be at most {maximum}")
-        return value
-
-    return parse
-
-
-def parse_path(text: str) -> Path:
-    """Return an absolute path; a relative one starts at the working directory."""
-    if not text:
-        raise ValueError("must name a directory")
-    return Path(text).expanduser().absolute()
-
-
-def parse_database_url(text: str) -> str:
-    """Return a database address with an absolute path, if it is one that dfs can use."""
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme == "sqlite" and len(rest) > 1:
-        return f"sqlite:///{Path(rest[1:]).expanduser().absolute()}"
-    if separator and scheme in ("postgresql", "postgres") and rest:
-        return f"postgresql://{rest}"
-    raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
-
-
-def parse_redis_url(text: str) -> str | None:
-    """Return the address of the queue's Redis, or None when it is not set."""
-    if not text:
-        return None
-    if text.partition("://")[0] not in ("redis", "rediss", "unix"):
-        raise ValueError("must be redis://, rediss:// or unix://")
-    return text
-
-
-def parse_location(text: str) -> str:
-    """Return where a replica is: an absolute path or `s3://BUCKET/PREFIX`; empty for none."""
-    if not text:
-        return ""
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return str(parse_path(text))
-    if scheme != "s3" or not rest.strip("/"):
-        raise ValueError("must be a directory or s3://BUCKET/PREFIX")
-    return text.rstrip("/")
-
-
-def parse_optional(text: str) -> str | None:
-    """Return the text, or None when it is not set."""
-    return text or None
-
-
-def parse_choice(*choices: str) -> Callable[[str], str]:
-    """Return a parser that takes one of these words, in any case."""
-
-    def parse(text: str) -> str:
-        if text.lower() not in choices:
-            raise ValueError(f"must be {' or '.join(choices)}")
-        return text.lower()
-
-    return parse
-
-
-def parse_node_id(text: str) -> str:
-    """Return the name of this node among those that share one index."""
-    if not text.isascii() or not text.replace("-", "").isalnum() or len(text) > 64:
-        raise ValueError("must be 1 to 64 ASCII letters, digits and dashes")
-    return text
 
 
 SETTINGS: tuple[Setting, ...] = (

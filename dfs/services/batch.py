@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from dfs.core.errors import DfsError, QuorumError
 from dfs.services.command import Command
 from dfs.storage.base import StagedBlob
 
@@ -74,6 +75,46 @@ class Batch:
     published: list[bytes] = field(default_factory=list)
     sync_s: float = 0.0
 
+    def require_stores(
+        self, primary: str, held: Collection[str], failed: Mapping[str, DfsError]
+    ) -> None:
+        """Tell each ticket which stores have its change.
+
+        Args:
+            primary: name of the store that has all of it.
+            held: replicas that have the records. failed: name -> why not, of those that have not.
+
+        Raises:
+            QuorumError: for some change they are too few.
+        """
+        for ticket in self.tickets:
+            whole = held if ticket.holders is None else set(held) & set(ticket.holders)
+            ticket.stores = (primary, *sorted(whole))
+            if len(ticket.stores) < ticket.copies:
+                raise quorum_error(ticket.copies, whole, failed)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitReport:
+    """What one commit did, for the metrics.
+
+    Attributes:
+        changes: commands that became durable together.
+        log_bytes: appended.
+        sync_s: seconds that the sync of the log took.
+    """
+
+    changes: int
+    log_bytes: int
+    sync_s: float
+
+
+OnCommit = Callable[[CommitReport], None]
+
+
+def ignore_report(report: CommitReport) -> None:
+    """Do nothing."""
+
 
 def wake_in_turn(tickets: Sequence[Ticket]) -> None:
     """Wake the first of these callers, which wakes the second, and so on."""
@@ -81,3 +122,14 @@ def wake_in_turn(tickets: Sequence[Ticket]) -> None:
         ticket.follower = follower
     if tickets:
         tickets[0].wake()
+
+
+def quorum_error(copies: int, held: Iterable[str], failed: Mapping[str, DfsError]) -> QuorumError:
+    """Return the error for a change that too few stores could take."""
+    reasons = "; ".join(f"{name}: {error.message}" for name, error in sorted(failed.items()))
+    return QuorumError(
+        f"Only {len(set(held)) + 1} of the {copies} stores that must have it could take the "
+        "change in time. Nothing was stored.",
+        hint="See /admin/replicas/status.",
+        reasons=reasons or None,
+    )

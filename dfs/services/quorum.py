@@ -11,15 +11,16 @@ and from then on is passed over.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dfs.core.clock import now_ms
-from dfs.core.errors import DfsError, QuorumError, StoreUnavailableError
+from dfs.core.errors import DfsError, StoreUnavailableError
 from dfs.core.filelock import FileLock
 from dfs.core.model import Blob, BlobKind, StoreState
 from dfs.db.repository import IndexRepository
+from dfs.services.batch import quorum_error
 from dfs.services.copying import BlobCopier
 from dfs.services.shipping import LogShipper
 from dfs.services.stores import ReplicaStore, Stores
@@ -200,22 +201,6 @@ class Quorum:
         with self._locks[store.name].hold(timeout_s=GRACE_S) as held:
             if held:
                 store.append_segment(begin.segment_id, begin.offset, b"")
-
-
-def advance(state: StoreState, end: LogPosition) -> StoreState:
-    """Return the state of a store that has the log up to `end`."""
-    return replace(state, segment_id=end.segment_id, offset=end.offset, lsn=end.lsn)
-
-
-def quorum_error(copies: int, held: Iterable[str], failed: Mapping[str, DfsError]) -> QuorumError:
-    """Return the error for a change that too few stores could take."""
-    reasons = "; ".join(f"{name}: {error.message}" for name, error in sorted(failed.items()))
-    return QuorumError(
-        f"Only {len(set(held)) + 1} of the {copies} stores that must have it could take the "
-        "change in time. Nothing was stored.",
-        hint="See /admin/replicas/status.",
-        reasons=reasons or None,
-    )
 
 
 class _StagedSource:

@@ -7,7 +7,6 @@ at any point, and the next one goes on.
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +33,9 @@ from dfs.services.breaker import find_pause_ms, note_failure, note_success
 from dfs.services.copying import BlobCopier
 from dfs.services.damage import DamageBook
 from dfs.services.ledger import Ledger
-from dfs.services.shipping import LogShipper
+from dfs.services.shipping import NOWHERE, LogShipper, advance
 from dfs.services.stores import ReplicaStore, Stores
+from dfs.services.turn import Turn
 from dfs.storage.base import BlobStore
 from dfs.storage.local_store import LocalStore
 from dfs.wal.control import LogPosition
@@ -105,7 +105,7 @@ class Replication:
         self._locks = locks
         self._patience_s = patience_s
         self._shipper = LogShipper(log=log)
-        self._turns: dict[str, _Turn] = {}
+        self._turns: dict[str, Turn[WorkReport]] = {}
 
     def adopt_new(self) -> None:
         """Take in stores that the index does not know yet; forget those no longer in the settings.
@@ -154,9 +154,9 @@ class Replication:
         return self._run_turn(store, lambda store, turn: self._work(store, budget_s, turn))
 
     def _run_turn(
-        self, store: BlobStore, work: Callable[[BlobStore, _Turn], WorkReport]
+        self, store: BlobStore, work: Callable[[BlobStore, Turn[WorkReport]], WorkReport]
     ) -> WorkReport:
-        turn = self._turns[store.name] = _Turn(lambda turn: work(store, turn))
+        turn = self._turns[store.name] = Turn(lambda turn: work(store, turn))
         report = turn.wait(patience_s=self._patience_s)
         if report is None:
             error = StoreUnavailableError("The store does not answer.", store=store.name)
@@ -171,7 +171,7 @@ class Replication:
             self._note_failure(store.name, error)
         return WorkReport(more=True)
 
-    def _work(self, store: BlobStore, budget_s: float, turn: _Turn) -> WorkReport:
+    def _work(self, store: BlobStore, budget_s: float, turn: Turn[WorkReport]) -> WorkReport:
         deadline_s = time.monotonic() + budget_s
         log_bytes = blobs = 0
         try:
@@ -243,13 +243,13 @@ class Replication:
     def _advance(self, name: str, before: LogPosition, after: LogPosition) -> None:
         """Note up to where a store has the log, unless another process has come further."""
 
-        def advance(state: StoreState) -> StoreState:
+        def note(state: StoreState) -> StoreState:
             known = LogPosition(state.segment_id, state.offset, state.lsn)
             if known != before and known.lsn >= after.lsn:
                 return state
-            return replace(state, segment_id=after.segment_id, offset=after.offset, lsn=after.lsn)
+            return advance(state, after)
 
-        self._change_state(name, advance)
+        self._change_state(name, note)
 
     def _trim(self, store: ReplicaStore, position: LogPosition) -> None:
         """Let nothing stay behind the end of the log. No commit may be under way meanwhile."""
@@ -261,13 +261,13 @@ class Replication:
         """Begin anew with a store that has less of the log than it had."""
         held = dict(store.list_segments())
         if held.get(position.segment_id, 0) < position.offset:
-            self._change_state(
-                store.name, lambda state: replace(state, segment_id=0, offset=0, lsn=0)
-            )
+            self._change_state(store.name, lambda state: advance(state, NOWHERE))
 
     # Debts
 
-    def _pay(self, store: BlobStore, threads: ThreadPoolExecutor, turn: _Turn) -> tuple[int, bool]:
+    def _pay(
+        self, store: BlobStore, threads: ThreadPoolExecutor, turn: Turn[WorkReport]
+    ) -> tuple[int, bool]:
         """Work on the oldest debts.
 
         Returns:
@@ -284,7 +284,11 @@ class Replication:
         return paid, len(due) > len(batch)
 
     def _pay_blobs(
-        self, store: BlobStore, debts: Sequence[Debt], threads: ThreadPoolExecutor, turn: _Turn
+        self,
+        store: BlobStore,
+        debts: Sequence[Debt],
+        threads: ThreadPoolExecutor,
+        turn: Turn[WorkReport],
     ) -> int:
         blobs = {blob.digest: blob for debt in debts if (blob := self._index.find_blob(debt.unit))}
         copier = BlobCopier(
@@ -326,19 +330,12 @@ class Replication:
         Segments behind it are the same still, so they are only read.
         """
 
+        start = self._shipper.find_start(segment_id)
+
         def rewind(state: StoreState) -> StoreState:
-            if state.segment_id < segment_id:
-                return state
-            return replace(state, segment_id=segment_id, offset=0, lsn=self._lsn_before(segment_id))
+            return state if state.segment_id < segment_id else advance(state, start)
 
         self._change_state(store.name, rewind)
-
-    def _lsn_before(self, segment_id: int) -> int:
-        """Return the LSN of the last record before a segment."""
-        for segment in self._log.segments():
-            if segment.header.segment_id == segment_id:
-                return segment.header.previous_last_lsn
-        return 0
 
     def _owe_mend(self, error: WalCorruptError | WalGapError) -> None:
         segment_id = error.context.get("segment_id")
@@ -379,46 +376,6 @@ class Replication:
             changed = change(known)
             if changed != known:
                 index.put_store_state(changed)
-
-
-class _Turn:
-    """A piece of work in a thread of its own, given up when it makes no progress.
-
-    A disk that hangs keeps the thread; it cannot be ended, only no longer waited for.
-    """
-
-    def __init__(self, work: Callable[[_Turn], WorkReport]) -> None:
-        self._work = work
-        self._report: WorkReport | None = None
-        self._error: BaseException | None = None
-        self._progress_s = time.monotonic()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="replication")
-        self._thread.start()
-
-    def is_running(self) -> bool:
-        """Tell whether the thread still works, or hangs."""
-        return self._thread.is_alive()
-
-    def note_progress(self) -> None:
-        """Say that the store has answered just now."""
-        self._progress_s = time.monotonic()
-
-    def wait(self, *, patience_s: float) -> WorkReport | None:
-        """Return the report, or None without progress for so long. Raises what the work raised."""
-        while self._thread.is_alive():
-            left_s = self._progress_s + patience_s - time.monotonic()
-            if left_s <= 0:
-                return None
-            self._thread.join(left_s)
-        if self._error is not None:
-            raise self._error
-        return self._report
-
-    def _run(self) -> None:
-        try:
-            self._report = self._work(self)
-        except BaseException as error:
-            self._error = error
 
 
 def _take_batch(debts: Sequence[Debt]) -> list[Debt]:

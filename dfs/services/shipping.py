@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dfs.core.durable import storage_error
 from dfs.core.errors import StoreUnavailableError
+from dfs.core.model import StoreState
 from dfs.storage.base import KeepsSegments
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Flag
@@ -117,6 +118,13 @@ class LogShipper:
             was_longer = True
         return was_longer
 
+    def find_start(self, segment_id: int) -> LogPosition:
+        """Return where a segment begins; `NOWHERE` if there is none of that id."""
+        for segment in self._log.segments():
+            if segment.header.segment_id == segment_id:
+                return LogPosition(segment_id, 0, segment.header.previous_last_lsn)
+        return NOWHERE
+
     def _find_stops(self, end: LogPosition) -> dict[int, LogPosition]:
         """Return segment id -> where it ends, for all segments up to the end of the log."""
         stops = {end.segment_id: end}
@@ -153,6 +161,11 @@ class LogShipper:
             raise error
         if begin < stop.offset:
             yield _read_bytes(segment.fd, begin, stop.offset), stop
+
+
+def advance(state: StoreState, end: LogPosition) -> StoreState:
+    """Return the state of a store that has the log up to `end`."""
+    return replace(state, segment_id=end.segment_id, offset=end.offset, lsn=end.lsn)
 
 
 def copy_chunk(

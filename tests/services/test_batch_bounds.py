@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dfs.services.commit import CommitReport
+from dfs.services.batch import CommitReport
 from dfs.wiring import Services
 from tests.services.conftest import Opener, list_keys, store_bytes
 
