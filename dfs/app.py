@@ -15,7 +15,7 @@ from dfs.api.errors import REQUEST_ID_KEY, install_error_handlers
 from dfs.api.requests import begin_request
 from dfs.core.config import Config, load_config
 from dfs.core.ulid import UlidFactory
-from dfs.services.commit import CommitReport
+from dfs.services.batch import CommitReport
 from dfs.telemetry.metrics import Metrics, install_metrics
 from dfs.wiring import Node
 

@@ -22,7 +22,7 @@ from dfs.api.schemas import NoQuerySchema, load_checked, parse_query
 from dfs.api.spec import DOWNLOAD_DOC
 from dfs.core.errors import BlobCorruptError, DfsError, NoSuchFileError
 from dfs.core.model import File
-from dfs.services.files import Download
+from dfs.services.download import Download
 
 log = structlog.get_logger()
 blueprint = Blueprint("downloads", __name__)
