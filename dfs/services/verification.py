@@ -12,6 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 from dfs.core.errors import (
     BlobCorruptError,
@@ -27,6 +28,9 @@ from dfs.wal.frame import Flag
 from dfs.wal.reader import READ_BYTES, Outcome, SegmentReader
 from dfs.wal.segment import SEGMENT_HEADER_BYTES, SegmentBytes, decode_header
 
+T = TypeVar("T")
+Place = tuple[int, int]
+"""How far a unit has been read: offset, and LSN of the last record before it; 0 in a blob."""
 _CONTINUES = int(Flag.CONTINUES)
 
 
@@ -104,7 +108,7 @@ class SegmentSpan:
 
 def read_blob(
     store: BlobStore, blob: Blob, *, start: int = 0
-) -> Generator[int, None, Finding | None]:
+) -> Generator[Place, None, Finding | None]:
     """Read a blob from the medium: its size, the CRC32 of each block, the SHA-256 of the whole.
 
     Args:
@@ -112,7 +116,7 @@ def read_blob(
             only compared by who reads from 0 to the end in one go.
 
     Yields:
-        The offset that was reached.
+        How far it has come.
 
     Raises:
         StoreUnavailableError.
@@ -174,14 +178,14 @@ def look_again_at_blob(store: BlobStore, blob: Blob, found: Finding) -> bool:
 
 def _read_pieces(
     store: BlobStore, blob: Blob, reader: BlobReader, start: int
-) -> Generator[int, None, Finding | None]:
+) -> Generator[Place, None, Finding | None]:
     sha256 = hashlib.sha256()
     offset = start
     for piece in _read_range(blob, reader, start, blob.size):
         if start == 0:
             sha256.update(piece)
         offset += len(piece)
-        yield offset
+        yield offset, 0
     if start == 0 and sha256.digest() != blob.digest:
         return _finding(store, blob, Fault.DAMAGED, "its bytes do not have its SHA-256")
     return None
@@ -261,8 +265,8 @@ class StoredSegment:
 
 
 def read_segment(
-    segment: SegmentBytes, span: SegmentSpan, *, cluster_id: bytes, start: LogPosition | None = None
-) -> Generator[LogPosition, None, tuple[str, LogPosition] | None]:
+    segment: SegmentBytes, span: SegmentSpan, *, cluster_id: bytes, start: Place | None = None
+) -> Generator[Place, None, tuple[str, Place] | None]:
     """Read a segment: its header, and every record with its CRC32 and its LSN.
 
     Args:
@@ -277,10 +281,13 @@ def read_segment(
     Raises:
         StorageError: the bytes could not be read.
     """
-    begin = LogPosition(span.segment_id, SEGMENT_HEADER_BYTES, span.first_lsn - 1)
+    begin = SEGMENT_HEADER_BYTES, span.first_lsn - 1
     reached = start or begin
     reader = SegmentReader(
-        segment=segment, start=reached, stop=span.end, durable_lsn=span.last_lsn
+        segment=segment,
+        start=LogPosition(span.segment_id, *reached),
+        stop=span.end,
+        durable_lsn=span.last_lsn,
     )
     try:
         fault = _find_header_fault(segment, span, cluster_id=cluster_id)
@@ -288,20 +295,22 @@ def read_segment(
             return fault, begin
         for frame in reader:
             behind = frame.offset + frame.length
-            if behind - reached.offset >= READ_BYTES and not frame.flags & _CONTINUES:
-                reached = LogPosition(span.segment_id, behind, frame.lsn)
+            if behind - reached[0] >= READ_BYTES and not frame.flags & _CONTINUES:
+                reached = behind, frame.lsn
                 yield reached
     except (WalCorruptError, BlobMissingError) as error:
         return error.message, begin
     end = reader.end
     if end.outcome is not Outcome.CLEAN_END:
-        return f"{end.fault} at {end.fault_offset}", end.position
+        return f"{end.fault} at {end.fault_offset}", (end.position.offset, end.position.lsn)
     if end.position.lsn != span.last_lsn:
         return f"it ends at LSN {end.position.lsn} and not at {span.last_lsn}", begin
     return None
 
 
-def _find_header_fault(segment: SegmentBytes, span: SegmentSpan, *, cluster_id: bytes) -> str | None:
+def _find_header_fault(
+    segment: SegmentBytes, span: SegmentSpan, *, cluster_id: bytes
+) -> str | None:
     try:
         header = decode_header(segment.read(0, SEGMENT_HEADER_BYTES), path=segment.path)
     except (WalCorruptError, WalFormatError) as error:
@@ -312,11 +321,11 @@ def _find_header_fault(segment: SegmentBytes, span: SegmentSpan, *, cluster_id: 
     return None
 
 
-def drain[T](steps: Generator[object, None, T]) -> T:
+def drain(steps: Generator[object, None, T]) -> T:
     """Return what a generator returns, whatever it yields before."""
     while True:
         try:
             next(steps)
         except StopIteration as stop:
-            result: T = stop.value
-            return result
+            value: T = stop.value
+            return value

@@ -1,0 +1,343 @@
+"""Going through all of a store: the log, the blob files, and what it holds besides.
+
+One walk serves the scrub, which takes it in small steps over days and may be killed between any
+two, and the repair script, which takes it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from dfs.core.clock import now_ms
+from dfs.core.errors import StoreUnavailableError, WalError
+from dfs.core.model import SEGMENT_UNIT_BYTES, Blob, DebtKind, StoreState
+from dfs.db.repository import IndexRepository
+from dfs.services.log_survey import LogSurvey
+from dfs.services.stores import Stores
+from dfs.services.verification import Fault, Finding, Place, look_at_blob, read_blob
+from dfs.storage.base import BlobStore, ListsBlobs
+from dfs.wal.log import WriteAheadLog
+from dfs.wal.segment import FIRST_SEGMENT_ID
+
+PAGE_BLOBS = 256
+OWED_GRACE_MS = 60_000
+"""What is owed for less is on its way, and nothing to be reported."""
+
+
+class Phase(Enum):
+    """The parts of a walk, in their order."""
+
+    SEGMENTS = "segments"
+    BLOBS = "blobs"
+    EXTRA = "extra"
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in a walk, as text "phase/unit/offset/lsn/tries".
+
+    Attributes:
+        unit: the last one that is done, or of which `offset` bytes are: a digest in hexadecimal,
+            the number of a segment; empty at the beginning of a phase.
+        offset, lsn: how far the unit has been read; 0 when it is done.
+        tries: how often the store has failed at this very place.
+    """
+
+    phase: Phase = Phase.SEGMENTS
+    unit: str = ""
+    offset: int = 0
+    lsn: int = 0
+    tries: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.phase.value}/{self.unit}/{self.offset}/{self.lsn}/{self.tries}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Return the place; the beginning for a text that is none."""
+        try:
+            phase, unit, *numbers = text.split("/")
+            offset, lsn, tries = map(int, numbers)
+            cursor = cls(Phase(phase), unit, offset, lsn, tries)
+            if cursor.phase is Phase.SEGMENTS:
+                int(unit or "0")
+            else:
+                bytes.fromhex(unit)
+        except ValueError:
+            return cls()
+        return cursor
+
+    @property
+    def segment_id(self) -> int:
+        """The segment that is done, or begun; 0 for none."""
+        return int(self.unit or "0")
+
+    @property
+    def digest(self) -> bytes:
+        """The blob that is done, or begun; empty for none."""
+        return bytes.fromhex(self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A bit of a walk.
+
+    Attributes:
+        cursor: where to go on.
+        read_bytes: read and found whole in this step.
+        passed_bytes: that need not be read: of a unit that is owed or damaged, or that nobody
+            wants.
+        units: blobs or segments that this step has come to the end of: 0 or 1.
+        is_owed: the unit was not looked at, since the store owes it anyway.
+        finding: what is wrong with it.
+    """
+
+    cursor: Cursor
+    read_bytes: int = 0
+    passed_bytes: int = 0
+    units: int = 0
+    is_owed: bool = False
+    finding: Finding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much there is to go through: units, and bytes of them."""
+
+    units: int
+    bytes: int
+
+
+class Survey:
+    """Looks at the stores of a node; changes nothing.
+
+    Args:
+        cluster_id: 16 bytes, of the node's log.
+    """
+
+    def __init__(
+        self, *, log: WriteAheadLog, index: IndexRepository, stores: Stores, cluster_id: bytes
+    ) -> None:
+        self.segments = LogSurvey(log=log, index=index, stores=stores, cluster_id=cluster_id)
+        self._log = log
+        self._index = index
+        self._stores = stores
+
+    def require_same(self, store: BlobStore) -> StoreState:
+        """Make sure that a store is there, and is the one that the node knows.
+
+        A disk that is not mounted leaves an empty directory: nothing in it is missing.
+
+        Raises:
+            StoreUnavailableError, StoreIdentityError.
+        """
+        state = self._index.store_states().get(store.name)
+        if state is None or not state.store_id:
+            raise StoreUnavailableError("The store was never in use yet.", store=store.name)
+        if state.was_mounted and not store.is_mount():
+            raise StoreUnavailableError("The disk of the store is not mounted.", store=store.name)
+        identity = store.read_identity()
+        if identity is None or identity.store_id != state.store_id:
+            raise StoreUnavailableError(
+                "The store is not the one that was here before.", store=store.name
+            )
+        return state
+
+    def measure(self, store: BlobStore) -> Extent:
+        """Return how much a walk has to go through. Reads all of a small index."""
+        count, size = self._index.blob_file_totals()
+        end = self.segments.find_end(store)
+        sealed = self._index.list_segments(limit=end.segment_id)
+        log_bytes = sum(row.size_bytes for row in sealed if row.id < end.segment_id)
+        return Extent(count + end.segment_id, size + log_bytes + end.offset)
+
+    def walk(
+        self, store: BlobStore, cursor: Cursor, *, full: bool = True, patience: int = 0
+    ) -> Iterator[Step]:
+        """Go through a store, from a place on.
+
+        Args:
+            full: read every byte; else look for existence and size only.
+            patience: how often a store may fail at one place before the unit is taken to be
+                unreadable, and passed. Whether the store is there at all is asked each time.
+
+        Raises:
+            StoreUnavailableError, StoreIdentityError: go on later, from the last place.
+            MetadataError, WalError: the node does not do its part.
+        """
+        self.require_same(store)
+        if cursor.phase is Phase.SEGMENTS:
+            yield from self._walk_segments(store, cursor, full, patience)
+            cursor = Cursor(Phase.BLOBS)
+            yield Step(cursor)
+        if cursor.phase is Phase.BLOBS:
+            yield from self._walk_blobs(store, cursor, full, patience)
+            cursor = Cursor(Phase.EXTRA)
+            yield Step(cursor)
+        # A listing cannot be taken up in its middle; the rest of it is left to the next walk.
+        if not cursor.unit and cursor.tries <= patience:
+            yield from self._walk_extra(store)
+
+    def _walk_segments(
+        self, store: BlobStore, cursor: Cursor, full: bool, patience: int
+    ) -> Generator[Step, None, None]:
+        segment_id = cursor.segment_id + (0 if cursor.offset else 1)
+        while segment_id <= self.segments.find_end(store).segment_id:
+            unit = segment_id.to_bytes(SEGMENT_UNIT_BYTES, "big")
+            blank = Finding(store.name, DebtKind.SEGMENT, unit, Fault.UNREADABLE, 0, "")
+            done = Cursor(Phase.SEGMENTS, str(segment_id))
+            try:
+                span = self.segments.find_span(store, segment_id)
+            except WalError as error:
+                finding = replace(blank, fault=Fault.DAMAGED, detail=error.message)
+                yield Step(done, units=1, finding=finding)
+            else:
+                blank = replace(blank, size=span.end if span is not None else 0)
+                if self._index.has_debt(store.name, DebtKind.SEGMENT, [unit]):
+                    yield self._pass_owed(done, blank)
+                elif span is not None:
+                    start = (cursor.offset, cursor.lsn) if cursor.offset else None
+                    reading = (
+                        self.segments.read(store, span, start)
+                        if full
+                        else _as_reading(self.segments.look(store, span))
+                    )
+                    yield from self._follow(
+                        reading, store, blank, cursor=cursor, done=done, patience=patience
+                    )
+            segment_id += 1
+            cursor = done
+        yield from self._find_lag(store, cursor)
+
+    def _find_lag(self, store: BlobStore, cursor: Cursor) -> Generator[Step, None, None]:
+        """Yield a finding if the store has been owed the end of the log for long."""
+        state = self._index.store_states().get(store.name)
+        if state is None or state.behind_since_ms is None:
+            return
+        if now_ms() - state.behind_since_ms > OWED_GRACE_MS:
+            unit = self._log.position.segment_id.to_bytes(SEGMENT_UNIT_BYTES, "big")
+            detail = state.error or "the end of the log is owed"
+            finding = Finding(store.name, DebtKind.SEGMENT, unit, Fault.OWED, 0, detail)
+            yield Step(cursor, finding=finding)
+
+    def _walk_blobs(
+        self, store: BlobStore, cursor: Cursor, full: bool, patience: int
+    ) -> Generator[Step, None, None]:
+        if cursor.offset:
+            begun = self._index.find_blob(cursor.digest)
+            if begun is not None and begun.references > 0:
+                yield from self._look_at_blob(store, begun, cursor, full, patience)
+            cursor = Cursor(Phase.BLOBS, cursor.unit)
+        while page := self._index.list_blobs(after=cursor.digest, limit=PAGE_BLOBS):
+            owed = self._index.has_debt(store.name, DebtKind.BLOB, [blob.digest for blob in page])
+            for blob in page:
+                done = Cursor(Phase.BLOBS, blob.digest.hex())
+                if blob.digest in owed:
+                    yield self._pass_owed(done, _blank(store, blob))
+                elif blob.references > 0:
+                    yield from self._look_at_blob(store, blob, cursor, full, patience)
+                else:
+                    yield Step(done, passed_bytes=blob.size, units=1)
+                cursor = done
+
+    def _look_at_blob(
+        self, store: BlobStore, blob: Blob, cursor: Cursor, full: bool, patience: int
+    ) -> Generator[Step, None, None]:
+        reading = (
+            read_blob(store, blob, start=cursor.offset)
+            if full
+            else _as_reading(look_at_blob(store, blob))
+        )
+        done = Cursor(Phase.BLOBS, blob.digest.hex())
+        blank = _blank(store, blob)
+        yield from self._follow(reading, store, blank, cursor=cursor, done=done, patience=patience)
+
+    def _follow(
+        self,
+        reading: Generator[Place, None, Finding | None],
+        store: BlobStore,
+        blank: Finding,
+        *,
+        cursor: Cursor,
+        done: Cursor,
+        patience: int,
+    ) -> Generator[Step, None, None]:
+        """Yield the steps of one unit while it is read.
+
+        Args:
+            blank: what is found if it cannot be read.
+            cursor: where the reading begins. done: where it ends.
+        """
+        offset, tries = cursor.offset, cursor.tries
+        finding = None
+        try:
+            while True:
+                try:
+                    reached, lsn = next(reading)
+                except StopIteration as stop:
+                    finding = stop.value
+                    break
+                if reached < blank.size:
+                    place = replace(done, offset=reached, lsn=lsn)
+                    yield Step(place, read_bytes=reached - offset)
+                    offset, tries = reached, 0
+        except StoreUnavailableError as error:
+            if tries < patience:
+                raise
+            self.require_same(store)
+            finding = replace(blank, detail=error.message)
+        left_bytes = blank.size - offset
+        if finding is None:
+            yield Step(done, read_bytes=left_bytes, units=1)
+        else:
+            yield Step(done, passed_bytes=left_bytes, units=1, finding=finding)
+
+    def _walk_extra(self, store: BlobStore) -> Generator[Step, None, None]:
+        """Look for what the store holds and nobody knows."""
+        cursor = Cursor(Phase.EXTRA)
+        if isinstance(store, ListsBlobs):
+            known = self._known_digests()
+            current = next(known, None)
+            for digest, size in store.list_blobs():
+                while current is not None and current < digest:
+                    current = next(known, None)
+                finding = None
+                if current != digest and self._index.find_blob(digest) is None:
+                    detail = "nobody knows it"
+                    finding = Finding(store.name, DebtKind.BLOB, digest, Fault.EXTRA, size, detail)
+                cursor = Cursor(Phase.EXTRA, digest.hex())
+                yield Step(cursor, finding=finding)
+        replica = self._stores.replicas.get(store.name)
+        for segment_id, size in replica.list_segments() if replica is not None else ():
+            if not FIRST_SEGMENT_ID <= segment_id <= self._log.position.segment_id:
+                unit = segment_id.to_bytes(SEGMENT_UNIT_BYTES, "big")
+                detail = "the log has no such segment"
+                finding = Finding(store.name, DebtKind.SEGMENT, unit, Fault.EXTRA, size, detail)
+                yield Step(cursor, finding=finding)
+
+    def _known_digests(self) -> Iterator[bytes]:
+        after = b""
+        while page := self._index.list_blobs(after=after, limit=PAGE_BLOBS):
+            yield from (blob.digest for blob in page)
+            after = page[-1].digest
+
+    def _pass_owed(self, done: Cursor, unit: Finding) -> Step:
+        """Return the step over a unit that the store owes; one owed for long is a finding."""
+        debt = self._index.find_debt(unit.store, unit.kind, unit.unit)
+        finding = None
+        if debt is not None and now_ms() - debt.owed_at_ms > OWED_GRACE_MS:
+            detail = debt.error or "owed, and not tried yet"
+            finding = replace(unit, fault=Fault.OWED, detail=detail)
+        return Step(done, passed_bytes=unit.size, units=1, is_owed=True, finding=finding)
+
+
+def _blank(store: BlobStore, blob: Blob) -> Finding:
+    return Finding(store.name, DebtKind.BLOB, blob.digest, Fault.UNREADABLE, blob.size, "")
+
+
+def _as_reading(finding: Finding | None) -> Generator[Place, None, Finding | None]:
+    """Return a reading that is over: of what was only looked at."""
+    yield from ()
+    return finding
