@@ -178,13 +178,12 @@ class Replication:
             state = self._adopt(store)
             with ThreadPoolExecutor(COPY_THREADS, thread_name_prefix=store.name) as threads:
                 while True:
-                    shipped, is_behind = self._ship(store)
+                    log_bytes += self._ship(store)
                     turn.note_progress()
                     paid, is_owed = self._pay(store, threads, turn)
                     turn.note_progress()
-                    log_bytes += shipped
                     blobs += paid
-                    more = is_behind or is_owed
+                    more = is_owed or self._is_behind(store)
                     if not more or time.monotonic() >= deadline_s:
                         break
         except (StorageError, WalCorruptError, WalGapError) as error:
@@ -208,19 +207,21 @@ class Replication:
 
     # The log
 
-    def _ship(self, store: BlobStore) -> tuple[int, bool]:
-        """Ship the next part of the log.
+    def _is_behind(self, store: BlobStore) -> bool:
+        """Tell whether a replica lacks a part of the log."""
+        return (
+            store is not self._stores.primary and self._position(store.name) != self._log.position
+        )
 
-        Returns:
-            (bytes shipped, whether more can be shipped at once).
-        """
+    def _ship(self, store: BlobStore) -> int:
+        """Ship the next part of the log. Returns how many bytes."""
         replica = self._stores.replicas.get(store.name)
         if replica is None:
-            return 0, False
+            return 0
         with self._locks[store.name].hold(timeout_s=LOCK_WAIT_S) as held:
             before = self._position(store.name)
             if not held or before == self._log.position:
-                return 0, False
+                return 0
             try:
                 shipped = self._shipper.ship(replica, before, bytes_max=SHIP_BYTES_MAX)
             except (WalCorruptError, WalGapError) as error:
@@ -234,7 +235,7 @@ class Replication:
         self._advance(store.name, before, shipped.position)
         if shipped.has_excess:
             self._trim(replica, shipped.position)
-        return shipped.bytes, shipped.position != self._log.position
+        return shipped.bytes
 
     def _position(self, name: str) -> LogPosition:
         state = self._index.store_states()[name]

@@ -53,6 +53,10 @@ class ShardDirectories:
             sync_directory((self._root / shard).parent)
             self._durable.add(shard)
 
+    def forget_all(self) -> None:
+        """Believe nothing about any directory: the disk may be another one."""
+        self._durable.clear()
+
     def forget(self, digest: bytes) -> None:
         """Believe nothing about the directories of a blob: somebody may have removed them."""
         self._durable.difference_update(_names(digest))

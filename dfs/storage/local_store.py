@@ -79,6 +79,7 @@ class LocalStore:
         """
         for directory in (self._blobs, self._path / "segments", self._damaged, self._tmp):
             make_directory_durably(directory)
+        self._shards.forget_all()
 
     def is_mount(self) -> bool:
         """See `BlobStore`."""
