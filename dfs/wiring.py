@@ -10,7 +10,7 @@ from functools import partial
 
 from dfs.core.config import Config
 from dfs.core.durable import storage_error
-from dfs.core.errors import DfsError, WalCorruptError
+from dfs.core.errors import DfsError, WalCorruptError, WalGapError
 from dfs.core.filelock import FileLock
 from dfs.core.steps import OnStep, ignore_step
 from dfs.db.repository import IndexRepository
@@ -18,6 +18,7 @@ from dfs.db.session import IndexDatabase
 from dfs.queue.base import JobQueue
 from dfs.queue.inline_queue import InlineQueue
 from dfs.queue.rq_queue import RqQueue, queue_name
+from dfs.restoring import restore_after, restore_if_needed
 from dfs.services.batch import CommitReport, OnCommit, ignore_report
 from dfs.services.commit import Committer
 from dfs.services.damage import DamageBook
@@ -25,9 +26,11 @@ from dfs.services.files import FileService
 from dfs.services.hints import Hinter, ignore_hint
 from dfs.services.inspection import WalInspection
 from dfs.services.ledger import Ledger
+from dfs.services.mending import mend_segment
 from dfs.services.quorum import Quorum
 from dfs.services.readiness import NodeHealth
 from dfs.services.recovery import Recovered, mark_for_rebuilding, recover
+from dfs.services.replicas import Replicas
 from dfs.services.replication import Replication, store_lock_path
 from dfs.services.stores import ReplicaStore, Stores
 from dfs.storage.base import BlobStore
@@ -48,6 +51,7 @@ class Services:
     stores: Stores
     ledger: Ledger
     replication: Replication
+    replicas: Replicas
     quorum: Quorum
     queue: JobQueue
     hinter: Hinter
@@ -74,11 +78,22 @@ def open_services(
 ) -> Services:
     """Open and recover the node, and return its services.
 
+    A log that is missing or damaged is restored from the replicas first, if there are any.
+
     Raises:
         DfsError: the node cannot be opened safely. Nothing stays open.
 
-    Durability: as `services.recovery.recover`.
+    Durability: as `services.recovery.recover`, and `services.restore.restore_log`.
     """
+    restore_if_needed(config)
+    try:
+        return _open_recovered(config, on_step=on_step, on_commit=on_commit)
+    except (WalCorruptError, WalGapError) as error:  # found by reading the records
+        restore_after(config, error)
+    return _open_recovered(config, on_step=on_step, on_commit=on_commit)
+
+
+def _open_recovered(config: Config, *, on_step: OnStep, on_commit: OnCommit) -> Services:
     log = _build_log(config, on_step)
     index = IndexDatabase(
         url=config.database_url,
@@ -95,6 +110,7 @@ def open_services(
             store=store,
             storage_path=config.storage_path,
             node_id=config.node_id,
+            has_replicas=bool(config.replicas),
         )
     except BaseException as error:
         index.close()
@@ -102,7 +118,7 @@ def open_services(
         if isinstance(error, OSError):
             raise storage_error(error) from error
         raise
-    stores = Stores(store, _open_replicas(config))
+    stores = Stores(store, open_replicas(config))
     services = _build_services(
         config,
         log=log,
@@ -149,6 +165,15 @@ def _build_services(
         timeout_s=config.quorum_timeout_s,
     )
 
+    def mend(segment_id: int) -> None:
+        mend_segment(
+            log,
+            segment_id,
+            cluster_id=recovered.cluster_id,
+            sources=list(stores.replicas.values()),
+            states=repository.store_states(),
+        )
+
     def after_commit(report: CommitReport) -> None:
         wake(stores.replicas)
         on_commit(report)
@@ -179,9 +204,17 @@ def _build_services(
             stores=stores,
             cluster_id=recovered.cluster_id,
             damage=damage,
-            mend_segment=_refuse_mending,
+            mend_segment=mend,
             locks=locks,
             patience_s=config.replica_timeout_s,
+        ),
+        replicas=Replicas(
+            log=log,
+            index=repository,
+            ledger=ledger,
+            stores=stores,
+            locations={store.name: str(config.storage_path), **dict(config.replicas)},
+            queue=queue if config.redis_url is not None else None,
         ),
         quorum=quorum,
         queue=queue,
@@ -261,11 +294,7 @@ class Node:
             services.close()
 
 
-def _refuse_mending(segment_id: int) -> None:
-    raise WalCorruptError("The segment has to be restored from a copy.", segment_id=segment_id)
-
-
-def _open_replicas(config: Config) -> dict[str, ReplicaStore]:
+def open_replicas(config: Config) -> dict[str, ReplicaStore]:
     """Return the replicas by name. Whether they are there is seen when they are used."""
     return {
         name: open_store(location, name=name, prepare=False) for name, location in config.replicas

@@ -19,18 +19,20 @@ from pathlib import Path
 
 import structlog
 
+from dfs.core.clock import now_ms
 from dfs.core.errors import (
     IndexDamagedError,
     StoreIdentityError,
+    StoreUnavailableError,
     WalCorruptError,
     WalGapError,
 )
-from dfs.core.model import NodeState
+from dfs.core.model import NodeState, StoreState
 from dfs.db.session import IndexDatabase
 from dfs.services.apply import apply, preload
 from dfs.storage.base import BlobStore, SweepsTemporaries
 from dfs.storage.identity import new_identity, read_identity, require_cluster, write_identity
-from dfs.wal.control import LogPosition
+from dfs.wal.control import CONTROL_NAME, LogPosition
 from dfs.wal.frame import Frame
 from dfs.wal.layout import COPY_HINT
 from dfs.wal.log import WriteAheadLog
@@ -66,7 +68,13 @@ class Recovered:
 
 
 def recover(
-    *, log: WriteAheadLog, index: IndexDatabase, store: BlobStore, storage_path: Path, node_id: str
+    *,
+    log: WriteAheadLog,
+    index: IndexDatabase,
+    store: BlobStore,
+    storage_path: Path,
+    node_id: str,
+    has_replicas: bool = False,
 ) -> Recovered:
     """Do all that must be done before the node takes requests.
 
@@ -76,6 +84,8 @@ def recover(
 
     Args:
         log, store: opened. index: not opened yet.
+        has_replicas: an empty primary beside a log with records is taken for a replaced disk: all
+            blob files are owed to it.
 
     Raises:
         WalError: the log is damaged or incomplete. Nothing was skipped or guessed.
@@ -86,7 +96,7 @@ def recover(
     """
     started = time.monotonic()
     with log.lock():
-        cluster_id = _settle_identity(log, storage_path)
+        cluster_id, is_lost = _settle_identity(log, storage_path, has_replicas=has_replicas)
         _check_lengths(log)
         _leave_failed_segment(log)
         try:
@@ -95,6 +105,8 @@ def recover(
         except IndexDamagedError as error:
             _recreate_index(log, index, error)
             position, replayed, cut = roll_forward(log, index, node_id=node_id)
+        if is_lost:
+            _replace_store(index, store, cluster_id=cluster_id)
         (log.path / REBUILD_NAME).unlink(missing_ok=True)
         log.control.join()
     swept = store.sweep(older_than_s=None) if isinstance(store, SweepsTemporaries) else 0
@@ -148,8 +160,24 @@ def roll_forward(
     return position, replayed, cut
 
 
-def _settle_identity(log: WriteAheadLog, storage_path: Path) -> bytes:
-    """Create or check log and store; return the id of their cluster, 16 bytes."""
+def hint_at_loss(wal_path: Path) -> str:
+    """Return what an operator can do when acknowledged records are gone."""
+    return (
+        "Put the newest segments back from a copy of the log, or make the replica that has them "
+        "reachable. Only if they are lost for good: stop all processes of the node, remove "
+        f"{wal_path / CONTROL_NAME}, create {wal_path / REBUILD_NAME} and start again; the index "
+        "is then rebuilt from what is left."
+    )
+
+
+def _settle_identity(
+    log: WriteAheadLog, storage_path: Path, *, has_replicas: bool
+) -> tuple[bytes, bool]:
+    """Create or check log and store.
+
+    Returns:
+        (id of their cluster, 16 bytes; whether the store has lost what the log says it holds).
+    """
     identity = read_identity(storage_path)
     if identity is not None and not log.exists():
         raise WalGapError(
@@ -160,18 +188,43 @@ def _settle_identity(log: WriteAheadLog, storage_path: Path) -> bytes:
     header = log.prepare(
         cluster_id=identity.cluster_id if identity else secrets.token_bytes(CLUSTER_ID_BYTES)
     )
-    if identity is None:
-        if header.segment_id > 1 or any(True for _ in log.read(after_lsn=0)):
-            raise StoreIdentityError(
-                "The log holds records, but the store is empty.",
-                hint="Is its disk mounted? Put the store back: STORAGE_PATH must be the directory "
-                "that this log was written with.",
-                path=storage_path,
-            )
-        write_identity(storage_path, new_identity(cluster_id=header.cluster_id))
-    else:
+    if identity is not None:
         require_cluster(identity, cluster_id=header.cluster_id, path=storage_path)
-    return header.cluster_id
+        return header.cluster_id, False
+    if header.segment_id > 1 or any(True for _ in log.read(after_lsn=0)):
+        if has_replicas:
+            return header.cluster_id, True
+        raise StoreIdentityError(
+            "The log holds records, but the store is empty.",
+            hint="Is its disk mounted? Put the store back: STORAGE_PATH must be the directory "
+            "that this log was written with.",
+            path=storage_path,
+        )
+    write_identity(storage_path, new_identity(cluster_id=header.cluster_id))
+    return header.cluster_id, False
+
+
+def _replace_store(index: IndexDatabase, store: BlobStore, *, cluster_id: bytes) -> None:
+    """Take an empty store for the primary whose disk was lost: it is owed every blob file.
+
+    The identity comes last: without it the next start owes them again.
+    """
+    identity = new_identity(cluster_id=cluster_id)
+    with index.begin() as transaction:
+        known = transaction.store_states().get(store.name)
+        if known is not None and known.was_mounted and not store.is_mount():
+            raise StoreUnavailableError(
+                "The disk of the primary is not mounted.",
+                hint="Mount it. If it is lost for good, mount another, empty one.",
+                store=store.name,
+            )
+        transaction.owe_all_blobs(store.name, now_ms())
+        transaction.put_store_state(
+            StoreState(store.name, identity.store_id, was_mounted=store.is_mount())
+        )
+        transaction.commit()
+    store.adopt(identity)
+    logger.warning("primary_replaced", store_id=identity.store_id.hex())
 
 
 def _check_lengths(log: WriteAheadLog) -> None:
@@ -284,10 +337,11 @@ def _settle_end(log: WriteAheadLog, end: ReadEnd, *, durable_lsn: int) -> Path |
         raise end.error()
     if end.position.lsn < durable_lsn:
         raise WalGapError(
-            f"The log ends at LSN {end.position.lsn}, but {durable_lsn} was acknowledged.",
-            hint="Restore the newest segments from a copy of the log. Only if they are lost for "
-            "good: remove the index, which then is rebuilt from what is left.",
+            f"The log ends at LSN {end.position.lsn}, but {durable_lsn} was acknowledged: "
+            f"{durable_lsn - end.position.lsn} records are lost.",
+            hint=hint_at_loss(log.path),
             path=end.path,
+            durable_lsn=durable_lsn,
         )
     if end.outcome is Outcome.CLEAN_END:
         return None

@@ -21,7 +21,10 @@ from dfs.wal.segment import (
 )
 
 LOOK_ATTEMPTS_MAX = 5
-COPY_HINT = "Restore it from a copy of the log; dfs never skips records."
+COPY_HINT = (
+    "Restore it from a copy of the log; dfs never skips records. A start does so by itself from "
+    "replicas that are set; scripts/repair_replicas.py tells what each store holds."
+)
 
 
 class Situation(Enum):

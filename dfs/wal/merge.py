@@ -11,7 +11,7 @@ own copy is never in doubt.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dfs.core.errors import StorageError, WalCorruptError
@@ -33,13 +33,11 @@ class SegmentCopy:
     Attributes:
         origin: where it comes from, for answers and logs.
         is_own: of the node that wrote the segment.
-        limit: what lies behind this offset is not to be believed; None: all may be.
     """
 
     origin: str
     segment: SegmentBytes
     is_own: bool = False
-    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +157,17 @@ def require_same(one: SegmentCopy, other: SegmentCopy, start: int, stop: int) ->
     for offset in range(start, stop, PIECE_BYTES):
         length = min(PIECE_BYTES, stop - offset)
         if one.segment.read(offset, length) != other.segment.read(offset, length):
-            raise WalCorruptError(
-                f"The logs of {one.origin} and {other.origin} hold different records under the "
-                "same numbers.",
-                hint="One of them is an older life of this log. Take the setting of that store "
-                "away, or move its directory aside.",
-                path=one.segment.path,
-                offset=offset,
-            )
+            raise two_lives((one.origin, other.origin), offset=offset)
+
+
+def two_lives(origins: Iterable[str], **context: object) -> WalCorruptError:
+    """Return the error for copies that are sound, and differ all the same."""
+    return WalCorruptError(
+        f"The logs of {' and '.join(origins)} are two lives of one log: they hold different "
+        "records under the same numbers.",
+        hint="Move the segments of the older one aside, or take its setting away.",
+        **context,
+    )
 
 
 def read_runs(runs: Sequence[Run]) -> Iterator[bytes]:
@@ -210,10 +211,7 @@ def _fits_before(end: LogPosition, damaged: Sequence[SegmentCopy]) -> bool:
 
 
 def _reader(copy: SegmentCopy, start: LogPosition, *, stop: int | None) -> SegmentReader:
-    bounds = [offset for offset in (stop, copy.limit) if offset is not None]
-    return SegmentReader(
-        segment=copy.segment, start=start, stop=min(bounds, default=None), durable_lsn=0
-    )
+    return SegmentReader(segment=copy.segment, start=start, stop=stop, durable_lsn=0)
 
 
 def _choose_doubtful(found: Sequence[_Found]) -> _Found:

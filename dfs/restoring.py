@@ -1,0 +1,105 @@
+"""Having the log of a node restored before the node is opened.
+
+That is done by a process of its own, since whoever opens the node may fork later, and what talks to
+object stores must not be carried over a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import structlog
+
+from dfs.core.config import MORE_REPLICAS, SETTINGS, Config
+from dfs.core.errors import WalError, WalGapError
+from dfs.services.restore import needs_restoring
+
+PROGRAM = "workers.restore"
+
+logger = structlog.get_logger()
+
+
+def restore_if_needed(config: Config) -> None:
+    """Have the log restored from the replicas if it looks as if it had to be.
+
+    Raises:
+        WalGapError: it cannot be restored; the text says why.
+        WalFormatError, StorageError: the log cannot be looked at.
+    """
+    if not config.replicas or _is_new(config):
+        return
+    reason = needs_restoring(config.wal_path)
+    if reason is not None:
+        restore(config, reason=reason)
+
+
+def restore_after(config: Config, error: WalError) -> None:
+    """Have the log restored that recovery has refused with `error`, if there are replicas.
+
+    Raises:
+        WalError: `error` itself if there are none; else why it cannot be restored.
+    """
+    if not config.replicas:
+        raise error
+    durable_lsn = error.context.get("durable_lsn")
+    restore(
+        config, reason=str(error), durable_lsn=durable_lsn if isinstance(durable_lsn, int) else 0
+    )
+
+
+def restore(config: Config, *, reason: str, durable_lsn: int = 0) -> None:
+    """Have the log restored from the replicas.
+
+    Args:
+        reason: why, for the log of the program.
+        durable_lsn: of a record that is known to have been acknowledged.
+
+    Raises:
+        WalGapError: it cannot be restored; the text says why.
+    """
+    logger.warning("log_restoring", reason=reason)
+    done = subprocess.run(
+        [sys.executable, "-m", PROGRAM, str(durable_lsn)],
+        env=_environment(config),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().rpartition("\n")[2]
+        raise WalGapError(f"The log could not be restored: {said}", path=config.wal_path)
+    logger.warning("log_restored", result=done.stdout.strip())
+
+
+def _is_new(config: Config) -> bool:
+    """Tell whether there plainly is no log anywhere: new nodes shall start without delay."""
+    places = [config.wal_path, *(Path(location) for _, location in config.replicas)]
+    try:
+        return all("://" not in location for _, location in config.replicas) and not any(
+            os.path.lexists(place) and any(place.iterdir()) for place in places
+        )
+    except OSError:
+        return False
+
+
+def _environment(config: Config) -> dict[str, str]:
+    """Return an environment in which the program reads the settings that it needs as they are."""
+    root = str(Path(__file__).parent.parent)
+    settings = {
+        "STORAGE_PATH": str(config.storage_path),
+        "WAL_PATH": str(config.wal_path),
+        "DFS_REPLICATION": "async",
+        "DFS_S3_ENDPOINT": config.s3_endpoint,
+        "DFS_S3_REGION": config.s3_region,
+        "DFS_S3_ACCESS_KEY_ID": config.s3_access_key_id,
+        "DFS_S3_SECRET_ACCESS_KEY": config.s3_secret_access_key,
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+    }
+    names = [*os.environ, *(setting.name for setting in SETTINGS)]
+    others = {name: "" for name in names if MORE_REPLICAS.fullmatch(name)}
+    replicas = {f"{name.upper()}_PATH": location for name, location in config.replicas}
+    given = {name: value for name, value in settings.items() if value is not None}
+    return {**os.environ, **others, **replicas, **given}
