@@ -33,6 +33,8 @@ CATCH_UP_BYTES_MAX = 4 << 20
 """A replica that lacks more of the log than about this is left to the jobs."""
 GRACE_S = 0.01
 """How long the other replicas are waited for once enough have answered."""
+TAKE_BACK_S = 0.2
+"""How long the replicas are waited for when a write is taken back from them."""
 BYTES_PER_S_MIN = 16 << 20
 """Copying a large blob may take this much longer for its size."""
 COPY_THREADS = 16
@@ -173,12 +175,13 @@ class Quorum:
 
         What stays is overwritten by the next append, and never believed while the node lives.
         """
-        futures = [
+        wait(append.futures.values(), timeout=TAKE_BACK_S)
+        cuts = [
             self._appenders[name].submit(self._cut, self._stores.replicas[name], append.begin)
             for name, future in append.futures.items()
             if future.done()
         ]
-        wait(futures, timeout=GRACE_S)
+        wait(cuts, timeout=TAKE_BACK_S)
 
     def _append(
         self,

@@ -11,6 +11,7 @@ import pytest
 
 from dfs.core.config import Config, load_config
 from dfs.core.steps import OnStep, ignore_step
+from dfs.services import breaker
 from dfs.services.changes import Upload
 from dfs.services.files import Stored
 from dfs.wiring import Services, open_services
@@ -87,3 +88,9 @@ def open_node(tmp_path: Path, index_url: str) -> Iterator[Opener]:
 def node(open_node: Opener) -> Services:
     """One open node."""
     return open_node()
+
+
+@pytest.fixture
+def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a store that failed be tried again at once."""
+    monkeypatch.setattr(breaker, "PAUSE_MS", 0)

@@ -13,12 +13,14 @@ import pytest
 from dfs.core.clock import now_ms
 from dfs.core.model import Debt, DebtKind
 from dfs.db.repository import IndexRepository
-from dfs.services import breaker, replication
+from dfs.services import replication
 from dfs.storage.names import blob_name
 from dfs.wiring import Services
 from tests.services.conftest import Opener, read_bytes, store_bytes
 
 BIG = 300_000
+
+pytestmark = pytest.mark.usefixtures("retry_at_once")
 
 OpenReplicated = Callable[..., Services]
 
@@ -38,12 +40,6 @@ def open_replicated(open_node: Opener, tmp_path: Path) -> OpenReplicated:
 def replicated(open_replicated: OpenReplicated) -> Services:
     """A node with two replicas."""
     return open_replicated()
-
-
-@pytest.fixture(autouse=True)
-def _retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that failed may be tried again at once."""
-    monkeypatch.setattr(breaker, "PAUSE_MS", 0)
 
 
 def index_of(services: Services) -> IndexRepository:

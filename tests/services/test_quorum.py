@@ -1,0 +1,231 @@
+"""Synchronous writes: acknowledged when the quorum has them, or refused and nowhere stored."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dfs.core.errors import NoSpaceError, QuorumError
+from dfs.db.repository import IndexRepository
+from dfs.services import quorum
+from dfs.services.changes import Upload
+from dfs.services.files import Stored
+from dfs.storage.names import blob_name
+from dfs.wal.writer import SegmentWriter
+from dfs.wiring import Services
+from tests.services.conftest import Opener, read_bytes, store_bytes
+from tests.services.test_replication import (
+    BIG,
+    assert_equal_copies,
+    catch_up,
+    copied_log,
+    index_of,
+)
+
+ALL = ("primary", "replica1", "replica2")
+
+pytestmark = pytest.mark.usefixtures("retry_at_once")
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for every replica that answers at all, on a slow machine, too."""
+    monkeypatch.setattr(quorum, "GRACE_S", 5.0)
+
+
+@pytest.fixture
+def replicated(open_node: Opener, tmp_path: Path) -> Services:
+    """A node with two replicas, where a synchronous write needs two of the three stores."""
+    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
+    return open_node(replicas=replicas, quorum_timeout_s=20)
+
+
+def store_synchronously(services: Services, key: str, data: bytes) -> Stored:
+    """Store one file as a client would that wants the quorum."""
+    blob = services.files.new_blob()
+    try:
+        blob.write(data)
+        return services.files.store([Upload(blob, key, "text/plain")], replication="sync")
+    finally:
+        blob.discard()
+
+
+def keys(services: Services) -> list[str]:
+    """Return the names of all files."""
+    return [file.key for file in services.files.list(limit=1000).files]
+
+
+@pytest.mark.parametrize("size", [0, 1000, BIG, 5 << 20])
+def test_sync_write_is_on_all_stores_when_it_is_acknowledged(
+    replicated: Services, tmp_path: Path, size: int
+) -> None:
+    """Record and bytes are on the replicas at once, nothing is owed, and the answer names them."""
+    data = os.urandom(size)
+    stored = store_synchronously(replicated, "file", data)
+    assert stored.durability.stores == ALL
+    assert_equal_copies(replicated, tmp_path, *ALL[1:])
+    assert index_of(replicated).summarize_debts() == []
+    assert read_bytes(replicated, stored.files[0].id) == data
+
+
+def test_sync_update_and_delete_are_on_all_stores(replicated: Services, tmp_path: Path) -> None:
+    """Every change goes the same way."""
+    file_id = store_synchronously(replicated, "file", b"x").files[0].id
+    updated = replicated.files.update(file_id, {"key": "other"}, replication="sync")
+    assert updated.durability.stores == ALL
+    assert replicated.files.delete(file_id, replication="sync").stores == ALL
+    assert_equal_copies(replicated, tmp_path, *ALL[1:])
+
+
+def test_sync_write_after_asynchronous_ones_takes_them_along(
+    replicated: Services, tmp_path: Path
+) -> None:
+    """A replica that lacks a little of the log gets it in the same turn, over a rotation, too."""
+    for number in range(30):
+        store_bytes(replicated, f"async{number}", os.urandom(50_000))
+    assert len(replicated.log.segments()) > 1
+    assert store_synchronously(replicated, "sync", b"x").durability.stores == ALL
+    assert_equal_copies(replicated, tmp_path, *ALL[1:])
+
+
+def test_sync_write_with_one_replica_gone_reaches_the_quorum(
+    replicated: Services, tmp_path: Path
+) -> None:
+    """Two of three are enough; the third is owed the rest, and catches up."""
+    (tmp_path / "replica1").rename(tmp_path / "away")
+    data = os.urandom(BIG)
+    stored = store_synchronously(replicated, "large", data)
+    assert stored.durability.stores == ("primary", "replica2")
+    assert store_synchronously(replicated, "small", b"x").durability.stores[1:] == ("replica2",)
+    assert [debt.store for debt in index_of(replicated).summarize_debts()] == ["replica1"]
+    (tmp_path / "away").rename(tmp_path / "replica1")
+    replicated.replication.work("replica1", budget_s=0)
+    catch_up(replicated, "replica1")
+    assert_equal_copies(replicated, tmp_path, *ALL[1:])
+    assert store_synchronously(replicated, "again", b"y").durability.stores == ALL
+
+
+@pytest.mark.parametrize("size", [10, BIG])
+def test_sync_write_without_quorum_is_refused_and_nowhere_stored(
+    replicated: Services, tmp_path: Path, size: int
+) -> None:
+    """No listing, no log and no store knows of it; what follows is as if it had never been."""
+    store_synchronously(replicated, "before", b"x")
+    for name in ALL[1:]:
+        (tmp_path / name).rename(tmp_path / f"away-{name}")
+    position = replicated.log.position
+    for _ in range(2):  # the first finds out, the second knows
+        with pytest.raises(QuorumError):
+            store_synchronously(replicated, "refused", os.urandom(size))
+    assert replicated.log.position == position
+    assert keys(replicated) == ["before"]
+    assert [path for path in (tmp_path / "primary").rglob("*/*/*/*") if path.is_file()] == []
+    for name in ALL[1:]:
+        (tmp_path / f"away-{name}").rename(tmp_path / name)
+    store_bytes(replicated, "after", b"z")
+    for name in ALL[1:]:
+        replicated.replication.work(name, budget_s=0)
+        catch_up(replicated, name)
+    assert_equal_copies(replicated, tmp_path, *ALL[1:])
+    assert keys(replicated) == ["after", "before"]
+
+
+def test_sync_write_refused_late_is_taken_back_from_the_replica_that_had_it(
+    open_node: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all three are needed and one fails, the other forgets the records again."""
+    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
+    services = open_node(replicas=replicas, write_quorum=3, quorum_timeout_s=1)
+    store_synchronously(services, "before", b"x")
+    before = copied_log(tmp_path / "replica1")
+    (tmp_path / "replica2" / "segments").rename(tmp_path / "replica2" / "gone")
+    with pytest.raises(QuorumError):
+        store_synchronously(services, "refused", b"y")
+    assert copied_log(tmp_path / "replica1") == before
+    assert keys(services) == ["before"]
+    assert index_of(services).store_states()["replica2"].failures == 1
+
+
+def test_replica_that_hangs_costs_one_write_its_time_limit(
+    replicated: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The quorum does not need it, so nobody waits; and asynchronous writes never do."""
+    monkeypatch.setattr(quorum, "GRACE_S", 0.05)
+    hanging = threading.Event()
+    store = replicated.stores.replicas["replica1"]
+    monkeypatch.setattr(store, "append_segment", lambda *_: hanging.wait())
+    for number in range(3):
+        stored = store_synchronously(replicated, f"file{number}", b"x")
+        assert stored.durability.stores == ("primary", "replica2")
+    assert store_bytes(replicated, "async", b"x").durability.stores == ("primary",)
+    hanging.set()
+
+
+def test_full_primary_refuses_the_write_on_all_stores(
+    replicated: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No space for the node's own record: the replicas do not keep it either."""
+    store_synchronously(replicated, "before", b"x")
+
+    def refuse(*_: object) -> None:
+        raise NoSpaceError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentWriter, "write", refuse)
+        with pytest.raises(NoSpaceError):
+            store_synchronously(replicated, "refused", b"y")
+    store_synchronously(replicated, "after", b"z")
+    assert_equal_copies(replicated, tmp_path, *ALL[1:])
+    assert keys(replicated) == ["after", "before"]
+
+
+def test_mixed_writers_each_get_what_they_asked_for(replicated: Services, tmp_path: Path) -> None:
+    """Synchronous and asynchronous writes of many threads do not get in each other's way."""
+
+    def write(number: int) -> tuple[str, ...]:
+        data = os.urandom(BIG if number % 7 == 0 else 500)
+        if number % 2:
+            return store_synchronously(replicated, f"f{number}", data).durability.stores
+        return store_bytes(replicated, f"f{number}", data).durability.stores
+
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(write, range(60)))
+    assert set(stores[1::2]) == {ALL}
+    assert set(stores[::2]) == {("primary",)}
+    assert len(keys(replicated)) == 60
+    for name in ALL[1:]:
+        replicated.replication.work(name, budget_s=0)
+        catch_up(replicated, name)
+    assert_equal_copies(replicated, tmp_path, *ALL[1:])
+
+
+def test_quorum_larger_than_the_stores_is_refused_at_once(
+    open_node: Opener, tmp_path: Path
+) -> None:
+    """A node without replicas cannot write synchronously, and says so."""
+    services = open_node(replicas=())
+    with pytest.raises(QuorumError):
+        store_synchronously(services, "file", b"x")
+    assert keys(services) == []
+
+
+def test_sync_write_of_known_bytes_has_them_copied(replicated: Services, tmp_path: Path) -> None:
+    """Bytes that the primary has already must be on the replicas, too, before the answer."""
+    data = os.urandom(BIG)
+    digest = store_bytes(replicated, "async", data).files[0].digest
+    assert not (tmp_path / "replica1" / blob_name(digest)).exists()
+    assert store_synchronously(replicated, "sync", data).durability.stores == ALL
+    for name in ALL[1:]:
+        assert (tmp_path / name / blob_name(digest)).read_bytes() == data
+
+
+def test_setting_makes_every_write_synchronous(open_node: Opener, tmp_path: Path) -> None:
+    """DFS_REPLICATION=sync is the default of requests that say nothing."""
+    replicas = (("replica1", str(tmp_path / "replica1")),)
+    services = open_node(replicas=replicas, replication="sync")
+    assert store_bytes(services, "file", b"x").durability.stores == ALL[:2]
+    assert IndexRepository(services.index).store_states()["replica1"].lsn == 2
