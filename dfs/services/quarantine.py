@@ -66,13 +66,16 @@ class Quarantine:
         self._wake = wake
         self._on_damage = on_damage
 
-    def take(self, found: Finding, *, on_taken: OnTaken = ignore_taken) -> bool:
+    def take(
+        self, found: Finding, *, even_owed: bool = False, on_taken: OnTaken = ignore_taken
+    ) -> bool:
         """Owe the mend of what is missing or damaged, and put aside what is damaged.
 
         The debt is written after the damage was put aside: who is killed in between leaves a unit
         missing, which is found again from the same place.
 
         Args:
+            even_owed: do it even if the mend is owed already; it is then tried anew, at once.
             on_taken: may add to the transaction that writes the debt.
 
         Returns:
@@ -86,7 +89,7 @@ class Quarantine:
         """
         store = self._stores.get(found.store)
         self._survey.require_same(store)
-        if self._index.has_debt(found.store, found.kind, [found.unit]):
+        if not even_owed and self._index.has_debt(found.store, found.kind, [found.unit]):
             return False
         take = self._take_blob if found.kind is DebtKind.BLOB else self._take_segment
         put_aside = take(store, found, on_taken)

@@ -23,7 +23,7 @@ from dfs.services.breaker import Breaker, find_breaker
 from dfs.services.ledger import Ledger
 from dfs.services.quarantine import Quarantine
 from dfs.services.stores import Stores
-from dfs.services.survey import Cursor, Step, Survey
+from dfs.services.survey import Cursor, Manner, Step, Survey
 from dfs.services.verification import Fault
 from dfs.storage.base import BlobStore
 
@@ -211,7 +211,7 @@ class Scrub:
             return ScrubReport(is_running=True)  # else the clock was set back
         walk = self._walks.pop(store.name, None)
         if walk is None or walk.position != position:
-            steps = self._survey.walk(store, part.cursor, patience=TRIES_MAX)
+            steps = self._survey.walk(store, part.cursor, Manner(patience=TRIES_MAX))
         else:
             steps = walk.steps
         try:
@@ -238,12 +238,11 @@ class Scrub:
                 part.is_finished = True
                 return
             finding = step.finding
-            if finding is not None and finding.fault not in (Fault.EXTRA, Fault.OWED):
-                part.damaged += self._quarantine.take(
-                    finding, on_taken=self._counter(finding.store)
-                )
-            elif finding is not None and finding.fault is Fault.EXTRA:
+            if finding is not None and finding.fault is Fault.EXTRA:
                 logger.warning("extra_found", store=finding.store, unit=finding.name)
+            elif finding is not None:
+                counter = self._counter(finding.store)
+                part.damaged += self._quarantine.take(finding, on_taken=counter)
             part.cursor = step.cursor
             part.read_bytes += step.read_bytes
             part.passed_bytes += step.passed_bytes

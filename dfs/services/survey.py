@@ -26,6 +26,23 @@ OWED_GRACE_MS = 60_000
 """What is owed for less is on its way, and nothing to be reported."""
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a walk is taken.
+
+    Attributes:
+        full: read every byte; else look for existence and size only.
+        patience: how often a store may fail at one place before the unit is taken to be
+            unreadable, and passed. Whether the store is there at all is asked each time.
+        owed_before_ms: units that are owed since then, or before, are looked at all the same;
+            0: those that are owed are passed.
+    """
+
+    full: bool = True
+    patience: int = 0
+    owed_before_ms: int = 0
+
+
 class Phase(Enum):
     """The parts of a walk, in their order."""
 
@@ -153,15 +170,8 @@ class Survey:
         log_bytes = sum(row.size_bytes for row in sealed if row.id < end.segment_id)
         return Extent(count + end.segment_id, size + log_bytes + end.offset)
 
-    def walk(
-        self, store: BlobStore, cursor: Cursor, *, full: bool = True, patience: int = 0
-    ) -> Iterator[Step]:
+    def walk(self, store: BlobStore, cursor: Cursor, manner: Manner) -> Iterator[Step]:
         """Go through a store, from a place on.
-
-        Args:
-            full: read every byte; else look for existence and size only.
-            patience: how often a store may fail at one place before the unit is taken to be
-                unreadable, and passed. Whether the store is there at all is asked each time.
 
         Raises:
             StoreUnavailableError, StoreIdentityError: go on later, from the last place.
@@ -169,19 +179,19 @@ class Survey:
         """
         self.require_same(store)
         if cursor.phase is Phase.SEGMENTS:
-            yield from self._walk_segments(store, cursor, full, patience)
+            yield from self._walk_segments(store, cursor, manner)
             cursor = Cursor(Phase.BLOBS)
             yield Step(cursor)
         if cursor.phase is Phase.BLOBS:
-            yield from self._walk_blobs(store, cursor, full, patience)
+            yield from self._walk_blobs(store, cursor, manner)
             cursor = Cursor(Phase.EXTRA)
             yield Step(cursor)
         # A listing cannot be taken up in its middle; the rest of it is left to the next walk.
-        if not cursor.unit and cursor.tries <= patience:
+        if not cursor.unit and cursor.tries <= manner.patience:
             yield from self._walk_extra(store)
 
     def _walk_segments(
-        self, store: BlobStore, cursor: Cursor, full: bool, patience: int
+        self, store: BlobStore, cursor: Cursor, manner: Manner
     ) -> Generator[Step, None, None]:
         segment_id = cursor.segment_id + (0 if cursor.offset else 1)
         while segment_id <= self.segments.find_end(store).segment_id:
@@ -195,21 +205,23 @@ class Survey:
                 yield Step(done, units=1, finding=finding)
             else:
                 blank = replace(blank, size=span.end if span is not None else 0)
-                if self._index.has_debt(store.name, DebtKind.SEGMENT, [unit]):
-                    yield self._pass_owed(done, blank)
+                is_owed = self._index.has_debt(store.name, DebtKind.SEGMENT, [unit])
+                if is_owed and not self._is_overdue(blank, manner):
+                    yield Step(done, passed_bytes=blank.size, units=1, is_owed=True)
                 elif span is not None:
                     start = (cursor.offset, cursor.lsn) if cursor.offset else None
                     reading = (
                         self.segments.read(store, span, start)
-                        if full
+                        if manner.full
                         else _as_reading(self.segments.look(store, span))
                     )
                     yield from self._follow(
-                        reading, store, blank, cursor=cursor, done=done, patience=patience
+                        reading, store, blank, cursor=cursor, done=done, patience=manner.patience
                     )
             segment_id += 1
             cursor = done
-        yield from self._find_lag(store, cursor)
+        if manner.owed_before_ms:
+            yield from self._find_lag(store, cursor)
 
     def _find_lag(self, store: BlobStore, cursor: Cursor) -> Generator[Step, None, None]:
         """Yield a finding if the store has been owed the end of the log for long."""
@@ -223,36 +235,38 @@ class Survey:
             yield Step(cursor, finding=finding)
 
     def _walk_blobs(
-        self, store: BlobStore, cursor: Cursor, full: bool, patience: int
+        self, store: BlobStore, cursor: Cursor, manner: Manner
     ) -> Generator[Step, None, None]:
         if cursor.offset:
             begun = self._index.find_blob(cursor.digest)
             if begun is not None and begun.references > 0:
-                yield from self._look_at_blob(store, begun, cursor, full, patience)
+                yield from self._look_at_blob(store, begun, cursor, manner)
             cursor = Cursor(Phase.BLOBS, cursor.unit)
         while page := self._index.list_blobs(after=cursor.digest, limit=PAGE_BLOBS):
             owed = self._index.has_debt(store.name, DebtKind.BLOB, [blob.digest for blob in page])
             for blob in page:
                 done = Cursor(Phase.BLOBS, blob.digest.hex())
-                if blob.digest in owed:
-                    yield self._pass_owed(done, _blank(store, blob))
+                if blob.digest in owed and not self._is_overdue(_blank(store, blob), manner):
+                    yield Step(done, passed_bytes=blob.size, units=1, is_owed=True)
                 elif blob.references > 0:
-                    yield from self._look_at_blob(store, blob, cursor, full, patience)
+                    yield from self._look_at_blob(store, blob, cursor, manner)
                 else:
                     yield Step(done, passed_bytes=blob.size, units=1)
                 cursor = done
 
     def _look_at_blob(
-        self, store: BlobStore, blob: Blob, cursor: Cursor, full: bool, patience: int
+        self, store: BlobStore, blob: Blob, cursor: Cursor, manner: Manner
     ) -> Generator[Step, None, None]:
         reading = (
             read_blob(store, blob, start=cursor.offset)
-            if full
+            if manner.full
             else _as_reading(look_at_blob(store, blob))
         )
         done = Cursor(Phase.BLOBS, blob.digest.hex())
         blank = _blank(store, blob)
-        yield from self._follow(reading, store, blank, cursor=cursor, done=done, patience=patience)
+        yield from self._follow(
+            reading, store, blank, cursor=cursor, done=done, patience=manner.patience
+        )
 
     def _follow(
         self,
@@ -323,14 +337,12 @@ class Survey:
             yield from (blob.digest for blob in page)
             after = page[-1].digest
 
-    def _pass_owed(self, done: Cursor, unit: Finding) -> Step:
-        """Return the step over a unit that the store owes; one owed for long is a finding."""
+    def _is_overdue(self, unit: Finding, manner: Manner) -> bool:
+        """Tell whether the store owes a unit for so long that it should be there."""
+        if not manner.owed_before_ms:
+            return False
         debt = self._index.find_debt(unit.store, unit.kind, unit.unit)
-        finding = None
-        if debt is not None and now_ms() - debt.owed_at_ms > OWED_GRACE_MS:
-            detail = debt.error or "owed, and not tried yet"
-            finding = replace(unit, fault=Fault.OWED, detail=detail)
-        return Step(done, passed_bytes=unit.size, units=1, is_owed=True, finding=finding)
+        return debt is None or debt.owed_at_ms <= manner.owed_before_ms
 
 
 def _blank(store: BlobStore, blob: Blob) -> Finding:

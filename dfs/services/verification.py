@@ -48,7 +48,7 @@ class Fault(Enum):
     EXTRA = "extra"
     """Nobody knows it."""
     OWED = "owed"
-    """It has been owed to the store for longer than copying takes."""
+    """It is the end of the log, and owed for longer than shipping takes."""
 
 
 @dataclass(frozen=True, slots=True)
