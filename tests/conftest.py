@@ -1,4 +1,4 @@
-"""What several folders of tests share: the index, on each database."""
+"""What several folders of tests share: the index on each database, and an object store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.postgres import PostgresServer, running_postgres
+from tests.s3 import S3Server, running_s3
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,21 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """Address of a fresh, empty PostgreSQL database."""
     with postgres_server.new_database() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 server, started at first use and shared by all tests of the session."""
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server) -> Iterator[str]:
+    """Name of a fresh, empty bucket."""
+    name = s3_server.new_bucket()
+    yield name
+    s3_server.remove_bucket(name)
 
 
 @pytest.fixture

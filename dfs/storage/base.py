@@ -12,7 +12,7 @@ A blob goes through three steps, so that the slow ones are outside the commit lo
     staged = store.stage()          one upload, one thread
     staged.write(data)              as the bytes arrive
     staged.seal(digest)             the bytes are durable; nobody can see them
-    store.publish([(staged, digest, size)])      inside the commit: durable under its name
+    store.publish([(staged, digest, size)])      durable under its name
     staged.discard()                always, at the end; after publish it does nothing
 """
 
@@ -50,8 +50,8 @@ class StagedBlob(Protocol):
             NoSpaceError, StoreUnavailableError: nothing is known about the bytes; discard them.
             ValueError: the blob was sealed or discarded before, or `digest` is no SHA-256.
 
-        Durability: on return the bytes are durable, and so is the directory they will be named
-            in. Nothing is visible yet.
+        Durability: on a disk the bytes are durable, and so is the directory they will be named
+            in. An object store sends them only when they are published. Nothing is visible yet.
         """
 
     def open(self) -> BlobReader:

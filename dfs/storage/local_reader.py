@@ -13,32 +13,27 @@ from dfs.core.durable import storage_error
 from dfs.core.errors import BlobMissingError, StoreUnavailableError
 
 
-class LocalBlobReader:
-    """An open blob file. See `BlobReader`.
+class FileReader:
+    """An open file, read as a blob. See `BlobReader`.
+
+    Args:
+        file: closed with the reader, and when this fails.
+        path: only for the text of an error.
 
     Raises:
-        BlobMissingError: there is no such file.
-        StoreUnavailableError: it could not be opened.
+        StoreUnavailableError: its size could not be read.
     """
 
-    def __init__(self, *, path: Path, digest: bytes | None = None) -> None:
+    def __init__(self, file: io.FileIO, *, path: object) -> None:
+        self._file = file
         self._path = path
-        named = {"digest": digest.hex()} if digest is not None else {}
         try:
-            self._file = io.FileIO(path, "rb")
-        except FileNotFoundError as error:
-            raise BlobMissingError(
-                "The store does not hold the blob.", path=str(path), **named
-            ) from error
+            self._size = os.fstat(file.fileno()).st_size
         except OSError as error:
-            raise storage_error(error, path=path) from error
-        try:
-            self._size = os.fstat(self._file.fileno()).st_size
-        except OSError as error:
-            self._file.close()
+            file.close()
             raise storage_error(error, path=path) from error
         with contextlib.suppress(OSError):
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     @property
     def size(self) -> int:
@@ -70,6 +65,27 @@ class LocalBlobReader:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class LocalBlobReader(FileReader):
+    """An open blob file. See `BlobReader`.
+
+    Raises:
+        BlobMissingError: there is no such file.
+        StoreUnavailableError: it could not be opened.
+    """
+
+    def __init__(self, *, path: Path, digest: bytes | None = None) -> None:
+        named = {"digest": digest.hex()} if digest is not None else {}
+        try:
+            file = io.FileIO(path, "rb")
+        except FileNotFoundError as error:
+            raise BlobMissingError(
+                "The store does not hold the blob.", path=str(path), **named
+            ) from error
+        except OSError as error:
+            raise storage_error(error, path=path) from error
+        super().__init__(file, path=path)
 
 
 def read_fully(descriptor: int, offset: int, length: int) -> bytes:

@@ -53,6 +53,8 @@ def test_layers_of_the_program_are_kept() -> None:
         ("dfs/services/files.py", "import peewee", "Databases only in dfs.db"),
         ("workers/jobs.py", "import sqlite3", "Databases only in dfs.db"),
         ("dfs/services/files.py", "import redis", "rq and redis only in dfs.queue"),
+        ("dfs/services/files.py", "import obstore", "only in dfs.storage.object_client"),
+        ("dfs/storage/object_store.py", "import obstore", "only in dfs.storage.object_client"),
         ("dfs/services/files.py", "import flask", "Flask only in dfs.api"),
     ],
 )

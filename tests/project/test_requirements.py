@@ -10,13 +10,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ("dfs", "workers", "scripts")
-THROUGH_ANOTHER = {"werkzeug", "webargs", "prometheus-client"}
-"""Imported, and brought by flask, flask-smorest and the exporter, whose versions decide theirs."""
+THROUGH_ANOTHER = {"werkzeug", "webargs", "prometheus-client", "botocore"}
+"""Imported, and brought by flask, flask-smorest, the exporter and boto3, which decide on theirs."""
 NEEDED_UNIMPORTED = {
     "hiredis",  # redis uses it by itself: replies parsed in C
     "psycopg",  # peewee uses it for postgresql:// addresses
 }
-_LINE = re.compile(r"([a-z0-9-]+)(\[[a-z]+\])?==([0-9][^ ]*) +# \S.*")
+_LINE = re.compile(r"([a-z0-9-]+)(\[[a-z0-9,]+\])?==([0-9][^ ]*) +# \S.*")
 
 
 def requirements(name: str = "requirements.txt") -> dict[str, str]:

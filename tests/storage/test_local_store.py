@@ -18,7 +18,13 @@ import pytest
 
 from dfs.core.errors import NoSpaceError, StoreUnavailableError
 from dfs.storage import local_staging
-from dfs.storage.base import ListsBlobs, RemovesBlobs, SweepsTemporaries
+from dfs.storage.base import (
+    KeepsSegments,
+    ListsBlobs,
+    QuarantinesBlobs,
+    RemovesBlobs,
+    SweepsTemporaries,
+)
 from dfs.storage.local_staging import LocalStagedBlob
 from dfs.storage.local_store import LocalStore
 
@@ -85,18 +91,22 @@ def fail_with_io_error(*arguments: object) -> None:
 
 
 def test_local_store_has_the_optional_powers(store: LocalStore) -> None:
-    """A local store sweeps, lists and removes."""
+    """A local store sweeps, lists, removes, puts aside, and keeps segments."""
     assert isinstance(store, SweepsTemporaries)
     assert isinstance(store, ListsBlobs)
     assert isinstance(store, RemovesBlobs)
+    assert isinstance(store, QuarantinesBlobs)
+    assert isinstance(store, KeepsSegments)
 
 
 def test_prepare_twice_creates_private_directories(store: LocalStore) -> None:
     """The directories belong to nobody else, and creating them again is no error."""
     store.prepare()
 
-    for path in (store.path, store.path / "blobs", store.path / "tmp"):
+    for path in (store.path, *store.path.iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    names = {path.name for path in store.path.iterdir()}
+    assert names == {"blobs", "segments", "damaged", "tmp"}
 
 
 def test_constructor_touches_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from dfs.storage.identity import (
     write_identity,
 )
 from dfs.storage.local_store import LocalStore
-from dfs.storage.open import open_store
+from dfs.storage.object_store import ObjectStore
+from dfs.storage.open import S3Settings, open_store
 
 IDENTITY = StoreIdentity(
     cluster_id=bytes(range(16)), store_id=bytes(range(16, 32)), created_at_ms=1_795_371_893_007
@@ -165,7 +167,55 @@ def test_open_store_by_path_is_a_local_store_ready_for_use(
     store.stage().discard()
 
 
-@pytest.mark.parametrize("location", ["s3://bucket/prefix", "http://host", "file:///tmp/x"])
+def test_open_store_unprepared_touches_nothing(tmp_path: Path) -> None:
+    """A replica that is opened before its disk is mounted is left alone."""
+    store = open_store(tmp_path / "replica", name="replica1", prepare=False)
+
+    assert store.name == "replica1"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_open_store_by_s3_url_is_an_object_store_not_asked_yet(tmp_path: Path) -> None:
+    """An s3:// address gives a store in that bucket; nothing is asked of a server that is away."""
+    s3 = S3Settings(
+        endpoint="http://127.0.0.1:9",
+        access_key_id="key",
+        secret_access_key="hidden",
+        timeout_s=0.5,
+        spool_path=tmp_path,
+    )
+    store = open_store("s3://bucket/prefix", name="replica1", s3=s3, prepare=False)
+
+    assert isinstance(store, ObjectStore)
+    assert store.name == "replica1"
+    assert "hidden" not in repr(s3)
+    with pytest.raises(StoreUnavailableError):
+        open_store("s3://bucket/prefix", name="replica1", s3=s3)
+
+
+@pytest.mark.parametrize(("name", "is_kept"), [("primary", False), ("replica1", True)])
+def test_open_store_by_another_name_than_the_primary_is_shared(
+    tmp_path: Path, name: str, is_kept: bool
+) -> None:
+    """What several processes write to keeps a blob that one of them failed to make durable."""
+    store = open_store(tmp_path / "store", name=name)
+    assert isinstance(store, LocalStore)
+    entries = []
+    for content in (b"first", b"second"):
+        staged, digest = store.stage(), hashlib.sha256(content).digest()
+        staged.write(content)
+        staged.seal(digest)
+        entries.append((staged, digest, len(content)))
+    store.blob_path(entries[1][1]).parent.rmdir()
+
+    with pytest.raises(StoreUnavailableError):
+        store.publish(entries)
+
+    assert store.has(entries[0][1], 5) is is_kept
+    entries[1][0].discard()
+
+
+@pytest.mark.parametrize("location", ["http://host", "file:///tmp/x"])
 def test_open_store_by_url_is_refused(
     location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
