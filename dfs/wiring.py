@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,12 +28,16 @@ from dfs.services.hints import Hinter, ignore_hint
 from dfs.services.inspection import WalInspection
 from dfs.services.ledger import Ledger
 from dfs.services.mending import mend_segment
+from dfs.services.quarantine import Quarantine
 from dfs.services.quorum import Quorum
 from dfs.services.readiness import NodeHealth
 from dfs.services.recovery import Recovered, mark_for_rebuilding, recover
 from dfs.services.replicas import Replicas
 from dfs.services.replication import Replication, store_lock_path
+from dfs.services.scrub import Scrub
 from dfs.services.stores import ReplicaStore, Stores
+from dfs.services.survey import Survey
+from dfs.services.turn import Turns
 from dfs.storage.base import BlobStore
 from dfs.storage.open import open_store
 from dfs.wal.log import WriteAheadLog
@@ -50,7 +55,9 @@ class Services:
     store: BlobStore
     stores: Stores
     ledger: Ledger
+    turns: Turns
     replication: Replication
+    scrub: Scrub
     replicas: Replicas
     quorum: Quorum
     queue: JobQueue
@@ -67,6 +74,7 @@ class Services:
         self.hinter.stop()
         self.quorum.close()
         self.hasher.shutdown()
+        self.scrub.close()
         self.replication.close()
         self.queue.close()
         self.index.close()
@@ -136,6 +144,24 @@ def _open_recovered(config: Config, *, on_step: OnStep, on_commit: OnCommit) -> 
     return services
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What most services are made of."""
+
+    config: Config
+    log: WriteAheadLog
+    index: IndexDatabase
+    repository: IndexRepository
+    ledger: Ledger
+    stores: Stores
+    locks: dict[str, FileLock]
+    recovered: Recovered
+    hasher: ThreadPoolExecutor
+    turns: Turns
+    wake: Callable[[Iterable[str]], None]
+    damage: DamageBook
+
+
 def _build_services(
     config: Config,
     *,
@@ -147,101 +173,157 @@ def _build_services(
     on_commit: OnCommit,
 ) -> Services:
     """Put the services on top of what is open and recovered. Opens nothing."""
-    store = stores.primary
     queue = _build_queue(config, recovered)
     hinter = Hinter(queue=queue)
     repository = IndexRepository(index)
     ledger = Ledger(log=log, index=index)
-    hasher = ThreadPoolExecutor(thread_name_prefix="hasher")
     wake = hinter.wake if config.redis_url is not None else ignore_hint
-    damage = DamageBook(index=repository, ledger=ledger, wake=wake)
-    locks = {name: FileLock(store_lock_path(config.wal_path, name)) for name in stores.replicas}
-    quorum = Quorum(
-        log=log,
-        index=repository,
-        stores=stores,
-        locks=locks,
-        threads=hasher,
-        timeout_s=config.quorum_timeout_s,
-    )
-
-    def mend(segment_id: int) -> None:
-        mend_segment(
-            log,
-            segment_id,
-            cluster_id=recovered.cluster_id,
-            sources=list(stores.replicas.values()),
-            states=repository.store_states(),
-        )
-
-    def after_commit(report: CommitReport) -> None:
-        wake(stores.replicas)
-        on_commit(report)
-
-    committer = Committer(
+    parts = _Parts(
+        config=config,
         log=log,
         index=index,
-        store=store,
-        quorum=quorum,
-        node_id=config.node_id,
-        batch_bytes_max=config.commit_batch_bytes_max,
-        batch_count_max=config.commit_batch_count_max,
-        gather_s=config.commit_gather_us / 1e6,
-        on_step=on_step,
-        on_commit=after_commit,
+        repository=repository,
+        ledger=ledger,
+        stores=stores,
+        locks={name: FileLock(store_lock_path(config.wal_path, name)) for name in stores.replicas},
+        recovered=recovered,
+        hasher=ThreadPoolExecutor(thread_name_prefix="hasher"),
+        turns=Turns(patience_s=config.replica_timeout_s),
+        wake=wake,
+        damage=DamageBook(index=repository, ledger=ledger, wake=wake),
     )
+    quorum = _build_quorum(parts)
+    committer = _build_committer(parts, quorum, on_step=on_step, on_commit=on_commit)
+    paths = (config.wal_path, config.storage_path)
     return Services(
         config=config,
         log=log,
         index=index,
-        store=store,
+        store=stores.primary,
         stores=stores,
         ledger=ledger,
-        replication=Replication(
-            log=log,
-            index=repository,
-            ledger=ledger,
-            stores=stores,
-            cluster_id=recovered.cluster_id,
-            damage=damage,
-            mend_segment=mend,
-            locks=locks,
-            patience_s=config.replica_timeout_s,
-        ),
-        replicas=Replicas(
-            log=log,
-            index=repository,
-            ledger=ledger,
-            stores=stores,
-            locations={store.name: str(config.storage_path), **dict(config.replicas)},
-            queue=queue if config.redis_url is not None else None,
-        ),
+        turns=parts.turns,
+        replication=_build_replication(parts),
+        scrub=_build_scrub(parts),
+        replicas=_build_replicas(parts, queue),
         quorum=quorum,
         queue=queue,
         hinter=hinter,
         committer=committer,
-        files=FileService(
-            committer=committer,
-            index=repository,
-            log=log,
-            stores=stores,
-            damage=damage,
-            quorum=quorum,
-            replication=config.replication,
-            write_quorum=config.write_quorum,
-            hasher=hasher,
-            inline_blob_bytes_max=config.inline_blob_bytes_max,
-            upload_bytes_max=config.upload_bytes_max,
-        ),
+        files=_build_files(parts, committer, quorum),
         wal_inspection=WalInspection(log=log, index=repository),
-        health=NodeHealth(
-            log=log,
-            index=index,
-            paths=(config.wal_path, config.storage_path),
-            ping_queue=queue.check,
-        ),
-        hasher=hasher,
+        health=NodeHealth(log=log, index=index, paths=paths, ping_queue=queue.check),
+        hasher=parts.hasher,
         recovered=recovered,
+    )
+
+
+def _build_quorum(parts: _Parts) -> Quorum:
+    return Quorum(
+        log=parts.log,
+        index=parts.repository,
+        stores=parts.stores,
+        locks=parts.locks,
+        threads=parts.hasher,
+        timeout_s=parts.config.quorum_timeout_s,
+    )
+
+
+def _build_committer(
+    parts: _Parts, quorum: Quorum, *, on_step: OnStep, on_commit: OnCommit
+) -> Committer:
+    def after_commit(report: CommitReport) -> None:
+        parts.wake(parts.stores.replicas)
+        on_commit(report)
+
+    return Committer(
+        log=parts.log,
+        index=parts.index,
+        store=parts.stores.primary,
+        quorum=quorum,
+        node_id=parts.config.node_id,
+        batch_bytes_max=parts.config.commit_batch_bytes_max,
+        batch_count_max=parts.config.commit_batch_count_max,
+        gather_s=parts.config.commit_gather_us / 1e6,
+        on_step=on_step,
+        on_commit=after_commit,
+    )
+
+
+def _build_replication(parts: _Parts) -> Replication:
+    def mend(segment_id: int) -> None:
+        mend_segment(
+            parts.log,
+            segment_id,
+            cluster_id=parts.recovered.cluster_id,
+            sources=list(parts.stores.replicas.values()),
+            states=parts.repository.store_states(),
+        )
+
+    return Replication(
+        log=parts.log,
+        index=parts.repository,
+        ledger=parts.ledger,
+        stores=parts.stores,
+        cluster_id=parts.recovered.cluster_id,
+        damage=parts.damage,
+        mend_segment=mend,
+        locks=parts.locks,
+        turns=parts.turns,
+    )
+
+
+def _build_scrub(parts: _Parts) -> Scrub:
+    survey = Survey(
+        log=parts.log,
+        index=parts.repository,
+        stores=parts.stores,
+        cluster_id=parts.recovered.cluster_id,
+    )
+    return Scrub(
+        survey=survey,
+        quarantine=Quarantine(
+            survey=survey,
+            log=parts.log,
+            index=parts.repository,
+            ledger=parts.ledger,
+            stores=parts.stores,
+            locks=parts.locks,
+            wake=parts.wake,
+        ),
+        index=parts.repository,
+        ledger=parts.ledger,
+        stores=parts.stores,
+        bytes_per_s=parts.config.scrub_bytes_per_s,
+        interval_s=parts.config.scrub_interval_s,
+    )
+
+
+def _build_replicas(parts: _Parts, queue: JobQueue) -> Replicas:
+    config = parts.config
+    return Replicas(
+        log=parts.log,
+        index=parts.repository,
+        ledger=parts.ledger,
+        stores=parts.stores,
+        locations={parts.stores.primary.name: str(config.storage_path), **dict(config.replicas)},
+        queue=queue if config.redis_url is not None else None,
+    )
+
+
+def _build_files(parts: _Parts, committer: Committer, quorum: Quorum) -> FileService:
+    return FileService(
+        committer=committer,
+        index=parts.repository,
+        log=parts.log,
+        stores=parts.stores,
+        damage=parts.damage,
+        quorum=quorum,
+        replication=parts.config.replication,
+        write_quorum=parts.config.write_quorum,
+        hasher=parts.hasher,
+        inline_blob_bytes_max=parts.config.inline_blob_bytes_max,
+        upload_bytes_max=parts.config.upload_bytes_max,
     )
 
 

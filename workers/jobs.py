@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from dfs.services.scrub import ScrubReport
+from dfs.services.turn import Turn
 from dfs.storage.base import SweepsTemporaries
 from dfs.wiring import Services
 
 REPLICATE_BUDGET_S = 5.0
 """Then it is the turn of another store's job; each asks for its own next turn."""
+
+SCRUB_BUDGET_S = 1.0
+"""What is owed comes first: it waits for no more than this."""
 
 _services: ContextVar[Services] = ContextVar("services")
 
@@ -43,6 +48,23 @@ def replicate(store: str) -> str:
     if report.more:
         services.hinter.wake((store,))
     return str(report)
+
+
+def scrub(store: str) -> str:
+    """Read the next slice of a store for damage, if it is time for it.
+
+    Args:
+        store: name of a store.
+
+    Returns:
+        What was done, for the dashboard of the queue.
+    """
+    services = _services.get()
+
+    def work(turn: Turn[ScrubReport]) -> ScrubReport:
+        return services.scrub.work(store, budget_s=SCRUB_BUDGET_S, on_progress=turn.note_progress)
+
+    return str(services.turns.run(f"scrub-{store}", work))
 
 
 def sweep_temporaries() -> int:

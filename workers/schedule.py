@@ -15,11 +15,19 @@ import structlog
 
 from dfs.core.errors import QueueError
 from dfs.queue.base import JobArguments, JobQueue
-from dfs.services.hints import REPLICATE_JOB, replicate_job_id
+from dfs.services.hints import REPLICATE_JOB, REPLICATE_PREFIX, SCRUB_JOB, SCRUB_PREFIX
 
 SWEEP_INTERVAL_S_MAX = 3600
 REPLICATE_INTERVAL_S = 2.0
 """What a lost hint costs at most."""
+SCRUB_INTERVAL_S = 2.0
+"""From one slice to the next; it reads what the limit allows for the time between."""
+
+
+_STORE_JOBS = (
+    (REPLICATE_JOB, REPLICATE_PREFIX, REPLICATE_INTERVAL_S),
+    (SCRUB_JOB, SCRUB_PREFIX, SCRUB_INTERVAL_S),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +52,15 @@ def periodic_jobs(*, tmp_age_s: int, stores: Sequence[str]) -> tuple[Periodic, .
     Args:
         stores: names of all its stores.
     """
-    replicate = [
+    of_stores = [
         Periodic(
-            job=REPLICATE_JOB,
-            job_id=replicate_job_id(store),
-            interval_s=REPLICATE_INTERVAL_S,
-            arguments={"store": store},
+            job=job, job_id=f"{prefix}-{store}", interval_s=interval_s, arguments={"store": store}
         )
         for store in stores
+        for job, prefix, interval_s in _STORE_JOBS
     ]
     return (
-        *replicate,
+        *of_stores,
         Periodic(
             job="workers.jobs.sweep_temporaries",
             job_id="sweep-temporaries",

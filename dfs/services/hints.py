@@ -12,13 +12,14 @@ from dfs.queue.base import JobQueue
 
 PAUSE_S = 0.5
 """At least so long between two hints for the same store. Debts that come meanwhile share one."""
-REPLICATE_JOB = "workers.jobs.replicate"
+REPLICATE_JOB, REPLICATE_PREFIX = "workers.jobs.replicate", "replicate"
+SCRUB_JOB, SCRUB_PREFIX = "workers.jobs.scrub", "scrub"
 REPLICATE_TIMEOUT_S = 3600
 
 
 def replicate_job_id(store: str) -> str:
     """Return the id of the job that works on a store, of which there is one at a time."""
-    return f"replicate-{store}"
+    return f"{REPLICATE_PREFIX}-{store}"
 
 
 def enqueue_replication(queue: JobQueue, store: str) -> bool:

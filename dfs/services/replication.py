@@ -35,7 +35,7 @@ from dfs.services.damage import DamageBook
 from dfs.services.ledger import Ledger
 from dfs.services.shipping import NOWHERE, LogShipper, advance
 from dfs.services.stores import ReplicaStore, Stores
-from dfs.services.turn import Turn
+from dfs.services.turn import Turn, Turns
 from dfs.storage.base import BlobStore
 from dfs.storage.local_store import LocalStore
 from dfs.wal.control import LogPosition
@@ -79,7 +79,7 @@ class Replication:
         damage: told of copies that turn out damaged on the way.
         mend_segment: has a segment of this node's own log whole again, or raises DfsError.
         locks: by name of the replica; held while its segments are changed.
-        patience_s: a turn that makes no progress for so long is given up, and the store with it.
+        turns: gives up a store that hangs.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Replication:
         damage: DamageBook,
         mend_segment: Callable[[int], None],
         locks: dict[str, FileLock],
-        patience_s: float,
+        turns: Turns,
     ) -> None:
         self._log = log
         self._index = index
@@ -103,9 +103,8 @@ class Replication:
         self._damage = damage
         self._mend_segment = mend_segment
         self._locks = locks
-        self._patience_s = patience_s
         self._shipper = LogShipper(log=log)
-        self._turns: dict[str, Turn[WorkReport]] = {}
+        self._turns = turns
 
     def adopt_new(self) -> None:
         """Take in stores that the index does not know yet; forget those no longer in the settings.
@@ -145,8 +144,7 @@ class Replication:
             MetadataError: the index does not answer.
         """
         store = self._stores.get(name)
-        turn = self._turns.get(name)
-        if turn is not None and turn.is_running():
+        if self._turns.is_hanging(name):
             return WorkReport(more=False, error="the store has not answered yet")
         state = self._index.store_states().get(name)
         if state is not None and state.retry_at_ms > now_ms():
@@ -156,8 +154,7 @@ class Replication:
     def _run_turn(
         self, store: BlobStore, work: Callable[[BlobStore, Turn[WorkReport]], WorkReport]
     ) -> WorkReport:
-        turn = self._turns[store.name] = Turn(lambda turn: work(store, turn))
-        report = turn.wait(patience_s=self._patience_s)
+        report = self._turns.run(store.name, lambda turn: work(store, turn))
         if report is None:
             error = StoreUnavailableError("The store does not answer.", store=store.name)
             self._note_failure(store.name, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
 
@@ -21,7 +21,7 @@ class Turn(Generic[Result]):
         self._report: Result | None = None
         self._error: BaseException | None = None
         self._progress_s = time.monotonic()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="replication")
+        self._thread = threading.Thread(target=self._run, daemon=True, name="turn")
         self._thread.start()
 
     def is_running(self) -> bool:
@@ -48,3 +48,31 @@ class Turn(Generic[Result]):
             self._report = self._work(self)
         except BaseException as error:
             self._error = error
+
+
+class Turns:
+    """Turns of work on stores: one at a time for each store and kind of work.
+
+    Args:
+        patience_s: a turn that makes no progress for so long is no longer waited for.
+    """
+
+    def __init__(self, *, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._turns: dict[str, Turn[Any]] = {}
+
+    def is_hanging(self, key: str) -> bool:
+        """Tell whether an earlier turn has not ended yet, so that no other can begin."""
+        turn = self._turns.get(key)
+        return turn is not None and turn.is_running()
+
+    def run(self, key: str, work: Callable[[Turn[Result]], Result]) -> Result | None:
+        """Do some work and return its result; None if it hangs, or an earlier turn still does.
+
+        Raises:
+            Whatever the work raises.
+        """
+        if self.is_hanging(key):
+            return None
+        turn = self._turns[key] = Turn(work)
+        return turn.wait(patience_s=self._patience_s)
