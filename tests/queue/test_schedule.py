@@ -39,5 +39,17 @@ def test_schedule_goes_on_when_the_queue_is_down() -> None:
 
 def test_periodic_jobs_sweep_often_enough() -> None:
     """The sweep comes several times within the age that it looks for, and at least hourly."""
-    assert periodic_jobs(tmp_age_s=60)[0].interval_s == 15
-    assert periodic_jobs(tmp_age_s=86_400)[0].interval_s == 3600
+    assert periodic_jobs(tmp_age_s=60, stores=())[0].interval_s == 15
+    assert periodic_jobs(tmp_age_s=86_400, stores=())[0].interval_s == 3600
+
+
+def test_periodic_jobs_look_after_every_store() -> None:
+    """Each store has a job of its own for what it is owed and one for its scrub."""
+    jobs = periodic_jobs(tmp_age_s=60, stores=("primary", "replica1"))
+    found = {(job.job_id, job.job, job.arguments.get("store")) for job in jobs[:4]}
+    assert found == {
+        ("replicate-primary", "workers.jobs.replicate", "primary"),
+        ("replicate-replica1", "workers.jobs.replicate", "replica1"),
+        ("scrub-primary", "workers.jobs.scrub", "primary"),
+        ("scrub-replica1", "workers.jobs.scrub", "replica1"),
+    }
