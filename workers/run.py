@@ -33,7 +33,7 @@ MAINTENANCE_INTERVAL_S = 60
 CONNECT_TIMEOUT_S = 5
 PAUSE_S = 1
 """Before the next try without Redis; twice as long each time, up to PAUSE_S_MAX."""
-PAUSE_S_MAX = 30
+PAUSE_S_MAX = 5
 
 
 class NodeWorker(SimpleWorker):

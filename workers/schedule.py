@@ -79,6 +79,7 @@ class Schedule:
     def __init__(self, *, queue: JobQueue, jobs: Sequence[Periodic]) -> None:
         self._queue = queue
         self._jobs = jobs
+        self._is_failing = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="schedule", daemon=True)
 
@@ -105,4 +106,8 @@ class Schedule:
         try:
             self._queue.enqueue(job.job, job.arguments, job_id=job.job_id)
         except QueueError as error:
-            structlog.get_logger().warning("periodic_job_not_queued", job=job.job, error=str(error))
+            if not self._is_failing:  # once an outage, not every job every two seconds
+                structlog.get_logger().warning("periodic_jobs_not_queued", error=str(error))
+            self._is_failing = True
+        else:
+            self._is_failing = False
