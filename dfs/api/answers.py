@@ -158,3 +158,122 @@ class SegmentReportSchema(Schema):
     outcome = fields.String(required=True, validate=validate.OneOf(["clean", "torn", "corrupt"]))
     fault = fields.String(required=True, allow_none=True)
     fault_offset = fields.Integer(required=True, allow_none=True)
+
+
+_AGE = {"description": "Seconds since the oldest is owed; null: nothing is, or it is not known."}
+
+
+class OwedSchema(Schema):
+    """What a store owes of one kind."""
+
+    count = fields.Integer(required=True, metadata={"description": "Units; of the log: records."})
+    bytes = fields.Integer(required=True, metadata={"description": "As far as they are known."})
+    failing = fields.Integer(
+        required=True, metadata={"description": "How many of them have been tried in vain."}
+    )
+    oldest_s = fields.Float(required=True, allow_none=True, metadata=_AGE)
+    last_error = fields.String(required=True, allow_none=True)
+
+
+class OwedKindsSchema(Schema):
+    """What a store owes, by kind."""
+
+    log = fields.Nested(OwedSchema, required=True)
+    blob = fields.Nested(OwedSchema, required=True)
+    segment = fields.Nested(OwedSchema, required=True)
+
+
+class DebtsSchema(Schema):
+    """What a store owes: to a replica copies are owed, to the primary mends."""
+
+    lag_records = fields.Integer(
+        required=True, metadata={"description": "Records of the log that it does not have."}
+    )
+    oldest_debt_s = fields.Float(required=True, allow_none=True, metadata=_AGE)
+    owed_bytes = fields.Integer(required=True)
+    debts = fields.Nested(OwedKindsSchema, required=True)
+
+
+class PositionSchema(Schema):
+    """A place in the log."""
+
+    segment_id = fields.Integer(required=True)
+    offset = fields.Integer(required=True)
+    lsn = fields.Integer(required=True, metadata=_LSN)
+
+
+class ScrubSchema(Schema):
+    """How far the scrub of a store is, and what the last one found."""
+
+    running = fields.Boolean(required=True)
+    share = fields.Float(
+        required=True,
+        allow_none=True,
+        validate=validate.Range(0, 1),
+        metadata={"description": "Of what it has to read; null: none is running."},
+    )
+    bytes_read = fields.Integer(required=True)
+    bytes_total = fields.Integer(required=True)
+    bytes_per_s = fields.Float(required=True, allow_none=True)
+    eta_s = fields.Float(
+        required=True, allow_none=True, metadata={"description": "Seconds until it is done."}
+    )
+    damaged = fields.Integer(required=True, metadata={"description": "Found so far."})
+    started_at = fields.AwareDateTime(required=True, allow_none=True)
+    last_finished_at = fields.AwareDateTime(required=True, allow_none=True)
+    last_damaged = fields.Integer(
+        required=True, metadata={"description": "Found by the last one that was finished."}
+    )
+    last_bytes = fields.Integer(required=True, metadata={"description": "That it has read."})
+
+
+class StoreSchema(DebtsSchema):
+    """A store: the primary or a replica."""
+
+    name = fields.String(required=True)
+    kind = fields.String(required=True, metadata={"description": "`directory`, or a URL's scheme."})
+    location = fields.String(required=True, metadata={"description": "Path, or URL without keys."})
+    reachable = fields.Boolean(
+        required=True, metadata={"description": "Whether it answered just now."}
+    )
+    unreachable_reason = fields.String(required=True, allow_none=True)
+    breaker = fields.String(
+        required=True,
+        validate=validate.OneOf(["closed", "open", "half-open"]),
+        metadata={"description": "open: left alone after failures; half-open: to be tried again."},
+    )
+    failures = fields.Integer(
+        required=True, metadata={"description": "Since it was last used with success."}
+    )
+    retry_at = fields.AwareDateTime(required=True, allow_none=True)
+    last_error = fields.String(required=True, allow_none=True)
+    last_error_at = fields.AwareDateTime(required=True, allow_none=True)
+    position = fields.Nested(
+        PositionSchema,
+        required=True,
+        allow_none=True,
+        metadata={"description": "Up to here it has the log; null for the primary."},
+    )
+    scrub = fields.Nested(ScrubSchema, required=True)
+
+
+class StoresSchema(Schema):
+    """All stores of the node, the primary first."""
+
+    stores = fields.List(fields.Nested(StoreSchema), required=True)
+
+
+class SyncSchema(Schema):
+    """What came of asking for work on the stores."""
+
+    jobs = fields.List(fields.String(), required=True, metadata={"description": "Their ids."})
+    done = fields.Boolean(
+        required=True,
+        metadata={"description": "Nothing is owed any more of what was owed at the request."},
+    )
+    owed = fields.Dict(
+        keys=fields.String(),
+        values=fields.Nested(DebtsSchema),
+        required=True,
+        metadata={"description": "What is owed now, by name of the store."},
+    )

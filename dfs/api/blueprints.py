@@ -19,8 +19,26 @@ from dfs.api.streams import read_small_body
 from dfs.core.errors import InvalidRequestError
 
 JSON_BYTES_MAX = 1 << 20
+_NO_LENGTH = (None, "", "0")
 
 View = TypeVar("View", bound=Callable[..., Any])
+
+
+def read_json(req: Request, *, is_optional: bool = False) -> object:
+    """Return the value of a JSON body; an empty object if there may be no body, and there is none.
+
+    Raises:
+        UnsupportedMediaType: the body is of another type.
+        InvalidRequestError: it is no JSON.
+        TooLargeError: it has more than `JSON_BYTES_MAX` bytes.
+    """
+    environ = req.environ
+    is_sent = "HTTP_TRANSFER_ENCODING" in environ or environ.get("CONTENT_LENGTH") not in _NO_LENGTH
+    if is_optional and not is_sent:
+        return {}
+    if not is_json(req.mimetype):
+        raise UnsupportedMediaType("The body must be application/json.")
+    return decode_json(read_small_body(environ, JSON_BYTES_MAX))
 
 
 class StrictParser(FlaskParser):
@@ -34,9 +52,7 @@ class StrictParser(FlaskParser):
 
     def load_json(self, req: Request, schema: Schema) -> object:
         """Return the value of the body."""
-        if not is_json(req.mimetype):
-            raise UnsupportedMediaType("The body must be application/json.")
-        return decode_json(read_small_body(req.environ, JSON_BYTES_MAX))
+        return read_json(req)
 
     def handle_error(
         self,

@@ -22,6 +22,8 @@ METADATA_NAME_CHARS_MAX = 128
 KEY_CHARS_MAX = 1024
 CONTENT_TYPE_CHARS_MAX = 255
 LSN_MAX = (1 << 63) - 1
+STORE_NAME_CHARS_MAX = 64
+WAIT_S_MAX = 300
 TTL_S_MAX = 100 * 366 * 86400
 
 _QUERY_FIELDS_MAX = 50
@@ -223,6 +225,29 @@ class EntriesQuerySchema(StrictSchema):
         load_default=None,
         validate=validate.Regexp(r"[0-9A-HJKMNP-TV-Z]{26}\Z"),
         metadata={"description": "Only entries of this file."},
+    )
+
+
+class StoreChoiceSchema(StrictSchema):
+    """One store, or all of them."""
+
+    store = fields.String(
+        load_default=None,
+        validate=validate.Length(1, STORE_NAME_CHARS_MAX),
+        metadata={"description": "Name of the store. Left out: all."},
+    )
+
+
+class SyncQuerySchema(StoreChoiceSchema):
+    """Query of what has the stores paid."""
+
+    wait = QueryInteger(
+        load_default=0,
+        validate=validate.Range(0, WAIT_S_MAX),
+        metadata={
+            "description": "Answer when nothing is owed any more that is owed now, or after so "
+            "many seconds. At once when too many requests wait already."
+        },
     )
 
 

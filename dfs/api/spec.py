@@ -18,11 +18,13 @@ from dfs.api.answers import (
     SegmentsSchema,
     StoredFileSchema,
     StoredFilesSchema,
+    StoresSchema,
+    SyncSchema,
 )
 from dfs.api.errors import MEDIA_TYPE
 from dfs.api.forms import FILES_MAX
 from dfs.api.requests import REPLICATION_MODES
-from dfs.api.schemas import UploadQuerySchema
+from dfs.api.schemas import StoreChoiceSchema, UploadQuerySchema
 
 JSON = "application/json"
 
@@ -246,5 +248,25 @@ INSPECT_DOC: Doc = {
     "responses": {
         "200": answer("What was found.", SegmentReportSchema),
         **problems(404, 422, 500, 503),
+    },
+}
+
+_STORE_CHOICE: Doc = {
+    "required": False,
+    "description": "Instead of the query.",
+    "content": {JSON: {"schema": StoreChoiceSchema}},
+}
+REPLICAS_DOC: Doc = {
+    "responses": {
+        "200": answer("All stores, the primary first.", StoresSchema),
+        **problems(422, 503),
+    }
+}
+SYNC_DOC: Doc = {
+    "description": "Stores that are left alone after failures are tried at once.",
+    "requestBody": _STORE_CHOICE,
+    "responses": {
+        "202": answer("The jobs that do it are queued, or run already.", SyncSchema),
+        **problems(400, 404, 413, 415, 422, 503),
     },
 }

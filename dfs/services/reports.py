@@ -92,6 +92,11 @@ class StoreReport:
         return self.state.name
 
     @property
+    def lag_records(self) -> int:
+        """Records of the log that it does not have."""
+        return self.owed[OwedKind.LOG].count
+
+    @property
     def owed_bytes(self) -> int:
         """Bytes owed, of all kinds."""
         return sum(owed.bytes for owed in self.owed.values())

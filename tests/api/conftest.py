@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,3 +67,15 @@ def stored_count(tmp_path: Path, client: FlaskClient) -> Callable[[], tuple[int,
         return len(listed["files"]), len(left)
 
     return count
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Return a finder of a port that nobody listens on."""
+
+    def find() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port: int = server.getsockname()[1]
+        return port
+
+    return find

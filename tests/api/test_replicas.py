@@ -1,0 +1,161 @@
+"""The stores as operators see them over HTTP."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from dfs.api.answers import StoresSchema, SyncSchema
+from dfs.queue.inline_queue import InlineQueue
+from dfs.services.hints import REPLICATE_JOB
+from dfs.wiring import Services
+from tests.api.conftest import MakeApp
+
+LARGE = bytes(100_000)
+
+
+@pytest.fixture
+def node(make_app: MakeApp, tmp_path: Path) -> FlaskClient:
+    """Return a client of a node with two replicas, which only the test works on."""
+    paths = {f"REPLICA{n}_PATH": str(tmp_path / f"replica{n}") for n in (1, 2)}
+    return make_app(**paths).test_client()
+
+
+def services_of(client: FlaskClient) -> Services:
+    """Return the services behind a client."""
+    services: Services = client.application.extensions["dfs"].services
+    return services
+
+
+@pytest.fixture
+def asked(node: FlaskClient) -> list[str]:
+    """Give the node a queue that pays at once; return the names of the stores it was asked for."""
+    services, names = services_of(node), []
+
+    def replicate(store: str) -> None:
+        names.append(store)
+        services.replication.work(store, budget_s=30)
+
+    services.replicas._queue = InlineQueue(jobs={REPLICATE_JOB: replicate})
+    return names
+
+
+def test_status_describes_every_store(node: FlaskClient, tmp_path: Path) -> None:
+    """The answer is as documented; what is owed, and where a store is, stand in it."""
+    node.post("/upload?name=a", data=LARGE)
+    services_of(node).replication.work("replica1", budget_s=30)
+    response: Any = node.get("/admin/replicas/status")
+    assert response.status_code == 200
+    assert StoresSchema().validate(response.json) == {}
+    primary, first, second = response.json["stores"]
+    assert (primary["name"], primary["kind"]) == ("primary", "directory")
+    assert primary["location"] == str(tmp_path / "primary")
+    assert primary["position"] is None
+    assert first["position"]["lsn"] == 2
+    for store in (primary, first):
+        assert (store["reachable"], store["breaker"]) == (True, "closed")
+        assert (store["owed_bytes"], store["oldest_debt_s"], store["lag_records"]) == (0, None, 0)
+    assert second["lag_records"] == second["debts"]["log"]["count"] == 2
+    assert second["debts"]["blob"]["bytes"] == len(LARGE)
+    assert second["owed_bytes"] > len(LARGE)
+    assert 0 <= second["oldest_debt_s"] < 60
+    assert second["scrub"]["running"] is False
+
+
+def test_status_of_a_store_that_is_gone_tells_why(node: FlaskClient, tmp_path: Path) -> None:
+    """It is not reachable, and once it has been tried the failure stands there with its time."""
+    services = services_of(node)
+    shutil.rmtree(tmp_path / "replica1")
+    services.replication.work("replica1", budget_s=30)
+    response: Any = node.get("/admin/replicas/status")
+    assert StoresSchema().validate(response.json) == {}
+    store = response.json["stores"][1]
+    assert (store["reachable"], store["failures"]) == (False, 1)
+    assert store["unreachable_reason"]
+    assert store["last_error"]
+    assert store["last_error_at"]
+    assert store["retry_at"]
+
+
+def test_sync_answers_with_jobs_and_what_is_owed(node: FlaskClient, asked: list[str]) -> None:
+    """Without a name all stores are worked on."""
+    node.post("/upload?name=a", data=LARGE)
+    response: Any = node.post("/admin/replicas/sync?wait=300")
+    assert response.status_code == 202
+    assert SyncSchema().validate(response.json) == {}
+    assert response.json["jobs"] == [
+        "replicate-primary",
+        "replicate-replica1",
+        "replicate-replica2",
+    ]
+    assert response.json["done"] is True
+    assert {name: owed["owed_bytes"] for name, owed in response.json["owed"].items()} == {
+        "primary": 0,
+        "replica1": 0,
+        "replica2": 0,
+    }
+    assert asked == ["primary", "replica1", "replica2"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"query_string": "store=replica2"}, {"json": {"store": "replica2"}}],
+    ids=["query", "body"],
+)
+def test_sync_of_one_store_is_named_in_query_or_body(
+    node: FlaskClient, asked: list[str], how: dict[str, Any]
+) -> None:
+    """Only that one is worked on."""
+    response: Any = node.post("/admin/replicas/sync", **how)
+    assert (response.status_code, response.json["jobs"]) == (202, ["replicate-replica2"])
+    assert asked == ["replica2"]
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "code"),
+    [
+        ({"query_string": "store=replica9"}, 404, "no_such_store"),
+        ({"json": {"store": "replica9"}}, 404, "no_such_store"),
+        ({"query_string": "wait=301"}, 422, "invalid_request"),
+        ({"query_string": "wait=x"}, 422, "invalid_request"),
+        ({"query_string": "store="}, 422, "invalid_request"),
+        ({"query_string": "shop=a"}, 422, "invalid_request"),
+        ({"json": {"wait": 5}}, 422, "invalid_request"),
+        ({"json": ["replica1"]}, 422, "invalid_request"),
+        ({"data": b"null", "content_type": "application/json"}, 422, "invalid_request"),
+        ({"json": {"store": "a"}, "query_string": "store=b"}, 422, "invalid_request"),
+        ({"data": b"{", "content_type": "application/json"}, 400, "invalid_request"),
+        ({"data": b"store=a"}, 415, "unsupported_media_type"),
+    ],
+)
+def test_sync_invalid_is_refused(
+    node: FlaskClient, asked: list[str], how: dict[str, Any], status: int, code: str
+) -> None:
+    """Nothing is asked for."""
+    response: Any = node.post("/admin/replicas/sync", **how)
+    assert (response.status_code, response.json["code"]) == (status, code)
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/admin/replicas/sync", "/admin/replicas/sync?store=replica1&wait=300"]
+)
+def test_sync_without_a_queue_is_503(node: FlaskClient, path: str) -> None:
+    """Nobody would do the work."""
+    response: Any = node.post(path)
+    assert (response.status_code, response.json["code"]) == (503, "queue")
+    assert response.headers["Retry-After"]
+
+
+def test_sync_while_the_queue_is_down_is_503(
+    make_app: MakeApp, free_port: Callable[[], int]
+) -> None:
+    """So it is when Redis does not answer."""
+    client = make_app(REDIS_URL=f"redis://127.0.0.1:{free_port()}").test_client()
+    response: Any = client.post("/admin/replicas/sync")
+    assert (response.status_code, response.json["code"]) == (503, "queue")
