@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dfs.core.errors import BlobCorruptError
@@ -30,3 +31,16 @@ def test_read_of_another_record_in_the_place_of_the_files_own_is_refused(
     for file in (first, second):
         with pytest.raises(BlobCorruptError, match="Another record"):
             read_bytes(node, file.id)
+
+
+def test_read_of_a_record_with_other_bytes_than_the_index_says_is_refused(node: Services) -> None:
+    """A file never comes back shorter or longer than it is listed."""
+    file = store_bytes(node, "file", b"a" * 1000).files[0]
+    with node.index.begin() as index:
+        blob = index.blob(file.digest)
+        assert blob is not None
+        index.put_blob(msgspec.structs.replace(blob, size=999))
+        index.commit()
+
+    with pytest.raises(BlobCorruptError, match="Another record"):
+        read_bytes(node, file.id)
