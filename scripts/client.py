@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import urllib3
@@ -21,6 +23,8 @@ PAGE_FILES = 1000
 TIMEOUT = urllib3.Timeout(connect=10, read=300)
 HEALTH_TIMEOUT_S = 10
 _BOUNDARY = "dfs-scripts-7c1f0b5e9a3d"
+
+T = TypeVar("T")
 
 
 class StatusError(ValueError):
@@ -78,50 +82,52 @@ class HashingBody:
 
 
 class Client:
-    """Speaks to one node over connections that are kept. Shared by all threads.
+    """Speaks to one node over connections that are kept until `close`. Shared by all threads.
 
     Args:
         connections: how many are kept; one for each thread.
+        write_headers: further headers of every request that changes something.
 
-    Raises, all methods but `is_alive`:
+    Raises, all methods but `is_alive` and `close`:
         urllib3.exceptions.HTTPError: there was no answer, or it broke off.
         StatusError: it is not the one wanted.
     """
 
-    def __init__(self, url: str, *, connections: int) -> None:
+    def __init__(
+        self, url: str, *, connections: int, write_headers: Mapping[str, str] | None = None
+    ) -> None:
         self.url = url.rstrip("/")
-        self._http = urllib3.PoolManager(
-            maxsize=connections, block=False, retries=False, timeout=TIMEOUT
+        self._base = (urllib3.util.parse_url(self.url).path or "").rstrip("/")
+        self._write_headers = dict(write_headers or {})
+        self._http = urllib3.connection_from_url(
+            self.url, maxsize=connections, block=False, retries=False, timeout=TIMEOUT
         )
+
+    def close(self) -> None:
+        """Close the connections. Safe to call twice; nothing can be asked afterwards."""
+        self._http.close()
 
     def is_alive(self) -> bool:
         """Return whether the node answers at all."""
         with contextlib.suppress(urllib3.exceptions.HTTPError):
-            answer = self._http.request("GET", f"{self.url}/health", timeout=HEALTH_TIMEOUT_S)
+            answer = self._http.request("GET", f"{self._base}/health", timeout=HEALTH_TIMEOUT_S)
             return answer.status == 200
         return False
 
     def upload(
-        self,
-        pieces: Iterable[bytes],
-        size: int,
-        name: str,
-        *,
-        multipart: bool = False,
-        headers: Mapping[str, str] | None = None,
+        self, pieces: Iterable[bytes], size: int, name: str, *, multipart: bool = False
     ) -> Acknowledged:
         """Upload a file.
 
         Args:
             pieces: its bytes, `size` in all. What they are made from may still raise OSError.
             multipart: as a form, as a browser does.
-            headers: further ones.
 
         Raises:
             WrongAnswerError: the answer is not the acknowledgement of these bytes.
         """
         body = HashingBody(pieces)
-        answer = self._send(body, size, name, multipart=multipart, headers=headers or {})
+        answer = self._send(body, size, name, multipart=multipart)
         if answer.status != 201:
             raise StatusError("upload", answer)
         stored = answer.json()
@@ -137,23 +143,17 @@ class Client:
         return Acknowledged(stored["id"], body.sha256(), body.size, copies)
 
     def _send(
-        self,
-        body: HashingBody,
-        size: int,
-        name: str,
-        *,
-        multipart: bool,
-        headers: Mapping[str, str],
+        self, body: HashingBody, size: int, name: str, *, multipart: bool
     ) -> urllib3.BaseHTTPResponse:
         if not multipart:
             return self._http.request(
                 "POST",
-                f"{self.url}/upload?{urlencode({'name': name})}",
+                f"{self._base}/upload?{urlencode({'name': name})}",
                 body=body,
                 headers={
                     "Content-Length": str(size),
                     "Content-Type": "application/octet-stream",
-                    **headers,
+                    **self._write_headers,
                 },
             )
         quoted = name.replace("\\", "\\\\").replace('"', "%22")
@@ -164,19 +164,19 @@ class Client:
         tail = f"\r\n--{_BOUNDARY}--\r\n".encode()
         return self._http.request(
             "POST",
-            f"{self.url}/upload",
+            f"{self._base}/upload",
             body=itertools.chain([head], body, [tail]),
             headers={
                 "Content-Length": str(len(head) + size + len(tail)),
                 "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
-                **headers,
+                **self._write_headers,
             },
         )
 
     def download(self, file_id: str) -> tuple[str, int]:
         """Return (SHA-256 in hexadecimal, size) of what a download brings."""
         answer = self._http.request(
-            "GET", f"{self.url}/download/{file_id}", preload_content=False, decode_content=False
+            "GET", f"{self._base}/download/{file_id}", preload_content=False, decode_content=False
         )
         with contextlib.closing(answer):
             if answer.status != 200:
@@ -191,7 +191,8 @@ class Client:
 
     def delete(self, file_id: str) -> None:
         """Delete a file."""
-        answer = self._http.request("DELETE", f"{self.url}/files/{file_id}")
+        path = f"{self._base}/files/{file_id}"
+        answer = self._http.request("DELETE", path, headers=self._write_headers)
         if answer.status != 204:
             raise StatusError("delete", answer)
 
@@ -201,7 +202,7 @@ class Client:
         """Return (files, `after` of the next page) of what the node lists under a prefix."""
         place = {} if after is None else {"after": after}
         query = urlencode({"limit": limit, "prefix": prefix, **place})
-        answer = self._http.request("GET", f"{self.url}/files?{query}")
+        answer = self._http.request("GET", f"{self._base}/files?{query}")
         if answer.status != 200:
             raise StatusError("listing", answer)
         page = answer.json()
@@ -215,3 +216,23 @@ class Client:
             yield from files
             if after is None:
                 return
+
+
+def for_each(
+    work: Callable[[T], None], items: Iterable[T], stop: threading.Event, *, threads: int
+) -> None:
+    """Call `work` with each item from some threads, until all are done or `stop` is set."""
+    shared = iter(items)
+    lock = threading.Lock()
+
+    def run() -> None:
+        while not stop.is_set():
+            with lock:
+                item = next(shared, None)
+            if item is None:
+                return
+            work(item)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for thread in [pool.submit(run) for _ in range(threads)]:
+            thread.result()

@@ -23,24 +23,20 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import urllib3
 
-from scripts.client import READ_BYTES, Client
+from scripts.client import READ_BYTES, Client, for_each
 
 CLIENTS = 16
 MULTIPART_EVERY = 10
 REPORT_INTERVAL_S = 5
 FAULTS_SHOWN = 20
 SERVER_GONE = 3
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,24 +101,6 @@ def find_files(directories: Iterable[Path]) -> Iterator[Path]:
                         yield path
 
 
-def for_each(work: Callable[[T], None], items: Iterable[T], stop: threading.Event) -> None:
-    """Call `work` with each item from CLIENTS threads, until all are done or `stop` is set."""
-    shared = iter(items)
-    lock = threading.Lock()
-
-    def run() -> None:
-        while not stop.is_set():
-            with lock:
-                item = next(shared, None)
-            if item is None:
-                return
-            work(item)
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        for client in [pool.submit(run) for _ in range(CLIENTS)]:
-            client.result()
-
-
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a local file in hexadecimal."""
     with path.open("rb") as file:
@@ -170,7 +148,7 @@ def upload_all(client: Client, journal: Path, prefix: str, directories: Iterable
                 notes.flush()
             tally.add(entry.size)
 
-        for_each(upload_one, enumerate(find_files(directories)), gone)
+        for_each(upload_one, enumerate(find_files(directories)), gone, threads=CLIENTS)
     report(tally)
     if gone.is_set():
         print(f"The server went away after {tally.count} acknowledged files.")
@@ -199,11 +177,11 @@ def verify_all(client: Client, journal: Path, prefix: str) -> int:
         if found != (expected.sha256, expected.size):
             tally.add_fault(f"{expected.path} ({expected.id}): came back as {found}")
 
-    for_each(check, acknowledged.values(), threading.Event())
+    for_each(check, acknowledged.values(), threading.Event(), threads=CLIENTS)
     extras = check_listing(client, prefix, acknowledged, tally)
     for extra in extras:
         print(f"  stored but not acknowledged: {extra.path}")
-    for_each(check, extras, threading.Event())
+    for_each(check, extras, threading.Event(), threads=CLIENTS)
     report(tally)
     print(
         f"verify: {len(acknowledged)} acknowledged, {len(extras)} stored without an answer, "
@@ -261,10 +239,10 @@ def main() -> int:
     parser.add_argument("--journal", type=Path, default=Path("main_job.jsonl"))
     parser.add_argument("--prefix", help="of the names; default: the journal's name")
     arguments = parser.parse_intermixed_args()
-    client = Client(arguments.url, connections=CLIENTS)
     prefix = arguments.prefix if arguments.prefix is not None else arguments.journal.stem
     status = 0
     try:
+        client = Client(arguments.url, connections=CLIENTS)
         if arguments.mode != "verify":
             status = upload_all(client, arguments.journal, prefix, arguments.directories)
         if arguments.mode != "upload" and status != SERVER_GONE:
