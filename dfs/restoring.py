@@ -16,6 +16,7 @@ import structlog
 from dfs.core.config import MORE_REPLICAS, SETTINGS, Config
 from dfs.core.errors import WalError, WalGapError
 from dfs.services.restore import needs_restoring
+from dfs.services.segment_copies import sweep_workshop
 
 PROGRAM = "workers.restore"
 
@@ -29,6 +30,7 @@ def restore_if_needed(config: Config) -> None:
         WalGapError: it cannot be restored; the text says why.
         WalFormatError, StorageError: the log cannot be looked at.
     """
+    sweep_workshop(config.wal_path)
     if not config.replicas or _is_new(config):
         return
     reason = needs_restoring(config.wal_path)

@@ -118,6 +118,13 @@ def workshop(wal_path: Path, *, timeout_s: float) -> Iterator[Path]:
         lock.close()
 
 
+def sweep_workshop(wal_path: Path) -> None:
+    """Remove what a process left that died while it worked there; nothing if one works there."""
+    if (wal_path / WORKSHOP_NAME).exists():
+        with contextlib.suppress(WalError, StorageError), workshop(wal_path, timeout_s=0):
+            pass
+
+
 def ask_store(store: SegmentStore) -> SegmentSource:
     """Ask a store which segments it holds.
 

@@ -112,27 +112,24 @@ def merge_newest(copies: Sequence[SegmentCopy], *, start: LogPosition) -> Merged
     """
     runs: list[Run] = []
     position = start
+    going = list(copies)
     while True:
-        looks = [_look(copy, position, stop=None) for copy in copies]
+        looks = [_look(copy, position, stop=None) for copy in going]
         found = [look for look in looks if look.end.lsn > position.lsn]
-        if not found:
+        damaged = [look.copy for look in looks if look.is_damaged]
+        best = _choose(found, position, damaged)
+        if best is None:
             break
-        best = max(found, key=lambda look: look.sure.lsn)
-        reached = best.sure
-        if reached.lsn > position.lsn:
-            for other in found:
-                stop = min(best.sure.offset, other.sure.offset)
-                require_same(best.copy, other.copy, position.offset, stop)
-        else:
-            damaged = [look.copy for look in looks if look.is_damaged]
-            found = [look for look in found if _fits_before(look.end, damaged)]
-            if not found:
-                break
-            best = _choose_doubtful(found)
-            reached = best.end
+        reached = best.sure if best.sure.lsn > position.lsn else best.end
+        for other in found:
+            stop = min(best.sure.offset, other.sure.offset)
+            require_same(best.copy, other.copy, position.offset, stop)
+            stop = min(reached.offset, other.end.offset)
+            if not _is_same(best.copy, other.copy, position.offset, stop):
+                going.remove(other.copy)  # what was taken back does not go on
         runs.append(Run(best.copy, position.offset, reached.offset))
         position = reached
-    for copy in copies:
+    for copy in going:
         if copy.segment.size() > position.offset:
             reader = _reader(copy, position, stop=None)
             list(reader)
@@ -152,12 +149,8 @@ def require_same(one: SegmentCopy, other: SegmentCopy, start: int, stop: int) ->
     Raises:
         WalCorruptError: they do not: they come from two lives of the log.
     """
-    if one is other:
-        return
-    for offset in range(start, stop, PIECE_BYTES):
-        length = min(PIECE_BYTES, stop - offset)
-        if one.segment.read(offset, length) != other.segment.read(offset, length):
-            raise two_lives((one.origin, other.origin), offset=offset)
+    if not _is_same(one, other, start, stop):
+        raise two_lives((one.origin, other.origin), offset=start)
 
 
 def two_lives(origins: Iterable[str], **context: object) -> WalCorruptError:
@@ -214,15 +207,33 @@ def _reader(copy: SegmentCopy, start: LogPosition, *, stop: int | None) -> Segme
     return SegmentReader(segment=copy.segment, start=start, stop=stop, durable_lsn=0)
 
 
-def _choose_doubtful(found: Sequence[_Found]) -> _Found:
-    """Return the copy whose last commit, which is all that it has, was written last.
+def _choose(
+    found: Sequence[_Found], position: LogPosition, damaged: Sequence[SegmentCopy]
+) -> _Found | None:
+    """Return the copy to go on with, or None.
 
-    A commit that the node took back is older than what it then gave the same numbers. Of two
-    pieces of one commit the longer one is as right as the shorter.
+    What is beyond doubt comes first. Of commits in doubt it is the one that was written last: one
+    that the node took back is older than what it then gave the same numbers. Of two pieces of one
+    commit the longer one is as right as the shorter.
     """
-    if len(found) == 1:
-        return found[0]
-    return max(found, key=lambda look: (_newest_change_ms(look), look.end.lsn))
+    surest = max(found, key=lambda look: look.sure.lsn, default=None)
+    if surest is not None and surest.sure.lsn > position.lsn:
+        return surest
+    fitting = [look for look in found if _fits_before(look.end, damaged)]
+    if len(fitting) < 2:
+        return fitting[0] if fitting else None
+    return max(fitting, key=lambda look: (_newest_change_ms(look), look.end.lsn))
+
+
+def _is_same(one: SegmentCopy, other: SegmentCopy, start: int, stop: int) -> bool:
+    """Tell whether two copies have the same bytes in [start, stop)."""
+    if one is other:
+        return True
+    for offset in range(start, stop, PIECE_BYTES):
+        length = min(PIECE_BYTES, stop - offset)
+        if one.segment.read(offset, length) != other.segment.read(offset, length):
+            return False
+    return True
 
 
 def _newest_change_ms(found: _Found) -> int:

@@ -1,0 +1,37 @@
+"""A process that restores or mends a log and is killed at a chosen step. Never collected.
+
+    python -m tests.services.restore_child DIRECTORY INDEX_URL STEP COUNT [SEGMENT]
+
+It kills itself with -9 when it comes to the COUNTth STEP. With SEGMENT it opens the node and mends
+that segment; without, it restores the log.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tests.services.replicated import ReplicatedNode, mend
+
+
+def main(directory: Path, index_url: str, fatal_step: str, count: int, *segments: str) -> None:
+    """Work until the fatal step."""
+    seen = 0
+
+    def on_step(name: str) -> None:
+        nonlocal seen
+        seen += name == fatal_step
+        if seen == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    cluster = ReplicatedNode(directory, index_url)
+    if segments:
+        mend(cluster.open(), int(segments[0]), on_step=on_step)
+    else:
+        cluster.restore(on_step=on_step)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), *sys.argv[5:])

@@ -1,0 +1,98 @@
+"""Restoring and mending, killed with -9 at each step and begun again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.services.replicated import (
+    ReplicatedNode,
+    facts,
+    fill,
+    flip,
+    mend,
+    replicate,
+    run_until_killed,
+)
+
+pytestmark = pytest.mark.crash
+
+STEPS_OF_ALL = [
+    ("restore.newest_built", 1),
+    ("restore.sealed_built", 1),
+    ("restore.sealed_built", 3),
+    ("restore.renamed", 1),
+    ("restore.placed", 2),
+    ("restore.control_reset", 1),
+    ("restore.renamed", 4),
+    ("restore.placed", 4),
+]
+STEPS_OF_SOME = [
+    ("restore.damaged_kept", 1),
+    ("restore.renamed", 1),
+    ("restore.control_reset", 1),
+    ("restore.damaged_kept", 2),
+    ("restore.renamed", 2),
+]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, sqlite_url: str) -> Iterator[ReplicatedNode]:
+    """A node with two replicas that hold everything, open."""
+    cluster = ReplicatedNode(tmp_path, sqlite_url)
+    node = cluster.open()
+    fill(node)
+    replicate(node)
+    yield cluster
+    cluster.close()
+
+
+@pytest.mark.parametrize(("step", "count"), STEPS_OF_ALL)
+def test_restoring_all_killed_at_a_step_is_done_by_the_next_start(cluster, step, count):
+    """A node that is rebuilt as a whole and killed meanwhile is rebuilt by the next start."""
+    expected = facts(cluster.open())
+    cluster.close()
+    cluster.lose()
+    run_until_killed(cluster, step, count)
+    assert facts(cluster.open()) == expected
+    assert not (cluster.wal / "restore").exists()
+
+
+@pytest.mark.parametrize(("step", "count"), STEPS_OF_SOME)
+def test_restoring_some_killed_at_a_step_loses_no_record(cluster, step, count):
+    """Damaged files, with records that no replica has, are there until they are replaced."""
+    node = cluster.open()
+    node.files.delete(node.files.list(limit=1).files[0].id)
+    expected = facts(node)
+    cluster.close()
+    flip(cluster.segment(2), 60_000)
+    flip(cluster.wal / "wal.active", 500)
+    (cluster.wal / "control").unlink()
+    run_until_killed(cluster, step, count)
+    cluster.restore()
+    cluster.lose("index")
+    assert facts(cluster.open()) == expected
+    assert (cluster.wal / "damaged").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "segment_id"),
+    [
+        ("mend.built", 2),
+        ("mend.kept", 2),
+        ("mend.placed", 2),
+        ("mend.built", 4),
+        ("mend.placed", 4),
+    ],
+)
+def test_mending_killed_at_a_step_is_done_by_the_next(cluster, step, segment_id):
+    """Mending that was cut off is begun again and done, whoever reads and writes meanwhile."""
+    node = cluster.open()
+    expected = facts(node)
+    path = cluster.segment(2) if segment_id == 2 else cluster.wal / "wal.active"
+    flip(path, 1000)
+    run_until_killed(cluster, step, 1, segment_id)
+    assert mend(node, segment_id) is (step != "mend.placed")
+    assert facts(node) == expected
