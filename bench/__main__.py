@@ -19,6 +19,7 @@ from bench.errors import BenchError
 from bench.large import measure_memory, measure_throughput
 from bench.machine import describe_machine
 from bench.plan import Plan, full_plan, quick_plan
+from bench.replication import measure_replication
 from bench.report import format_report, write_report
 from bench.results import Outcome
 from bench.scale import measure_replay, measure_scale
@@ -31,6 +32,7 @@ CELLS: dict[str, Callable[[Plan], Outcome]] = {
     "downloads": measure_downloads,
     "large": measure_throughput,
     "memory": measure_memory,
+    "replication": measure_replication,
     "replay": measure_replay,
     "scale": measure_scale,
 }

@@ -22,6 +22,7 @@ class Plan:
         rounds: how often each figure is measured.
         replay_files: files in the log that is replayed, two records each.
         stored_files: files in the node that is started and listed.
+        copied_files: small files that are replicated. copied_bytes: of large files.
         large_bytes: size of a large file. huge_bytes: of one to watch the memory with.
     """
 
@@ -30,6 +31,8 @@ class Plan:
     rounds: int
     replay_files: int
     stored_files: int
+    copied_files: int
+    copied_bytes: int
     large_bytes: int
     huge_bytes: int
 
@@ -51,6 +54,8 @@ def full_plan(directory: Path) -> Plan:
         rounds=3,
         replay_files=100_000,
         stored_files=1_000_000,
+        copied_files=10_000,
+        copied_bytes=1024 * MIB,
         large_bytes=256 * MIB,
         huge_bytes=1024 * MIB,
     )
@@ -64,6 +69,8 @@ def quick_plan(directory: Path) -> Plan:
         rounds=2,
         replay_files=20_000,
         stored_files=100_000,
+        copied_files=2_000,
+        copied_bytes=256 * MIB,
         large_bytes=256 * MIB,
         huge_bytes=1024 * MIB,
     )

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError
+from scripts.embedded_redis import find_server, start_redis
+from scripts.supervisor import stop_children
 
 ROOT = Path(__file__).parents[1]
 WORKERS, THREADS = 2, 16
@@ -93,6 +95,39 @@ def run_node(
     environ = {**node_environ(directory, port), **(settings or {})}
     with _run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
         yield server
+
+
+@contextlib.contextmanager
+def run_queue(directory: Path) -> Iterator[str]:
+    """Run the server of the queue, with its files in `directory`. Yields its address."""
+    child, url = start_redis(find_server(), directory=directory / "queue")
+    try:
+        yield url
+    finally:
+        stop_children([child])
+
+
+@contextlib.contextmanager
+def run_worker(directory: Path, settings: Mapping[str, str]) -> Iterator[None]:
+    """Run the worker process of the node in `directory`.
+
+    Args:
+        settings: further environment variables: those of the node.
+    """
+    with (directory / "worker.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers.run"],
+            env={**node_environ(directory), **settings},
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        _stop(process)
 
 
 @contextlib.contextmanager
