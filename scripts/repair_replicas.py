@@ -17,13 +17,14 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from dfs.core.clock import now_ms
 from dfs.core.config import load_config
-from dfs.core.errors import DfsError
+from dfs.core.errors import DfsError, WalGapError
 from dfs.core.filelock import FileLock
 from dfs.core.logging import configure_logging
 from dfs.core.model import DebtKind
@@ -33,6 +34,7 @@ from dfs.services.repair import Repair, StoreLook
 from dfs.services.replication import store_lock_path
 from dfs.services.survey import Extent, Survey
 from dfs.services.verification import Fault
+from dfs.wal.layout import Situation, find_situation
 from dfs.wiring import Services, open_services
 from scripts.progress import ProgressLine, format_bytes
 
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not config.debug:
             level = structlog.make_filtering_bound_logger(logging.ERROR)
             structlog.configure(wrapper_class=level)
+        require_node(config.wal_path)
         services = open_services(config)
         try:
             return run(services, options)
@@ -62,6 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps({"result": RESULTS[UNKNOWN], "error": str(error)}))
         sys.stderr.write(f"repair_replicas: {error}\n")
         return UNKNOWN
+
+
+def require_node(wal_path: Path) -> None:
+    """Refuse to make a new node, or to rebuild a lost one: whoever only looks wants neither.
+
+    Raises:
+        WalGapError: there is no log.
+    """
+    if find_situation(wal_path) is Situation.EMPTY:
+        raise WalGapError(
+            "There is no node here: its log is missing.",
+            hint="Run this with the settings of the node, in its directory. If the log was lost, "
+            "start the node first: that rebuilds it from a replica.",
+            path=wal_path,
+        )
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -186,11 +186,16 @@ def test_repair_extra_segment_is_put_aside(rig: Rig, script: Script) -> None:
 
 
 @pytest.mark.parametrize("kind", SEGMENT_DAMAGES)
-def test_repair_damaged_log_is_named(rig: Rig, script: Script, kind: str) -> None:
-    """Each fault of the node's own log is found and named."""
+def test_repair_damaged_log_is_named_then_mended(rig: Rig, script: Script, kind: str) -> None:
+    """Each fault of the node's own log is found and named, and mended with --apply."""
     damage, fault = SEGMENT_DAMAGES[kind]
-    damage(rig.segment_path("primary", 1))
+    path = rig.segment_path("primary", 1)
+    end = rig.segment_path("replica1", 1).stat().st_size
+    content = path.read_bytes()[:end]
+    damage(path)
     assert script.faults("--store", "primary") == {("primary", "1", fault)}
+    assert script("--apply")[0] == 0
+    assert path.read_bytes()[:end] == content
 
 
 def test_repair_quick_look_reads_no_bytes(rig: Rig, script: Script, digest: bytes) -> None:
@@ -314,12 +319,22 @@ def test_program_beside_running_node_says_what_is_found(
 
 @pytest.mark.integration
 def test_program_without_node_cannot_tell(environ: dict[str, str], tmp_path: Path) -> None:
-    """A node that cannot be opened, and a store that does not exist, end with status 2."""
-    nowhere = run_program(environ, tmp_path, "--store", "replica9", "--json")
+    """Where there is no node none is made: exit status 2, and not a file is written."""
+    nowhere = run_program(environ, tmp_path, "--json")
     assert (nowhere.returncode, json.loads(nowhere.stdout)["result"]) == (2, "unknown")
-    wrong = run_program({**environ, "DATABASE_URL": "what"}, tmp_path)
-    assert wrong.returncode == 2
-    assert "DATABASE_URL" in wrong.stderr
+    assert "There is no node here" in nowhere.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.integration
+def test_program_for_unknown_store_cannot_tell(
+    rig: Rig, environ: dict[str, str], tmp_path: Path
+) -> None:
+    """A store that the settings do not name is no clean store."""
+    unknown = run_program(environ, tmp_path, "--store", "replica9")
+    assert unknown.returncode == 2
+    assert "replica9" in unknown.stderr
+    assert unknown.stdout == ""
 
 
 # The line of progress

@@ -11,7 +11,7 @@ import pytest
 from dfs.core.errors import InvalidRequestError, NoSuchStoreError, StoreUnavailableError
 from dfs.core.model import Debt, DebtKind
 from dfs.services import scrub as scrub_module
-from dfs.services.survey import Cursor, Phase
+from dfs.services.survey import Cursor, Manner, Phase
 from dfs.services.verification import Fault, Finding
 from dfs.storage.identity import new_identity
 from dfs.storage.local_reader import LocalBlobReader
@@ -215,6 +215,9 @@ def test_scrub_what_is_owed_is_passed(rig: Rig) -> None:
     store_bytes(rig.node, "new", b"new" * BLOB_BYTES)
     owed = rig.owed("replica1")
     assert owed
+    steps = list(rig.survey.walk(rig.store("replica1"), Cursor(), Manner()))
+    assert sum(step.is_owed for step in steps) == 1
+    assert not any(step.finding for step in steps)
     assert rig.scrub_all("replica1").scrub.last_damaged == 0
     assert rig.owed("replica1") == owed
 
@@ -228,6 +231,8 @@ def test_scrub_deleted_file_is_no_damage(rig: Rig) -> None:
     rig.blob_path("primary", file.digest).unlink()
     flip_byte(rig.blob_path("replica1", file.digest), 0)
     for name in ("primary", "replica1"):
+        steps = list(rig.survey.walk(rig.store(name), Cursor(), Manner()))
+        assert not any(step.finding for step in steps)
         assert rig.scrub_all(name).scrub.last_damaged == 0
         assert rig.owed(name) == set()
 
@@ -254,8 +259,14 @@ def test_take_of_blob_replaced_meanwhile_leaves_it(rig: Rig) -> None:
     assert not rig.blob_path("primary", digest).exists()
 
 
-def test_take_of_segment_shipped_again_does_nothing(rig: Rig) -> None:
-    """Damage in a part of the log that the replica is owed again is not owed twice."""
+@pytest.mark.parametrize("is_late", [False, True])
+def test_take_of_segment_shipped_again_does_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    """Damage in a part of the log that the replica is owed again is not owed twice.
+
+    Be it owed again before the second look, or just after it.
+    """
     fill(rig, segments=1)
     path = rig.segment_path("replica1", 1)
     flip_byte(path, 1000)
@@ -264,6 +275,8 @@ def test_take_of_segment_shipped_again_does_nothing(rig: Rig) -> None:
     with rig.node.ledger.begin() as index:
         state = index.store_states()["replica1"]
         index.put_store_state(replace(state, segment_id=1, offset=0, lsn=0))
+    if is_late:
+        monkeypatch.setattr(rig.survey.segments, "look_again", lambda *_: True)
     assert rig.quarantine.take(found) is False
     assert path.exists()
     assert rig.owed("replica1") == set()
