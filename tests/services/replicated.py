@@ -55,9 +55,9 @@ class ReplicatedNode:
         """Directory of the log."""
         return self.directory / "wal"
 
-    def open(self) -> Services:
+    def open(self, on_step: OnStep = ignore_step) -> Services:
         """Open the node as its programs do."""
-        self._opened.append(open_services(self.config))
+        self._opened.append(open_services(self.config, on_step=on_step))
         return self._opened[-1]
 
     def close(self) -> None:
