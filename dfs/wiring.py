@@ -194,6 +194,7 @@ def _build_services(
     )
     quorum = _build_quorum(parts)
     committer = _build_committer(parts, quorum, on_step=on_step, on_commit=on_commit)
+    scrub = _build_scrub(parts)
     paths = (config.wal_path, config.storage_path)
     return Services(
         config=config,
@@ -204,8 +205,8 @@ def _build_services(
         ledger=ledger,
         turns=parts.turns,
         replication=_build_replication(parts),
-        scrub=_build_scrub(parts),
-        replicas=_build_replicas(parts, queue),
+        scrub=scrub,
+        replicas=_build_replicas(parts, queue, scrub),
         quorum=quorum,
         queue=queue,
         hinter=hinter,
@@ -299,7 +300,7 @@ def _build_scrub(parts: _Parts) -> Scrub:
     )
 
 
-def _build_replicas(parts: _Parts, queue: JobQueue) -> Replicas:
+def _build_replicas(parts: _Parts, queue: JobQueue, scrub: Scrub) -> Replicas:
     config = parts.config
     return Replicas(
         log=parts.log,
@@ -308,6 +309,7 @@ def _build_replicas(parts: _Parts, queue: JobQueue) -> Replicas:
         stores=parts.stores,
         locations={parts.stores.primary.name: str(config.storage_path), **dict(config.replicas)},
         queue=queue if config.redis_url is not None else None,
+        start_scrub=scrub.start,
     )
 
 

@@ -277,3 +277,20 @@ class SyncSchema(Schema):
         required=True,
         metadata={"description": "What is owed now, by name of the store."},
     )
+
+
+class ScrubStartSchema(Schema):
+    """What came of asking for scrubs."""
+
+    jobs = fields.List(fields.String(), required=True, metadata={"description": "Their ids."})
+    running = fields.List(
+        fields.String(),
+        required=True,
+        metadata={"description": "Stores whose scrub was under way already."},
+    )
+    faults = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        required=True,
+        metadata={"description": "Stores that cannot be scrubbed now, and why."},
+    )

@@ -12,7 +12,7 @@ from dfs.api.represent import format_timestamp
 from dfs.api.requests import services
 from dfs.api.responses import Answer, answer_json
 from dfs.api.schemas import NoQuerySchema, StoreChoiceSchema, SyncQuerySchema, load_checked
-from dfs.api.spec import REPLICAS_DOC, SYNC_DOC
+from dfs.api.spec import REPLICAS_DOC, SCRUB_DOC, SYNC_DOC
 from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError
 from dfs.services.reports import Owed, ScrubProgress, StoreReport
@@ -40,6 +40,16 @@ def start_sync(query: dict[str, Any]) -> Answer:
     moment = now_ms()
     owed = {store.name: _represent_debts(store, moment) for store in report.stores}
     return answer_json({"jobs": report.jobs, "done": report.is_done, "owed": owed}, 202)
+
+
+@blueprint.route("/scrub", methods=["POST"])
+@blueprint.doc(**SCRUB_DOC)
+@blueprint.arguments(StoreChoiceSchema, location="query")
+def start_scrub(query: dict[str, Any]) -> Answer:
+    """Have stores read through for damage from now on"""
+    start = services().replicas.scrub(_choose_store(query))
+    body = {"jobs": start.jobs, "running": start.running, "faults": start.faults}
+    return answer_json(body, 202)
 
 
 def _choose_store(query: Mapping[str, Any]) -> str | None:

@@ -14,6 +14,7 @@ from dfs.api.answers import (
     HealthSchema,
     ProblemSchema,
     ReadySchema,
+    ScrubStartSchema,
     SegmentReportSchema,
     SegmentsSchema,
     StoredFileSchema,
@@ -267,6 +268,15 @@ SYNC_DOC: Doc = {
     "requestBody": _STORE_CHOICE,
     "responses": {
         "202": answer("The jobs that do it are queued, or run already.", SyncSchema),
+        **problems(400, 404, 413, 415, 422, 503),
+    },
+}
+SCRUB_DOC: Doc = {
+    "description": "The status tells how far they are. When all stores are asked for, those that "
+    "are not there are passed. 400: the settings say that no store is ever scrubbed.",
+    "requestBody": _STORE_CHOICE,
+    "responses": {
+        "202": answer("Scrubs have begun, or run already.", ScrubStartSchema),
         **problems(400, 404, 413, 415, 422, 503),
     },
 }

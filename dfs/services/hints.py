@@ -32,6 +32,16 @@ def enqueue_replication(queue: JobQueue, store: str) -> bool:
     )
 
 
+def scrub_job_id(store: str) -> str:
+    """Return the id of the job that reads a store for damage, of which there is one at a time."""
+    return f"{SCRUB_PREFIX}-{store}"
+
+
+def enqueue_scrub(queue: JobQueue, store: str) -> bool:
+    """Ask for a slice of a scrub. Returns and raises as `JobQueue.enqueue`."""
+    return queue.enqueue(SCRUB_JOB, {"store": store}, job_id=scrub_job_id(store))
+
+
 def ignore_hint(stores: Iterable[str]) -> None:
     """Do nothing: there is no queue, and whoever runs without one does the work himself."""
 

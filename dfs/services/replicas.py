@@ -8,12 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dfs.core.clock import now_ms
-from dfs.core.errors import DfsError, QueueError, StoreUnavailableError
+from dfs.core.errors import DfsError, QueueError, StorageError, StoreUnavailableError
 from dfs.core.model import DebtSummary, StoreState
 from dfs.db.repository import IndexRepository
 from dfs.queue.base import JobQueue
 from dfs.services.breaker import find_breaker
-from dfs.services.hints import enqueue_replication, replicate_job_id
+from dfs.services.hints import (
+    enqueue_replication,
+    enqueue_scrub,
+    replicate_job_id,
+    scrub_job_id,
+)
 from dfs.services.lag import Lag, find_begin, measure_lag
 from dfs.services.ledger import Ledger
 from dfs.services.reports import (
@@ -32,6 +37,8 @@ from dfs.wal.log import WriteAheadLog
 
 PROBE_TIMEOUT_S = 2.0
 """So long the stores may take to say that they are there."""
+SCRUB_TIMEOUT_S = 10.0
+"""So long the stores may take to let a scrub of them begin."""
 POLL_S_MIN = 0.05
 POLL_SHARE_MAX = 0.1
 """Whoever waits spends at most this share of the time on looking."""
@@ -54,12 +61,28 @@ class SyncReport:
     stores: tuple[StoreReport, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ScrubStart:
+    """What came of asking for scrubs.
+
+    Attributes:
+        jobs: their ids, in the order of the stores.
+        faults: name of each store that cannot be scrubbed now -> why.
+        running: names of the stores whose scrub was under way already.
+    """
+
+    jobs: tuple[str, ...]
+    faults: Mapping[str, str]
+    running: tuple[str, ...]
+
+
 class Replicas:
     """Knows how the stores of a node are.
 
     Args:
         locations: by name of the store: its path or URL, as it was set.
         queue: None if there is none, and so nobody who works in the background.
+        start_scrub: see `Scrub.start`.
     """
 
     def __init__(
@@ -71,6 +94,7 @@ class Replicas:
         stores: Stores,
         locations: Mapping[str, str],
         queue: JobQueue | None,
+        start_scrub: Callable[[str], bool],
     ) -> None:
         self._log = log
         self._index = index
@@ -78,6 +102,7 @@ class Replicas:
         self._stores = stores
         self._locations = locations
         self._queue = queue
+        self._start_scrub = start_scrub
         self._probes: dict[str, Turn[None]] = {}
         self._waiters = threading.BoundedSemaphore(WAITERS_MAX)
 
@@ -173,6 +198,48 @@ class Replicas:
             is_done=self._await(lambda: self._is_paid(names, asked_at_ms, end), wait_s),
             stores=tuple(report for report in self.look() if report.name in names),
         )
+
+    def scrub(self, name: str | None) -> ScrubStart:
+        """Begin a scrub of a store now, or of all of them, whenever the last one was.
+
+        Args:
+            name: None for all; those of them that cannot be scrubbed now are told, and passed.
+
+        Raises:
+            NoSuchStoreError: there is no such store.
+            InvalidRequestError: the settings say that no store is ever scrubbed.
+            QueueError: the queue does not answer, or there is none. Nothing was begun.
+            StoreUnavailableError, StoreIdentityError: the one store named is not there.
+            MetadataError, NoSpaceError: the index does not take it.
+
+        Durability: a scrub that was begun goes on after a restart.
+        """
+        names = self._names(name)
+        queue = self._require_queue()
+        queue.check()
+        begun: dict[str, bool] = {}
+        faults: dict[str, str] = {}
+        turns = {store: self._begin_scrub(store) for store in names}
+        for store, turn in turns.items():
+            try:
+                is_new = turn.wait(patience_s=SCRUB_TIMEOUT_S)
+                if is_new is None:
+                    raise StoreUnavailableError("The store does not answer.", store=store)
+                begun[store] = is_new
+            except StorageError as error:
+                if name is not None:
+                    raise
+                faults[store] = error.message
+        for store in begun:
+            enqueue_scrub(queue, store)
+        return ScrubStart(
+            jobs=tuple(map(scrub_job_id, begun)),
+            faults=faults,
+            running=tuple(store for store, is_new in begun.items() if not is_new),
+        )
+
+    def _begin_scrub(self, name: str) -> Turn[bool]:
+        return Turn(lambda _: self._start_scrub(name))
 
     def _names(self, name: str | None) -> list[str]:
         if name is not None:

@@ -15,7 +15,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from dfs.queue.inline_queue import InlineQueue
-from dfs.services.hints import REPLICATE_JOB
+from dfs.services.hints import REPLICATE_JOB, SCRUB_JOB
 from tests.api.conftest import MakeApp
 
 UNDOCUMENTED = {"/openapi.json", "/docs", "/docs/assets/<path:name>", "/metrics"}
@@ -79,7 +79,9 @@ def ignore_job(store: str) -> None:
 def test_document_is_truthful(make_app: MakeApp, mode: GenerationMode) -> None:
     """Whatever is sent after the document, or against it, is answered as the document says."""
     app = make_app()
-    app.extensions["dfs"].services.replicas._queue = InlineQueue(jobs={REPLICATE_JOB: ignore_job})
+    app.extensions["dfs"].services.replicas._queue = InlineQueue(
+        jobs={REPLICATE_JOB: ignore_job, SCRUB_JOB: ignore_job}
+    )
     schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
     for found in schema.get_all_operations():
         operation = found.ok()

@@ -13,12 +13,12 @@ import pytest
 
 import dfs.services.replicas
 from dfs.core.clock import now_ms
-from dfs.core.errors import NoSuchStoreError, QueueError
+from dfs.core.errors import NoSuchStoreError, QueueError, StoreUnavailableError
 from dfs.core.model import Debt, ScrubState
 from dfs.queue.base import JobQueue
 from dfs.queue.inline_queue import InlineQueue
 from dfs.services.breaker import Breaker
-from dfs.services.hints import REPLICATE_JOB
+from dfs.services.hints import REPLICATE_JOB, SCRUB_JOB
 from dfs.services.replicas import Replicas
 from dfs.services.reports import OwedKind, StoreReport, describe_location, describe_scrub
 from dfs.storage.local_store import LocalStore
@@ -49,6 +49,7 @@ def make_replicas(services: Services, queue: JobQueue | None) -> Replicas:
         stores=services.stores,
         locations={store.name: f"/{store.name}" for store in services.stores.all()},
         queue=queue,
+        start_scrub=services.scrub.start,
     )
 
 
@@ -58,7 +59,7 @@ def make_queue(run: Callable[[str], object]) -> InlineQueue:
     def job(store: str) -> None:
         run(store)
 
-    return InlineQueue(jobs={REPLICATE_JOB: job})
+    return InlineQueue(jobs={REPLICATE_JOB: job, SCRUB_JOB: job})
 
 
 def change_state(services: Services, name: str, **changes: object) -> None:
@@ -189,7 +190,7 @@ def test_ask_does_not_wait_for_a_store_that_hangs(
         release.set()
 
 
-def _for(name: str, instead: Callable[[], None]) -> Callable[..., object]:
+def _for(name: str, instead: Callable[[], object]) -> Callable[..., object]:
     """Return `read_identity`, with something else done for one store."""
     read_identity = LocalStore.read_identity
 
@@ -319,6 +320,56 @@ def test_sync_without_queue_or_store_is_refused(node: Services) -> None:
         node.replicas.sync(None)
     with pytest.raises(NoSuchStoreError):
         make_replicas(node, make_queue(lambda store: None)).sync("replica9")
+
+
+def test_scrub_begins_in_all_stores_that_are_there(node: Services, tmp_path: Path) -> None:
+    """One that is gone is told and passed; the others have begun, and jobs go on with them."""
+    shutil.rmtree(tmp_path / "replica2")
+    asked: list[str] = []
+    start = make_replicas(node, make_queue(asked.append)).scrub(None)
+    assert start.jobs == ("scrub-primary", "scrub-replica1")
+    assert (list(start.faults), start.running) == (["replica2"], ())
+    assert asked == ["primary", "replica1"]
+    running = [report.name for report in node.replicas.look() if report.scrub.is_running]
+    assert running == ["primary", "replica1"]
+
+
+def test_scrub_under_way_goes_on(node: Services) -> None:
+    """It is not begun anew."""
+    replicas = make_replicas(node, make_queue(lambda store: None))
+    replicas.scrub("replica1")
+    begun = look_at(node, "replica1").scrub.state
+    assert replicas.scrub("replica1").running == ("replica1",)
+    assert look_at(node, "replica1").scrub.state == begun
+
+
+def test_scrub_of_one_store_that_is_gone_is_refused(node: Services, tmp_path: Path) -> None:
+    """Whoever names it is told by an error."""
+    shutil.rmtree(tmp_path / "replica1")
+    with pytest.raises(StoreUnavailableError):
+        make_replicas(node, make_queue(lambda store: None)).scrub("replica1")
+
+
+def test_scrub_does_not_wait_for_a_store_that_hangs(
+    node: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told; the others have begun."""
+    release = threading.Event()
+    monkeypatch.setattr(dfs.services.replicas, "SCRUB_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(LocalStore, "read_identity", _for("replica1", lambda: release.wait(60)))
+    try:
+        start = make_replicas(node, make_queue(lambda store: None)).scrub(None)
+    finally:
+        release.set()
+    assert start.faults == {"replica1": "The store does not answer."}
+    assert start.jobs == ("scrub-primary", "scrub-replica2")
+
+
+def test_scrub_without_queue_begins_nothing(node: Services) -> None:
+    """Nobody would go on with it."""
+    with pytest.raises(QueueError):
+        node.replicas.scrub(None)
+    assert not any(report.scrub.is_running for report in node.replicas.look())
 
 
 def test_location_is_told_without_secrets() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from dfs.api.answers import StoresSchema, SyncSchema
+from dfs.api.answers import ScrubStartSchema, StoresSchema, SyncSchema
 from dfs.queue.inline_queue import InlineQueue
-from dfs.services.hints import REPLICATE_JOB
+from dfs.services.hints import REPLICATE_JOB, SCRUB_JOB
 from dfs.wiring import Services
 from tests.api.conftest import MakeApp
 
@@ -41,7 +41,10 @@ def asked(node: FlaskClient) -> list[str]:
         names.append(store)
         services.replication.work(store, budget_s=30)
 
-    services.replicas._queue = InlineQueue(jobs={REPLICATE_JOB: replicate})
+    def scrub(store: str) -> None:
+        names.append(f"scrub {store}")
+
+    services.replicas._queue = InlineQueue(jobs={REPLICATE_JOB: replicate, SCRUB_JOB: scrub})
     return names
 
 
@@ -102,6 +105,39 @@ def test_sync_answers_with_jobs_and_what_is_owed(node: FlaskClient, asked: list[
     assert asked == ["primary", "replica1", "replica2"]
 
 
+def test_scrub_begins_and_is_seen_in_the_status(node: FlaskClient, asked: list[str]) -> None:
+    """The jobs are named, and the store named is read from now on."""
+    response: Any = node.post("/admin/replicas/scrub", json={"store": "replica1"})
+    assert response.status_code == 202
+    assert ScrubStartSchema().validate(response.json) == {}
+    assert response.json == {"jobs": ["scrub-replica1"], "running": [], "faults": {}}
+    assert asked == ["scrub replica1"]
+    status: Any = node.get("/admin/replicas/status").json
+    assert StoresSchema().validate(status) == {}
+    assert [store["scrub"]["running"] for store in status["stores"]] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "code"),
+    [("store=x", 404, "no_such_store"), ("wait=1", 422, "invalid_request")],
+)
+def test_scrub_invalid_is_refused(
+    node: FlaskClient, asked: list[str], query: str, status: int, code: str
+) -> None:
+    """Nothing is begun."""
+    response: Any = node.post(f"/admin/replicas/scrub?{query}")
+    assert (response.status_code, response.json["code"]) == (status, code)
+    assert asked == []
+
+
+def test_scrub_switched_off_is_refused(make_app: MakeApp) -> None:
+    """Settings that say never are not overruled."""
+    client = make_app(DFS_SCRUB_BYTES_PER_S="0").test_client()
+    services_of(client).replicas._queue = InlineQueue(jobs={})
+    response: Any = client.post("/admin/replicas/scrub")
+    assert (response.status_code, response.json["code"]) == (400, "invalid_request")
+
+
 @pytest.mark.parametrize(
     "how",
     [{"query_string": "store=replica2"}, {"json": {"store": "replica2"}}],
@@ -143,19 +179,25 @@ def test_sync_invalid_is_refused(
 
 
 @pytest.mark.parametrize(
-    "path", ["/admin/replicas/sync", "/admin/replicas/sync?store=replica1&wait=300"]
+    "path",
+    [
+        "/admin/replicas/sync",
+        "/admin/replicas/sync?store=replica1&wait=300",
+        "/admin/replicas/scrub",
+    ],
 )
-def test_sync_without_a_queue_is_503(node: FlaskClient, path: str) -> None:
+def test_work_without_a_queue_is_503(node: FlaskClient, path: str) -> None:
     """Nobody would do the work."""
     response: Any = node.post(path)
     assert (response.status_code, response.json["code"]) == (503, "queue")
     assert response.headers["Retry-After"]
 
 
-def test_sync_while_the_queue_is_down_is_503(
-    make_app: MakeApp, free_port: Callable[[], int]
+@pytest.mark.parametrize("what", ["sync", "scrub"])
+def test_work_while_the_queue_is_down_is_503(
+    make_app: MakeApp, free_port: Callable[[], int], what: str
 ) -> None:
     """So it is when Redis does not answer."""
     client = make_app(REDIS_URL=f"redis://127.0.0.1:{free_port()}").test_client()
-    response: Any = client.post("/admin/replicas/sync")
+    response: Any = client.post(f"/admin/replicas/{what}")
     assert (response.status_code, response.json["code"]) == (503, "queue")
