@@ -8,7 +8,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dfs.core.errors import BlobCorruptError, BlobMissingError, DfsError, StorageError
+from dfs.core.errors import (
+    BlobCorruptError,
+    BlobMissingError,
+    DfsError,
+    StorageError,
+    StoreUnavailableError,
+)
 from dfs.core.model import Blob
 from dfs.storage.base import BlobReader, BlobStore, StagedBlob, read_verified
 
@@ -102,8 +108,14 @@ class BlobCopier:
         return copied
 
     def _confirm(self, blob: Blob) -> bool:
-        """Tell whether the target holds the blob whole already, and see to it that it stays."""
-        return self._target.confirm(blob.digest, blob.size) and self._is_whole(blob)
+        """Tell whether the target holds the blob whole already, and see to it that it stays.
+
+        A copy that cannot be read is replaced; if the target does not work at all, that fails.
+        """
+        try:
+            return self._target.confirm(blob.digest, blob.size) and self._is_whole(blob)
+        except StoreUnavailableError:
+            return False
 
     def _is_whole(self, blob: Blob) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -371,3 +372,26 @@ def test_read_of_an_inline_blob_falls_over_to_a_replica(
     assert [(debt.store, debt.kind) for debt in owed if debt.store == "primary"] == [
         ("primary", DebtKind.SEGMENT)
     ]
+
+
+def test_copy_that_cannot_be_read_is_replaced(
+    replicated: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector under a replica's copy fails neither the turn nor the other copies."""
+    data = os.urandom(BIG)
+    stored = store_bytes(replicated, "file", data).files[0]
+    catch_up(replicated, "replica1")
+    replicated.ledger.owe([Debt.of_blob("replica1", stored.digest, BIG, now_ms())])
+    path = tmp_path / "replica1" / blob_name(stored.digest)
+    bad = path.stat().st_ino
+    pread = os.pread
+
+    def fail(descriptor: int, length: int, offset: int) -> bytes:
+        if os.fstat(descriptor).st_ino == bad:
+            raise OSError(errno.EIO, "bad sector")
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", fail)
+    catch_up(replicated, "replica1")
+    assert path.stat().st_ino != bad
+    assert path.read_bytes() == data
