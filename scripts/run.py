@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import urllib3
 from honcho.environ import parse_procfile
 
-from dfs.core.config import SETTINGS, Config, load_config
+from dfs.core.config import MORE_REPLICAS, SETTINGS, Config, load_config
 from dfs.core.errors import ConfigError
 from scripts.embedded_redis import find_server, free_port, launch, start_redis
 from scripts.supervisor import (
@@ -106,7 +106,14 @@ def choose_port(config: Config) -> int:
 
 def child_environ(config: Config, *, port: int, redis_url: str) -> dict[str, str]:
     """Return the environment of the node's processes: each setting, with absolute paths."""
-    values = {setting.name: getattr(config, setting.attribute) for setting in SETTINGS}
+    locations = dict(config.replicas)
+    values = {
+        setting.name: locations.get(setting.attribute)  # one that is not there is set to nothing
+        if MORE_REPLICAS.fullmatch(setting.name)
+        else getattr(config, setting.attribute)
+        for setting in SETTINGS
+    }
+    values |= {f"{name.upper()}_PATH": location for name, location in locations.items()}
     settings = {name: "" if value is None else str(value) for name, value in values.items()}
     programs = str(Path(sys.executable).parent)
     return {
