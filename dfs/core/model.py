@@ -260,7 +260,6 @@ class StoreState:
         failures: attempts to use it that have failed since one succeeded.
         retry_at_ms: it is not to be used before.
         error, error_at_ms: the last failure, if it has not been used successfully since.
-        behind_since_ms: since when the log is longer than its copy there; None: it is not.
     """
 
     name: str
@@ -273,5 +272,4 @@ class StoreState:
     retry_at_ms: int = 0
     error: str | None = None
     error_at_ms: int | None = None
-    behind_since_ms: int | None = None
     scrub: ScrubState = field(default_factory=ScrubState)

@@ -90,7 +90,6 @@ class StoreRecord(Model):
     retry_at: Field = BigIntegerField()
     error: Field = TextField(null=True)
     error_at: Field = BigIntegerField(null=True)
-    behind_since: Field = BigIntegerField(null=True)
     scrub_position: Field = TextField()
     scrub_started_at: Field = BigIntegerField(null=True)
     scrub_finished_at: Field = BigIntegerField(null=True)

@@ -36,7 +36,7 @@ DEBT_COLUMNS = (
 )  # fmt: skip
 STORE_COLUMNS = (
     "node_id", "name", "store_id", "segment_id", '"offset"', "lsn", "was_mounted", "failures",
-    "retry_at", "error", "error_at", "behind_since", "scrub_position", "scrub_started_at",
+    "retry_at", "error", "error_at", "scrub_position", "scrub_started_at",
     "scrub_finished_at", "scrub_bytes_read", "scrub_bytes_total", "scrub_damaged",
     "scrub_last_damaged", "scrub_last_bytes",
 )  # fmt: skip
@@ -180,7 +180,6 @@ def store_row(node_id: str, state: StoreState) -> tuple[Any, ...]:
         state.retry_at_ms,
         _storable(state.error),
         state.error_at_ms,
-        state.behind_since_ms,
         scrub.position,
         scrub.started_at_ms,
         scrub.finished_at_ms,
@@ -205,8 +204,7 @@ def read_store(row: Row) -> StoreState:
         retry_at_ms=row[8],
         error=row[9],
         error_at_ms=row[10],
-        behind_since_ms=row[11],
-        scrub=ScrubState(*row[12:]),
+        scrub=ScrubState(*row[11:]),
     )
 
 

@@ -14,6 +14,7 @@ from dfs.core.clock import now_ms
 from dfs.core.errors import StoreUnavailableError, WalError
 from dfs.core.model import SEGMENT_UNIT_BYTES, Blob, DebtKind, StoreState
 from dfs.db.repository import IndexRepository
+from dfs.services.lag import measure_lag
 from dfs.services.log_survey import LogSurvey
 from dfs.services.stores import Stores
 from dfs.services.verification import Fault, Finding, Place, look_at_blob, read_blob
@@ -226,10 +227,12 @@ class Survey:
     def _find_lag(self, store: BlobStore, cursor: Cursor) -> Generator[Step, None, None]:
         """Yield a finding if the store has been owed the end of the log for long."""
         state = self._index.store_states().get(store.name)
-        if state is None or state.behind_since_ms is None:
+        if state is None or store.name not in self._stores.replicas:
             return
-        if now_ms() - state.behind_since_ms > OWED_GRACE_MS:
-            unit = self._log.position.segment_id.to_bytes(SEGMENT_UNIT_BYTES, "big")
+        end = self._log.position
+        oldest_at_ms = measure_lag(state, log=self._log, index=self._index, end=end).oldest_at_ms
+        if oldest_at_ms is not None and now_ms() - oldest_at_ms > OWED_GRACE_MS:
+            unit = end.segment_id.to_bytes(SEGMENT_UNIT_BYTES, "big")
             detail = state.error or "the end of the log is owed"
             finding = Finding(store.name, DebtKind.SEGMENT, unit, Fault.OWED, 0, detail)
             yield Step(cursor, finding=finding)

@@ -32,7 +32,6 @@ STATE = StoreState(
     retry_at_ms=1 << 36,
     error="нет места",
     error_at_ms=1 << 37,
-    behind_since_ms=1 << 38,
     scrub=SCRUB,
 )
 FRESH = StoreState(name="primary", store_id=b"p" * 16)

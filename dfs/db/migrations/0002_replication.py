@@ -30,7 +30,6 @@ def up(migrator: SchemaMigrator, db: Database) -> None:
             retry_at {integer} NOT NULL,
             error {text},
             error_at {integer},
-            behind_since {integer},
             scrub_position {text} NOT NULL,
             scrub_started_at {integer},
             scrub_finished_at {integer},
