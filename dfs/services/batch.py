@@ -53,6 +53,10 @@ class Ticket:
         self._wake = threading.Lock()
         self._wake.acquire()
 
+    def whole(self, held: Collection[str]) -> set[str]:
+        """Return those of the replicas with the records that have the change's blob files, too."""
+        return set(held) if self.holders is None else set(held).intersection(self.holders)
+
     def sleep(self) -> None:
         self._wake.acquire()
         if self.follower is not None:
@@ -75,6 +79,10 @@ class Batch:
     published: list[bytes] = field(default_factory=list)
     sync_s: float = 0.0
 
+    def is_held(self, held: Collection[str]) -> bool:
+        """Tell whether each change is on enough stores, if these replicas have the records."""
+        return all(len(ticket.whole(held)) + 1 >= ticket.copies for ticket in self.tickets)
+
     def require_stores(
         self, primary: str, held: Collection[str], failed: Mapping[str, DfsError]
     ) -> None:
@@ -88,7 +96,7 @@ class Batch:
             QuorumError: for some change they are too few.
         """
         for ticket in self.tickets:
-            whole = held if ticket.holders is None else set(held) & set(ticket.holders)
+            whole = ticket.whole(held)
             ticket.stores = (primary, *sorted(whole))
             if len(ticket.stores) < ticket.copies:
                 raise quorum_error(ticket.copies, whole, failed)

@@ -339,7 +339,7 @@ class Committer:
         Raises:
             QuorumError: too few have the records; they were taken back everywhere.
         """
-        held, failed = append.wait(max(ticket.copies for ticket in batch.tickets) - 1)
+        held, failed = append.wait(batch.is_held)
         failing = [
             note_failure(states[name], error, now_ms=now_ms(), fraction=random.random())  # noqa: S311
             for name, error in failed.items()

@@ -11,7 +11,7 @@ and from then on is passed over.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -35,9 +35,11 @@ GRACE_S = 0.01
 """How long the other replicas are waited for once enough have answered."""
 TAKE_BACK_S = 0.2
 """How long the replicas are waited for when a write is taken back from them."""
+BUSY_S_MAX = 1.0
+"""A replica that writes for longer than this is passed over until it is done."""
 BYTES_PER_S_MIN = 16 << 20
 """Copying a large blob may take this much longer for its size."""
-COPY_THREADS = 16
+COPY_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,16 @@ class Append:
     futures: Mapping[str, Future[None]]
     deadline_s: float
 
-    def wait(self, count: int) -> tuple[set[str], dict[str, DfsError]]:
-        """Wait until so many replicas have the records, and a moment for the rest.
+    def wait(self, is_enough: Callable[[set[str]], bool]) -> tuple[set[str], dict[str, DfsError]]:
+        """Wait until enough replicas have the records, and a moment for the rest.
+
+        Args:
+            is_enough: tells whether these replicas are.
 
         Returns:
             (names of the replicas that have them, name -> why not, of those that failed).
         """
-        return _wait(self.futures, count=count, deadline_s=self.deadline_s)
+        return _wait(self.futures, is_enough=is_enough, deadline_s=self.deadline_s)
 
 
 class Quorum:
@@ -93,12 +98,17 @@ class Quorum:
             name: ThreadPoolExecutor(1, thread_name_prefix=f"append-{name}")
             for name in stores.replicas
         }
-        self._copiers = ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy")
-        self._appending: dict[str, Future[None]] = {}
+        # Each has its own, so that one that hangs does not use up the threads of the others.
+        self._copiers = {
+            name: ThreadPoolExecutor(COPY_THREADS, thread_name_prefix=f"copy-{name}")
+            for name in stores.replicas
+        }
+        # When each replica was last idle, and its last append.
+        self._appending: dict[str, tuple[float, Future[None]]] = {}
 
     def close(self) -> None:
         """End the threads, but for those that a replica keeps waiting."""
-        for threads in (*self._appenders.values(), self._copiers):
+        for threads in (*self._appenders.values(), *self._copiers.values()):
             threads.shutdown(wait=False, cancel_futures=True)
 
     # Before the commit
@@ -121,13 +131,17 @@ class Quorum:
             return None
         states = self._index.store_states()
         futures = {
-            name: self._copiers.submit(self._copy, store, staged)
+            name: self._copiers[name].submit(self._copy, store, staged)
             for name, store in self._stores.replicas.items()
             if _is_fit(states.get(name))
         }
         size = sum(blob.size for _, blob in staged)
         deadline_s = time.monotonic() + self._timeout_s + size / BYTES_PER_S_MIN
-        held, failed = _wait(futures, count=copies - 1, deadline_s=deadline_s)
+        held, failed = _wait(
+            futures, is_enough=lambda held: len(held) + 1 >= copies, deadline_s=deadline_s
+        )
+        for future in futures.values():
+            future.cancel()  # what has not begun yet is left to the jobs
         if len(held) + 1 < copies:
             raise quorum_error(copies, held, failed)
         return frozenset(held)
@@ -146,11 +160,21 @@ class Quorum:
     # Inside the commit
 
     def fit_stores(self, states: Mapping[str, StoreState]) -> set[str]:
-        """Return the replicas that can be counted on now."""
-        busy = {name for name, future in self._appending.items() if not future.done()}
+        """Return the replicas that can be counted on now.
+
+        One that still writes for the last commit, which did not need it, takes part in the next;
+        one that has been at it for long does not.
+        """
+        hanging_since_s = time.monotonic() - BUSY_S_MAX
         return {
-            name for name in self._stores.replicas if name not in busy and _is_fit(states.get(name))
+            name
+            for name in self._stores.replicas
+            if _is_fit(states.get(name)) and not self._hangs(name, hanging_since_s)
         }
+
+    def _hangs(self, name: str, since_s: float) -> bool:
+        begun_s, last = self._appending.get(name, (0.0, None))
+        return last is not None and not last.done() and begun_s < since_s
 
     def append(self, data: bytes, *, end: LogPosition, states: Mapping[str, StoreState]) -> Append:
         """Begin to append the records of a commit to all replicas that are fit. Under the lock.
@@ -165,9 +189,13 @@ class Quorum:
         for name in self.fit_stores(states):
             state = states[name]
             known = LogPosition(state.segment_id, state.offset, state.lsn)
-            futures[name] = self._appending[name] = self._appenders[name].submit(
+            futures[name] = self._appenders[name].submit(
                 self._append, self._stores.replicas[name], known, begin, data, deadline_s
             )
+            begun_s, last = self._appending.get(name, (0.0, None))
+            if last is None or last.done():
+                begun_s = time.monotonic()
+            self._appending[name] = (begun_s, futures[name])
         return Append(begin, end, futures, deadline_s)
 
     def take_back(self, append: Append) -> None:
@@ -227,9 +255,12 @@ def _is_fit(state: StoreState | None) -> bool:
 
 
 def _wait(
-    futures: Mapping[str, Future[None]], *, count: int, deadline_s: float
+    futures: Mapping[str, Future[None]],
+    *,
+    is_enough: Callable[[set[str]], bool],
+    deadline_s: float,
 ) -> tuple[set[str], dict[str, DfsError]]:
-    """Wait for so many of these to succeed, and a moment for the rest.
+    """Wait for enough of these to succeed, and a moment for the rest.
 
     Returns:
         (names of those that did, name -> why not, of those that failed or were too late).
@@ -239,7 +270,7 @@ def _wait(
     held: set[str] = set()
     failed: dict[str, DfsError] = {}
     while pending:
-        left_s = GRACE_S if len(held) >= count else deadline_s - time.monotonic()
+        left_s = GRACE_S if is_enough(held) else deadline_s - time.monotonic()
         done, pending = wait(pending, timeout=max(0.0, left_s), return_when=FIRST_COMPLETED)
         if not done:
             break
@@ -251,7 +282,7 @@ def _wait(
                 failed[names[future]] = error
             else:
                 raise error
-    if len(held) < count:
+    if not is_enough(held):
         failed |= {
             names[future]: StoreUnavailableError("The store did not answer in time.")
             for future in pending

@@ -229,3 +229,28 @@ def test_setting_makes_every_write_synchronous(open_node: Opener, tmp_path: Path
     services = open_node(replicas=replicas, replication="sync")
     assert store_bytes(services, "file", b"x").durability.stores == ALL[:2]
     assert IndexRepository(services.index).store_states()["replica1"].lsn == 2
+
+
+def test_replica_that_is_late_once_takes_part_in_the_next_write(
+    replicated: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blob file is on one replica only, so that very one is waited for, busy as it is."""
+    monkeypatch.setattr(quorum, "GRACE_S", 0.0)
+    store = replicated.stores.replicas["replica1"]
+    append, released = store.append_segment, threading.Event()
+
+    def append_late(*arguments: object) -> None:
+        released.wait()
+        append(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "append_segment", append_late)
+    assert store_synchronously(replicated, "first", b"x").durability.stores == (
+        "primary",
+        "replica2",
+    )
+    timer = threading.Timer(0.3, released.set)
+    timer.start()
+    (tmp_path / "replica2" / "tmp").rename(tmp_path / "replica2" / "gone")
+    stored = store_synchronously(replicated, "second", os.urandom(BIG))
+    assert "replica1" in stored.durability.stores
+    timer.join()
