@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from dfs.core.errors import (
     WalGapError,
 )
 from dfs.services.restore import needs_restoring
-from dfs.wal.control import LogPosition
+from dfs.wal.control import ControlFile, LogPosition
 from tests.services.conftest import list_keys, store_bytes
 from tests.services.replicated import (
     Facts,
@@ -210,9 +211,10 @@ def test_segment_damaged_alike_in_all_copies_refuses(cluster, filled):
 
 def test_segment_missing_everywhere_refuses(cluster, filled):
     """A segment that no store holds is a gap, not damage."""
-    for store in ("wal", "replica1", "replica2"):
+    for store in ("wal", "replica2"):
         remove(cluster.segment(2, store))
-    with pytest.raises(WalGapError, match=r"Segment 2 .*replica1.*replica2"):
+    os.truncate(cluster.segment(2, "replica1"), 5000)
+    with pytest.raises(WalGapError, match=r"Segment 2 .*replica1: holds 5000 of .*replica2: does"):
         cluster.restore()
 
 
@@ -256,6 +258,8 @@ def test_replica_with_a_torn_tail_gives_all_whole_changes(cluster, filled):
         path = cluster.segment(4, store)
         os.truncate(path, path.stat().st_size - cut)
     cluster.lose()
+    assert cluster.restore().position == before[1]
+    assert (cluster.wal / "wal.active").stat().st_size == before[1].offset
     check(cluster, before)
 
 
@@ -345,7 +349,23 @@ def test_log_rolled_back_below_a_kept_index_is_brought_forward(cluster, filled):
     check(cluster, expected)
 
 
-def test_replica_that_cannot_be_asked_for_a_lost_log_refuses(cluster, filled, monkeypatch):
+def test_log_restored_under_an_older_control_file_goes_by_the_segments(cluster, filled):
+    """What the control file knew of the lost segment, a failed sync even, is no longer so."""
+    shutil.copytree(cluster.wal, cluster.directory / "old")
+    node = cluster.open()
+    store_small(node, 6, prefix="more")
+    replicate(node)
+    expected = facts(node), node.log.position
+    cluster.close()
+    cluster.lose("wal")
+    (cluster.directory / "old").rename(cluster.wal)
+    with contextlib.closing(ControlFile(cluster.wal / "control")) as control:
+        control.mark_read_only("the disk failed")
+    assert cluster.restore(durable_lsn=expected[1].lsn).position == expected[1]
+    check(cluster, expected)
+
+
+def test_replica_that_cannot_be_asked_for_a_lost_log_refuses(cluster, filled):
     """It may hold records that the other one lacks: the operator decides, not dfs."""
     cluster.lose()
     shutil.rmtree(cluster.directory / "replica2" / "segments")

@@ -116,6 +116,20 @@ def test_merge_newest_is_the_longest_sound_beginning_or_refuses(copies):
         assert merged.end.lsn >= alone.end.lsn
 
 
+@given(
+    damages=st.lists(st.lists(OFFSETS, max_size=4), min_size=1, max_size=3), has_own=st.booleans()
+)
+def test_merge_newest_of_long_copies_is_whole_if_each_change_is_sound_somewhere(damages, has_own):
+    """Copies that all go to the end are as good together as they would be of a sealed segment."""
+    copies = [
+        copy_of(flipped(offsets), is_own=has_own and number == 0)
+        for number, offsets in enumerate(damages)
+    ]
+    sealed = merge_up_to(copies, start=START, end=END)
+    if sealed.end == END:
+        assert merge_newest(copies, start=START).end == END
+
+
 @given(length=st.integers(SEGMENT_HEADER_BYTES, len(SEGMENT)))
 def test_merge_newest_of_one_torn_copy_is_its_whole_changes(length):
     """A copy that was cut anywhere gives what was whole before the cut."""
@@ -159,9 +173,10 @@ def test_merge_newest_fills_a_hole_only_with_what_fits_into_it():
     right, _ = segment_of([COMMITS[0], lost])
     merged = merge_newest([damaged, copy_of(right)], start=START)
     assert bytes_of(merged) == SEGMENT[SEGMENT_HEADER_BYTES:]
-    taken_back, _ = segment_of([COMMITS[0], [upload("other", b"other")]])
-    with pytest.raises(WalCorruptError):
-        merge_newest([damaged, copy_of(taken_back)], start=START)
+    for changes in (1, 20):
+        taken_back, _ = segment_of([COMMITS[0], [upload("other", b"other")] * changes])
+        with pytest.raises(WalCorruptError):
+            merge_newest([damaged, copy_of(taken_back)], start=START)
 
 
 def test_merge_newest_of_an_own_copy_ends_where_it_does():
