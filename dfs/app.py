@@ -10,6 +10,7 @@ from flask.globals import request_ctx
 from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.routing import MapAdapter
 
+from dfs.api.dashboard import Dashboard
 from dfs.api.docs import install_api
 from dfs.api.errors import REQUEST_ID_KEY, install_error_handlers
 from dfs.api.requests import begin_request
@@ -97,6 +98,8 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["dfs"] = Node(config, on_commit=_count_commits(metrics))
     install_error_handlers(app)
     install_api(app)
+    if config.redis_url is not None:
+        Dashboard(redis_url=config.redis_url, password=config.admin_password).install(app)
     return app
 
 

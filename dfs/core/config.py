@@ -230,6 +230,13 @@ SETTINGS: tuple[Setting, ...] = (
         "age in seconds after which a temporary file that nobody writes is swept while the node runs",
     ),
     Setting(
+        "DFS_ADMIN_PASSWORD",
+        "admin_password",
+        parse_optional,
+        "",
+        "password for the dashboard of the queue at `/admin/rq` (HTTP Basic, any user name); empty = it is only for clients on the same machine",
+    ),
+    Setting(
         "DEBUG",
         "debug",
         parse_bool,
@@ -281,6 +288,7 @@ class Config:
     commit_batch_count_max: int
     commit_gather_us: int
     tmp_age_s: int
+    admin_password: str | None
     debug: bool
 
 

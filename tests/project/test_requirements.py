@@ -14,6 +14,7 @@ THROUGH_ANOTHER = {"werkzeug", "webargs", "prometheus-client", "botocore"}
 """Imported, and brought by flask, flask-smorest, the exporter and boto3, which decide on theirs."""
 NEEDED_UNIMPORTED = {
     "hiredis",  # redis uses it by itself: replies parsed in C
+    "six",  # rq-dashboard uses it
     "psycopg",  # peewee uses it for postgresql:// addresses
 }
 _LINE = re.compile(r"([a-z0-9-]+)(\[[a-z0-9,]+\])?==([0-9][^ ]*) +# \S.*")

@@ -1,0 +1,108 @@
+"""`/admin/rq`: the dashboard of the queue, an application of its own inside this one.
+
+It has neither access control nor protection against requests that other sites make a browser send;
+both are here. Importing it takes 0.3 s and 34 MB, so that is left to the first request for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import cast
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import NotFound
+
+from dfs.api.errors import (
+    handle_dfs_error,
+    handle_http_exception,
+    handle_unknown,
+    install_error_handlers,
+)
+from dfs.api.guard import refuse_other_sites, refuse_strangers
+from dfs.api.responses import Answer
+from dfs.queue.dashboard import forbid_pickle, is_absent, limit_waiting, translate_outage
+
+PREFIX = "/admin/rq"
+_CHANGES_BY_GET = "rq_dashboard.requeue_all"
+_HEADERS = {
+    # Its pages hold scripts, and make others from templates.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Dashboard:
+    """The dashboard, made when it is first asked for.
+
+    Args:
+        password: see `guard.refuse_strangers`.
+    """
+
+    def __init__(self, *, redis_url: str, password: str | None) -> None:
+        self._redis_url = redis_url
+        self._password = password
+        self._app: Flask | None = None
+        self._lock = threading.Lock()
+
+    def install(self, app: Flask) -> None:
+        """Serve it below `PREFIX`."""
+        rules = ((PREFIX, "rq_begin"), (f"{PREFIX}/", "rq_home"), (f"{PREFIX}/<path:path>", "rq"))
+        for rule, endpoint in rules:
+            app.add_url_rule(rule, endpoint, self._answer, methods=["GET", "POST"])
+
+    def _answer(self, path: str = "") -> Response:
+        environ = request.environ
+        refusal = refuse_strangers(environ, self._password)
+        if refusal is not None:
+            return refusal
+        inner_path = environ["PATH_INFO"].removeprefix(PREFIX)
+        if not inner_path:
+            return Answer(308, [("Location", f"{PREFIX}/")], b"")
+        inside = {
+            **environ,
+            "SCRIPT_NAME": environ.get("SCRIPT_NAME", "") + PREFIX,
+            "PATH_INFO": inner_path,
+        }
+        return cast("Response", Response.from_app(self._find_app(), inside))
+
+    def _find_app(self) -> Flask:
+        with self._lock:
+            if self._app is None:
+                self._app = _make_app(self._redis_url)
+        return self._app
+
+
+def _make_app(redis_url: str) -> Flask:
+    """Return the application of the dashboard. Connects to nothing yet."""
+    forbid_pickle()
+    from rq_dashboard.web import blueprint, setup_rq_connection  # noqa: PLC0415
+
+    app = Flask("rq_dashboard")
+    app.config["RQ_DASHBOARD_REDIS_URL"] = limit_waiting(redis_url)
+    setup_rq_connection(app)
+    app.register_blueprint(blueprint)
+    app.before_request(_refuse_other_sites)
+    app.after_request(_secure)
+    install_error_handlers(app)
+    app.register_error_handler(Exception, _handle_error)
+    return app
+
+
+def _refuse_other_sites() -> Answer | None:
+    return refuse_other_sites(request.environ, is_change=request.endpoint == _CHANGES_BY_GET)
+
+
+def _secure(response: Response) -> Response:
+    response.headers.extend(_HEADERS)
+    return response
+
+
+def _handle_error(error: Exception) -> Answer:
+    if is_absent(error):
+        return handle_http_exception(NotFound("The queue has nothing of that name."))
+    outage = translate_outage(error)
+    return handle_unknown(error) if outage is None else handle_dfs_error(outage)
