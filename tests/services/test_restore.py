@@ -324,9 +324,13 @@ def test_log_restored_from_a_lagging_replica_under_a_newer_index_refuses(cluster
     """The index knows records that no store has: the error says how many, and how to go on."""
     node = cluster.open()
     store_small(node, 1, prefix="late")
-    lost = node.log.position.lsn - filled[1].lsn
+    end = node.log.position
+    lost = end.lsn - filled[1].lsn
     cluster.close()
     cluster.lose("wal")
+    with pytest.raises(WalGapError, match=f"on all stores, but {end.lsn} was"):
+        cluster.restore(durable_lsn=end.lsn)
+    assert not (cluster.wal / "wal.active").exists()
     with pytest.raises(WalGapError, match=rf": {lost} records are lost.*rebuild-index"):
         cluster.open()
     (cluster.wal / "rebuild-index").touch()
