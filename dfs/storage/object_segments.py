@@ -154,8 +154,9 @@ class ObjectSegments:
 
     def put(self, segment_id: int, pieces: Iterable[bytes]) -> None:
         """See `KeepsSegments.put_segment`."""
+        found = self._find(segment_id)
         self._upload(segment_id, pieces)
-        self._client.delete([part.name for part in self._find(segment_id).parts.values()])
+        self._client.delete([part.name for part in found.parts.values()])
         self._tail = None
 
     def quarantine(self, segment_id: int) -> None:

@@ -11,7 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from dfs.core.durable import make_directory_durably, storage_error, write_all
+from dfs.core.durable import DIRECTORY_MODE, storage_error, write_all
 from dfs.storage.local_reader import FileReader
 from dfs.storage.names import require_digest
 
@@ -26,18 +26,15 @@ class Spool:
     def __init__(self, *, path: Path | None) -> None:
         self._path = path
 
-    def prepare(self) -> None:
-        """Create the directory. Raises NoSpaceError, StoreUnavailableError."""
-        if self._path is not None:
-            make_directory_durably(self._path)
-
     def open(self) -> io.FileIO:
-        """Return an empty file that is gone when it is closed.
+        """Return an empty file that is gone when it is closed. The directory is made if need be.
 
         Raises:
             NoSpaceError, StoreUnavailableError: it could not be created.
         """
         try:
+            if self._path is not None:
+                self._path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
             return tempfile.TemporaryFile(buffering=0, dir=self._path)
         except OSError as error:
             raise storage_error(error, path=self._path) from error

@@ -120,7 +120,7 @@ class ObjectStore:
         access_key_id, secret_access_key: both or neither; the environment's when None.
         timeout_s: for one request. A server that does not answer is given up after about as long;
             a single request that moves much may take six times as long.
-        spool_path: directory for blobs on their way; None for that of the system.
+        spool_path: directory of this machine for blobs on their way; None for that of the system.
 
     Raises:
         ConfigError: an argument is malformed.
@@ -161,7 +161,6 @@ class ObjectStore:
 
     def prepare(self) -> None:
         """See `BlobStore`. The bucket must be there."""
-        self._spool.prepare()
         self._client.check()
 
     def is_mount(self) -> bool:
