@@ -39,10 +39,11 @@ from dfs.services.stores import ReplicaStore, Stores
 from dfs.services.survey import Survey
 from dfs.services.turn import Turns
 from dfs.storage.base import BlobStore
-from dfs.storage.open import open_store
+from dfs.storage.open import S3Settings, open_store
 from dfs.wal.log import WriteAheadLog
 
 REOPEN_PAUSE_S = 1.0
+SPOOL_NAME = "spool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,8 +381,16 @@ class Node:
 
 def open_replicas(config: Config) -> dict[str, ReplicaStore]:
     """Return the replicas by name. Whether they are there is seen when they are used."""
+    s3 = S3Settings(
+        endpoint=config.s3_endpoint,
+        region=config.s3_region,
+        access_key_id=config.s3_access_key_id,
+        secret_access_key=config.s3_secret_access_key,
+        spool_path=config.run_path / SPOOL_NAME,
+    )
     return {
-        name: open_store(location, name=name, prepare=False) for name, location in config.replicas
+        name: open_store(location, name=name, s3=s3, prepare=False)
+        for name, location in config.replicas
     }
 
 
