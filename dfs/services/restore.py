@@ -279,8 +279,6 @@ class _Restoration:
                 raise two_lives(names)
             copy = self._builder.fetch(source, segment_id, source.held[segment_id])
             sure = find_sure_end(copy, first_position(source.newest))
-            if sure.offset > end.offset:
-                raise two_lives(names)
             whole = self._own.open_whole(end)
             if whole is None:
                 whole = open_own(self._builder.build_up_to(end, self._own.open(segment_id)).path)

@@ -291,7 +291,7 @@ def test_damage_in_the_newest_segment_is_bridged_by_the_other_replica(cluster, f
 def test_active_segment_that_is_harmed_is_restored(cluster, filled, harm):
     """The newest segment is lost or damaged, the sealed ones are there and stay."""
     harm(cluster.wal / "wal.active")
-    restored = cluster.restore(durable_lsn=filled[1].lsn)
+    restored = cluster.restore()
     assert (restored.segments, restored.position) == ((4,), filled[1])
     check(cluster, filled)
 
@@ -393,16 +393,17 @@ def test_replicas_of_two_clusters_refuse(cluster, filled, tmp_path: Path):
         cluster.restore()
 
 
-def test_replica_of_an_older_life_of_the_log_refuses(cluster, filled):
+@pytest.mark.parametrize(("lost", "new"), [(6, 2), (2, 6), (6, 10), (2, 2)])
+def test_replica_of_an_older_life_of_the_log_refuses(cluster, filled, lost, new):
     """A replica that was away when records were lost does not bring them back over newer ones."""
     node = cluster.open()
-    store_small(node, 6, prefix="lost")
+    store_small(node, lost, prefix="lost")
     replicate(node, "replica2")
     cluster.close()
     cluster.lose()
     (cluster.directory / "replica2").rename(cluster.directory / "away")
     node = cluster.open()
-    store_small(node, 2, prefix="new")
+    store_small(node, new, prefix="new")
     replicate(node, "replica1")
     cluster.close()
     cluster.lose()
@@ -440,16 +441,14 @@ def test_restoring_the_active_segment_under_others_refuses(cluster, filled):
         cluster.restore()
 
 
-def test_primary_lost_alone_is_owed_every_blob_file(cluster, filled):
+@pytest.mark.parametrize("lost", [["primary"], ["primary", "index"]])
+def test_primary_lost_alone_is_owed_every_blob_file(cluster, filled, lost):
     """An empty primary beside a whole log joins again; jobs bring its blob files back."""
-    cluster.lose("primary")
+    cluster.lose(*lost)
     node = cluster.open()
-    assert facts(node) == filled[0]
     assert node.replication.work("primary", budget_s=10).blobs == 1
-    assert (
-        len([path for path in (cluster.directory / "primary/blobs").rglob("*") if path.is_file()])
-        == 1
-    )
+    cluster.lose("replica1/blobs", "replica2/blobs")
+    assert facts(node) == filled[0]
 
 
 def test_primary_whose_disk_is_not_mounted_refuses(cluster, filled):
