@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -81,10 +80,11 @@ def pre_fork(server: Any, worker: Any) -> None:
     # The application's modules, too: imported once, before the fork, they cost each worker nothing.
     # So SIGHUP brings new settings but never new code; that takes a restart or SIGUSR2.
     import dfs.app  # noqa: F401, PLC0415
+    from dfs.telemetry.files import remove_dead_files  # noqa: PLC0415
     from dfs.wiring import recover_node  # noqa: PLC0415
 
     if "GUNICORN_PID" not in os.environ:  # else the workers of the old arbiter still count
-        shutil.rmtree(metrics_path, ignore_errors=True)
+        remove_dead_files(metrics_path)
     with suppress(OSError):  # without it each worker counts for itself
         metrics_path.mkdir(parents=True, exist_ok=True)
     try:
@@ -97,7 +97,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     """Make sure that a full disk cannot kill the worker for what it counts."""
-    from dfs.telemetry.metrics import reserve_metrics_files  # noqa: PLC0415
+    from dfs.telemetry.files import reserve_metrics_files  # noqa: PLC0415
 
     reserve_metrics_files()
 

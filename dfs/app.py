@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Flask, Request, Response
@@ -15,9 +16,13 @@ from dfs.api.docs import install_api
 from dfs.api.errors import REQUEST_ID_KEY, install_error_handlers
 from dfs.api.requests import begin_request
 from dfs.core.config import Config, load_config
+from dfs.core.model import DebtKind
 from dfs.core.ulid import UlidFactory
 from dfs.services.batch import CommitReport
+from dfs.services.breaker import Breaker
+from dfs.services.hooks import Hooks
 from dfs.telemetry.metrics import Metrics, install_metrics
+from dfs.telemetry.stores import StoreGauges
 from dfs.wiring import Node
 
 
@@ -94,8 +99,8 @@ def create_app(config: Config | None = None) -> Flask:
     config = load_config() if config is None else config
     app = DfsFlask("dfs", static_folder=None)
     app.url_map.merge_slashes = False  # a name with two slashes is another name, not a redirect
-    metrics = install_metrics(app)
-    app.extensions["dfs"] = Node(config, on_commit=_count_commits(metrics))
+    metrics = install_metrics(app, read_stores=partial(_read_stores, app))
+    app.extensions["dfs"] = Node(config, hooks=_make_hooks(metrics))
     install_error_handlers(app)
     install_api(app)
     if config.redis_url is not None:
@@ -103,8 +108,10 @@ def create_app(config: Config | None = None) -> Flask:
     return app
 
 
-def _count_commits(metrics: Metrics) -> Callable[[CommitReport], None]:
-    def count(report: CommitReport) -> None:
+def _make_hooks(metrics: Metrics) -> Hooks:
+    """Return what has the services counted."""
+
+    def count_commit(report: CommitReport) -> None:
         metrics.commits.observe_commit(
             changes=report.changes,
             syncs=1,
@@ -112,4 +119,30 @@ def _count_commits(metrics: Metrics) -> Callable[[CommitReport], None]:
             sync_s=report.sync_s,
         )
 
-    return count
+    def count_damage(store: str, kind: DebtKind) -> None:
+        metrics.stores.observe_damage(store, kind.name.lower())
+
+    return Hooks(
+        on_commit=count_commit, on_damage=count_damage, on_rescue=metrics.stores.observe_rescue
+    )
+
+
+def _read_stores(app: Flask) -> list[StoreGauges]:
+    """Return how the stores are, for the metrics. Raises DfsError."""
+    node: Node = app.extensions["dfs"]
+    return [
+        StoreGauges(
+            store=report.name,
+            lag_s=report.lag_s,
+            lag_records=report.lag_records,
+            owed={kind.value: (owed.count, owed.bytes) for kind, owed in report.owed.items()},
+            is_out=report.breaker is not Breaker.CLOSED,
+            failures=report.state.failures,
+            scrub_bytes_read=report.scrub.state.bytes_read,
+            scrub_damaged_last=report.scrub.state.last_damaged,
+            scrub_share=report.scrub.share,
+            scrub_bytes_per_s=report.scrub.bytes_per_s,
+            scrub_eta_s=report.scrub.eta_s,
+        )
+        for report in node.services.replicas.recall()
+    ]

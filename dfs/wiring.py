@@ -20,11 +20,12 @@ from dfs.queue.base import JobQueue
 from dfs.queue.inline_queue import InlineQueue
 from dfs.queue.rq_queue import RqQueue, queue_name
 from dfs.restoring import restore_after, restore_if_needed
-from dfs.services.batch import CommitReport, OnCommit, ignore_report
+from dfs.services.batch import CommitReport
 from dfs.services.commit import Committer
 from dfs.services.damage import DamageBook
 from dfs.services.files import FileService
 from dfs.services.hints import Hinter, ignore_hint
+from dfs.services.hooks import NO_HOOKS, Hooks
 from dfs.services.inspection import WalInspection
 from dfs.services.ledger import Ledger
 from dfs.services.mending import mend_segment
@@ -83,7 +84,7 @@ class Services:
 
 
 def open_services(
-    config: Config, *, on_step: OnStep = ignore_step, on_commit: OnCommit = ignore_report
+    config: Config, *, on_step: OnStep = ignore_step, hooks: Hooks = NO_HOOKS
 ) -> Services:
     """Open and recover the node, and return its services.
 
@@ -96,13 +97,13 @@ def open_services(
     """
     restore_if_needed(config)
     try:
-        return _open_recovered(config, on_step=on_step, on_commit=on_commit)
+        return _open_recovered(config, on_step=on_step, hooks=hooks)
     except (WalCorruptError, WalGapError) as error:  # found by reading the records
         restore_after(config, error)
-    return _open_recovered(config, on_step=on_step, on_commit=on_commit)
+    return _open_recovered(config, on_step=on_step, hooks=hooks)
 
 
-def _open_recovered(config: Config, *, on_step: OnStep, on_commit: OnCommit) -> Services:
+def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks) -> Services:
     log = _build_log(config, on_step)
     index = IndexDatabase(
         url=config.database_url,
@@ -135,7 +136,7 @@ def _open_recovered(config: Config, *, on_step: OnStep, on_commit: OnCommit) -> 
         stores=stores,
         recovered=recovered,
         on_step=on_step,
-        on_commit=on_commit,
+        hooks=hooks,
     )
     try:
         services.replication.adopt_new()
@@ -161,6 +162,7 @@ class _Parts:
     turns: Turns
     wake: Callable[[Iterable[str]], None]
     damage: DamageBook
+    hooks: Hooks
 
 
 def _build_services(
@@ -171,7 +173,7 @@ def _build_services(
     stores: Stores,
     recovered: Recovered,
     on_step: OnStep,
-    on_commit: OnCommit,
+    hooks: Hooks,
 ) -> Services:
     """Put the services on top of what is open and recovered. Opens nothing."""
     queue = _build_queue(config, recovered)
@@ -191,11 +193,19 @@ def _build_services(
         hasher=ThreadPoolExecutor(thread_name_prefix="hasher"),
         turns=Turns(patience_s=config.replica_timeout_s),
         wake=wake,
-        damage=DamageBook(index=repository, ledger=ledger, wake=wake),
+        damage=DamageBook(
+            index=repository,
+            ledger=ledger,
+            wake=wake,
+            on_damage=hooks.on_damage,
+            on_rescue=hooks.on_rescue,
+        ),
+        hooks=hooks,
     )
     quorum = _build_quorum(parts)
-    committer = _build_committer(parts, quorum, on_step=on_step, on_commit=on_commit)
+    committer = _build_committer(parts, quorum, on_step=on_step)
     scrub = _build_scrub(parts)
+    replicas = _build_replicas(parts, queue, scrub)
     paths = (config.wal_path, config.storage_path)
     return Services(
         config=config,
@@ -207,14 +217,20 @@ def _build_services(
         turns=parts.turns,
         replication=_build_replication(parts),
         scrub=scrub,
-        replicas=_build_replicas(parts, queue, scrub),
+        replicas=replicas,
         quorum=quorum,
         queue=queue,
         hinter=hinter,
         committer=committer,
         files=_build_files(parts, committer, quorum),
         wal_inspection=WalInspection(log=log, index=repository),
-        health=NodeHealth(log=log, index=index, paths=paths, ping_queue=queue.check),
+        health=NodeHealth(
+            log=log,
+            index=index,
+            paths=paths,
+            ping_queue=queue.check,
+            recall_stores=replicas.recall,
+        ),
         hasher=parts.hasher,
         recovered=recovered,
     )
@@ -231,12 +247,10 @@ def _build_quorum(parts: _Parts) -> Quorum:
     )
 
 
-def _build_committer(
-    parts: _Parts, quorum: Quorum, *, on_step: OnStep, on_commit: OnCommit
-) -> Committer:
+def _build_committer(parts: _Parts, quorum: Quorum, *, on_step: OnStep) -> Committer:
     def after_commit(report: CommitReport) -> None:
         parts.wake(parts.stores.replicas)
-        on_commit(report)
+        parts.hooks.on_commit(report)
 
     return Committer(
         log=parts.log,
@@ -292,6 +306,7 @@ def _build_scrub(parts: _Parts) -> Scrub:
             stores=parts.stores,
             locks=parts.locks,
             wake=parts.wake,
+            on_damage=parts.hooks.on_damage,
         ),
         index=parts.repository,
         ledger=parts.ledger,
@@ -343,9 +358,9 @@ class Node:
     Importing the application must open nothing, and what is open must not be carried over a fork.
     """
 
-    def __init__(self, config: Config, *, on_commit: OnCommit = ignore_report) -> None:
+    def __init__(self, config: Config, *, hooks: Hooks = NO_HOOKS) -> None:
         self.config = config
-        self._on_commit = on_commit
+        self._hooks = hooks
         self._services: Services | None = None
         self._lock = threading.Lock()
         self._failure: DfsError | None = None
@@ -365,7 +380,7 @@ class Node:
         if self._failure is not None and time.monotonic() < self._retry_at_s:
             raise self._failure
         try:
-            return open_services(self.config, on_commit=self._on_commit)
+            return open_services(self.config, hooks=self._hooks)
         except DfsError as error:
             self._failure = error
             self._retry_at_s = time.monotonic() + REOPEN_PAUSE_S

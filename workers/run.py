@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import FrameType
 
 import structlog
+from prometheus_client import CollectorRegistry
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import SimpleWorker
@@ -24,7 +25,11 @@ from dfs.core.config import Config, load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, configure_stdlib_logging
+from dfs.core.model import DebtKind
 from dfs.queue.rq_queue import queue_name
+from dfs.services.hooks import Hooks
+from dfs.telemetry.files import METRICS_NAME, join_metrics
+from dfs.telemetry.stores import COUNTER_KINDS, StoreCounters
 from dfs.wiring import Services, open_services
 from workers.jobs import jobs_use
 from workers.schedule import Schedule, periodic_jobs
@@ -134,7 +139,7 @@ def main() -> int:
         if config.redis_url is None:
             sys.stderr.write("dfs worker: set REDIS_URL; `make run` does it by itself.\n")
             return 2
-        services = open_services(config)
+        services = open_services(config, hooks=make_hooks(config))
         try:
             run_worker(config, config.redis_url, services)
         finally:
@@ -143,6 +148,17 @@ def main() -> int:
         sys.stderr.write(f"dfs worker: {error}\n")
         return 1
     return 0
+
+
+def make_hooks(config: Config) -> Hooks:
+    """Return what has the services counted where the web workers' `/metrics` looks."""
+    join_metrics(config.run_path / METRICS_NAME, COUNTER_KINDS)
+    counters = StoreCounters(registry=CollectorRegistry())
+
+    def count_damage(store: str, kind: DebtKind) -> None:
+        counters.observe_damage(store, kind.name.lower())
+
+    return Hooks(on_damage=count_damage)
 
 
 def exit_at_signals() -> None:

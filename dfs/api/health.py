@@ -17,7 +17,7 @@ from dfs.core.errors import DfsError
 log = structlog.get_logger()
 blueprint = Blueprint("health", __name__)
 
-OPTIONAL_PARTS = frozenset(("queue",))
+OPTIONAL_PARTS = frozenset(("queue", "replicas"))
 """Parts without which everything is served, if later."""
 
 

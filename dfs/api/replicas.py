@@ -13,7 +13,6 @@ from dfs.api.requests import services
 from dfs.api.responses import Answer, answer_json
 from dfs.api.schemas import NoQuerySchema, StoreChoiceSchema, SyncQuerySchema, load_checked
 from dfs.api.spec import REPLICAS_DOC, SCRUB_DOC, SYNC_DOC
-from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError
 from dfs.services.reports import Owed, ScrubProgress, StoreReport
 
@@ -28,7 +27,7 @@ _CHOICE_SCHEMA = StoreChoiceSchema()
 def get_status(query: dict[str, Any]) -> Answer:
     """Tell how each store is, and what it owes"""
     reports = services().replicas.ask()
-    return answer_json({"stores": [_represent_store(report, now_ms()) for report in reports]})
+    return answer_json({"stores": [_represent_store(report) for report in reports]})
 
 
 @blueprint.route("/sync", methods=["POST"])
@@ -37,8 +36,7 @@ def get_status(query: dict[str, Any]) -> Answer:
 def start_sync(query: dict[str, Any]) -> Answer:
     """Have what the stores owe paid now"""
     report = services().replicas.sync(_choose_store(query), wait_s=query["wait"])
-    moment = now_ms()
-    owed = {store.name: _represent_debts(store, moment) for store in report.stores}
+    owed = {store.name: _represent_debts(store) for store in report.stores}
     return answer_json({"jobs": report.jobs, "done": report.is_done, "owed": owed}, 202)
 
 
@@ -64,7 +62,7 @@ def _choose_store(query: Mapping[str, Any]) -> str | None:
     return chosen or store
 
 
-def _represent_store(report: StoreReport, moment_ms: int) -> dict[str, Any]:
+def _represent_store(report: StoreReport) -> dict[str, Any]:
     state, position = report.state, report.position
     return {
         "name": report.name,
@@ -84,19 +82,19 @@ def _represent_store(report: StoreReport, moment_ms: int) -> dict[str, Any]:
             "offset": position.offset,
             "lsn": position.lsn,
         },
-        **_represent_debts(report, moment_ms),
+        **_represent_debts(report),
         "scrub": _represent_scrub(report.scrub),
     }
 
 
-def _represent_debts(report: StoreReport, moment_ms: int) -> dict[str, Any]:
+def _represent_debts(report: StoreReport) -> dict[str, Any]:
     """Return what a store owes; part of its status, and of what a sync answers."""
     return {
         "lag_records": report.lag_records,
-        "oldest_debt_s": _age_s(report.oldest_at_ms, moment_ms),
+        "oldest_debt_s": _age_s(report.oldest_at_ms, report.at_ms),
         "owed_bytes": report.owed_bytes,
         "debts": {
-            kind.value: _represent_owed(owed, moment_ms) for kind, owed in report.owed.items()
+            kind.value: _represent_owed(owed, report.at_ms) for kind, owed in report.owed.items()
         },
     }
 

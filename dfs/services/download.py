@@ -89,8 +89,11 @@ class Download:
                 failure = failure or error
                 self._note_failure(store, blob, error)
             else:
+                if failure is not None:
+                    self._damage.note_rescue(store.name)
                 return
         if failure is not None:
+            self._damage.note_rescue(None)
             raise failure
 
     def _read_copy(self, store: BlobStore, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
@@ -122,9 +125,12 @@ class Download:
         self._damage.note_segment(self._stores.primary.name, blob.segment_id, failure)
         for store in self._stores.replicas.values():
             try:
-                return read_inline_copy(store, blob)
+                data = read_inline_copy(store, blob)
             except StorageError:
                 continue  # a copy that is short of it is behind, or found by the scrub
+            self._damage.note_rescue(store.name)
+            return data
+        self._damage.note_rescue(None)
         raise failure
 
 

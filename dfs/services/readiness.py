@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dfs.core.durable import storage_error
 from dfs.core.errors import DfsError
 from dfs.db.session import IndexDatabase
+from dfs.services.breaker import Breaker
+from dfs.services.reports import StoreReport
 from dfs.wal.log import WriteAheadLog
 
+LAG_S_MAX = 15 * 60
+"""A store that owes something for longer is not just busy."""
 FREE_BYTES_MIN = 16 << 20
 """Below this much room the next rotation of the log may fail."""
 
@@ -21,6 +25,7 @@ class NodeHealth:
     Args:
         paths: directories on the disks that the node writes to.
         ping_queue: raises DfsError if the queue does not answer.
+        recall_stores: returns how the stores are; it may be some seconds old.
     """
 
     def __init__(
@@ -30,16 +35,19 @@ class NodeHealth:
         index: IndexDatabase,
         paths: tuple[Path, ...],
         ping_queue: Callable[[], None],
+        recall_stores: Callable[[], Sequence[StoreReport]],
     ) -> None:
         self._log = log
         self._index = index
         self._paths = paths
         self._ping_queue = ping_queue
+        self._recall_stores = recall_stores
 
     def reasons(self) -> dict[str, str | None]:
         """Return for each part why it does not work, or None if it does. Names no path.
 
-        All but `queue` are needed to serve; without the queue background work is late, not lost.
+        All but `queue` and `replicas` are needed to serve: without them background work is late,
+        not lost.
         """
         return {
             "recovery": self._recovery(),
@@ -47,6 +55,7 @@ class NodeHealth:
             "index": self._lag(),
             "disk": self._disk(),
             "queue": _reason(self._ping_queue),
+            "replicas": self._stores(),
         }
 
     def _recovery(self) -> str | None:
@@ -63,6 +72,19 @@ class NodeHealth:
         if end is not None and applied_lsn < end.lsn:
             return f"the index lacks {end.lsn - applied_lsn} records; the next write adds them"
         return None
+
+    def _stores(self) -> str | None:
+        try:
+            reports = self._recall_stores()
+        except DfsError as error:
+            return error.message
+        faults: list[str] = []
+        for report in reports:
+            if report.breaker is not Breaker.CLOSED:
+                faults.append(f"{report.name} is out of service")
+            elif report.lag_s > LAG_S_MAX:
+                faults.append(f"{report.name} is {report.lag_s:.0f} s behind")
+        return "; ".join(faults) or None
 
     def _disk(self) -> str | None:
         for path in self._paths:

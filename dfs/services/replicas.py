@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ from dfs.storage.base import BlobStore
 from dfs.wal.control import LogPosition
 from dfs.wal.log import WriteAheadLog
 
+RECALL_S = 5.0
+"""What was looked up is good for so long, where it need not be exact."""
 PROBE_TIMEOUT_S = 2.0
 """So long the stores may take to say that they are there."""
 SCRUB_TIMEOUT_S = 10.0
@@ -104,6 +107,9 @@ class Replicas:
         self._queue = queue
         self._start_scrub = start_scrub
         self._probes: dict[str, Turn[None]] = {}
+        self._recalled: list[StoreReport] = []
+        self._looked_s = -math.inf
+        self._lock = threading.Lock()
         self._waiters = threading.BoundedSemaphore(WAITERS_MAX)
 
     # Looking
@@ -122,6 +128,17 @@ class Replicas:
             self._describe(states.get(store.name) or StoreState(store.name, b""), end, sums)
             for store in self._stores.all()
         ]
+
+    def recall(self) -> list[StoreReport]:
+        """Return what `look` returned lately: for those who ask often, or for nothing much.
+
+        Raises as `look`.
+        """
+        with self._lock:
+            if time.monotonic() - self._looked_s > RECALL_S:
+                self._recalled = self.look()
+                self._looked_s = time.monotonic()
+            return self._recalled
 
     def ask(self) -> list[StoreReport]:
         """Return the same, each store asked whether it answers. Takes `PROBE_TIMEOUT_S` at most.
@@ -146,6 +163,7 @@ class Replicas:
         if is_replica and not state.store_id:  # it has not been taken in, and owes everything
             owed[OwedKind.BLOB] = Owed(*self._index.blob_file_totals())
         return StoreReport(
+            at_ms=moment,
             state=state,
             kind=kind,
             location=location,

@@ -70,6 +70,7 @@ class StoreReport:
     """One store of a node.
 
     Attributes:
+        at_ms: when this was so.
         kind: "directory", or the scheme of its URL.
         location: its path or URL, without secrets.
         position: up to here it has the log; None for the primary, which has the log itself.
@@ -77,6 +78,7 @@ class StoreReport:
         fault: why it does not answer; None if it does, or if it was not asked.
     """
 
+    at_ms: int
     state: StoreState
     kind: str
     location: str
@@ -106,6 +108,12 @@ class StoreReport:
         """Since when the oldest of all that it owes is owed; None if nothing is."""
         times = (owed.oldest_at_ms for owed in self.owed.values())
         return min((at_ms for at_ms in times if at_ms is not None), default=None)
+
+    @property
+    def lag_s(self) -> float:
+        """For how long the oldest of all that it owes has been owed; 0 if nothing is."""
+        oldest_at_ms = self.oldest_at_ms
+        return 0.0 if oldest_at_ms is None else max(0, self.at_ms - oldest_at_ms) / 1000
 
 
 def describe_location(location: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Prometheus metrics: the endpoint, the requests, the commits.
+"""Prometheus metrics: the endpoint, the requests, the commits; the stores are in `stores`.
 
 The endpoint and the merging over processes are prometheus-flask-exporter's. Its own hooks on every
 request cost about 60 us, as much as the rest of an empty route, because they look labels up by name
@@ -9,25 +9,26 @@ looked up once for each (method, route, status): about 15 us.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 
-import structlog
 from flask import Flask, Response, request
 from flask.globals import request_ctx
-from prometheus_client import CollectorRegistry, Counter, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 
-MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+from dfs.telemetry.files import MULTIPROCESS_VARIABLE
+from dfs.telemetry.stores import StoreCollector, StoreCounters, StoreGauges
+
 METRICS_PATH = "/metrics"
 SERIES_MAX = 400
 """Combinations of method, route and status that are counted apart; any further one is OTHER. Real
-traffic has some fifty. It bounds the files below."""
-FILE_BYTES = {"counter": 1 << 18, "histogram": 1 << 22}
-"""Size of a process's file for each kind of metric: more than SERIES_MAX combinations can fill."""
+traffic has some fifty. With it no process outgrows its files, see `files.FILE_BYTES`."""
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -128,52 +129,57 @@ class RequestMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What `install_metrics` made. `commits` is the hook for the commit path."""
+    """What `install_metrics` made; the attributes besides `registry` are told what to count."""
 
     registry: CollectorRegistry
     commits: CommitMetrics
+    stores: StoreCounters
 
 
-def reserve_metrics_files() -> bool:
-    """Give the files that this process will count in their room on disk, before any metric exists.
+class _SharedMetrics(GunicornInternalPrometheusMetrics):  # type: ignore[misc] # it has no types
+    """Tells what all processes have counted, and besides what one of them finds out for all.
 
-    prometheus_client maps sparse files into memory; on a full disk the first touch of a new page
-    would kill the process with SIGBUS. It takes a file that has a size as it is, so these are made
-    whole beforehand. Where that fails, this process counts in its own memory, and its `/metrics`
-    covers it alone.
-
-    Returns:
-        Whether the files are there.
+    The inherited answer takes no metrics but those in the shared files.
     """
-    directory = Path(os.environ[MULTIPROCESS_VARIABLE])
-    paths = {kind: directory / f"{kind}_{os.getpid()}.db" for kind in FILE_BYTES}
-    try:
-        for kind, path in paths.items():
-            with path.open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, FILE_BYTES[kind])
-    except OSError as error:
-        structlog.get_logger().warning("metrics_not_shared", error=str(error))
-        for path in paths.values():  # the other processes could not read half a file
-            with suppress(OSError):
-                path.unlink()
-        del os.environ[MULTIPROCESS_VARIABLE]
-        values.ValueClass = values.MutexValue  # it chose at its import, which was before the fork
-        return False
-    return True
+
+    def __init__(self, *, collector: Collector, registry: CollectorRegistry) -> None:
+        super().__init__(export_defaults=False, registry=registry)
+        self._collector = collector
+
+    def generate_metrics(
+        self, accept_header: str | None = None, names: list[str] | None = None
+    ) -> tuple[str, str]:
+        """Return (text, its media type). All metrics are told, whatever names are asked for."""
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(self._collector)
+        encode, content_type = choose_encoder(accept_header or "")
+        return encode(registry).decode(), content_type
 
 
-def install_metrics(app: Flask) -> Metrics:
+def install_metrics(
+    app: Flask, *, read_stores: Callable[[], Sequence[StoreGauges]] = tuple
+) -> Metrics:
     """Serve `GET /metrics` and count the requests of `app`.
 
     Under Gunicorn the answer covers all worker processes: `gunicorn.conf.py` names their shared
     directory in PROMETHEUS_MULTIPROC_DIR. Elsewhere (tests, `flask run`) it covers this process.
+
+    Args:
+        read_stores: see `StoreCollector`.
     """
     registry = CollectorRegistry()
+    collector = StoreCollector(read_stores)
     if MULTIPROCESS_VARIABLE in os.environ:
-        exporter = GunicornInternalPrometheusMetrics(export_defaults=False, registry=registry)
+        exporter = _SharedMetrics(collector=collector, registry=registry)
         exporter.path = METRICS_PATH
         exporter.init_app(app)
     else:
+        registry.register(collector)
         PrometheusMetrics(app, path=METRICS_PATH, export_defaults=False, registry=registry)
     RequestMetrics(registry=registry).install(app)
-    return Metrics(registry=registry, commits=CommitMetrics(registry=registry))
+    return Metrics(
+        registry=registry,
+        commits=CommitMetrics(registry=registry),
+        stores=StoreCounters(registry=registry),
+    )

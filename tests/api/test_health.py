@@ -26,16 +26,24 @@ def test_ready_is_200_when_all_parts_work(client: FlaskClient) -> None:
     assert response.status_code == 200
     assert ReadySchema().validate(response.json) == {}
     assert response.json["status"] == "ready"
-    assert set(response.json["reasons"]) >= {"recovery", "log", "index", "disk", "queue"}
+    assert set(response.json["reasons"]) >= {
+        "recovery",
+        "log",
+        "index",
+        "disk",
+        "queue",
+        "replicas",
+    }
 
 
 @pytest.mark.parametrize(
-    ("part", "status", "code"), [("queue", "degraded", 200), ("disk", "unready", 503)]
+    ("part", "status", "code"),
+    [("queue", "degraded", 200), ("replicas", "degraded", 200), ("disk", "unready", 503)],
 )
 def test_ready_tells_why_not(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, part: str, status: str, code: int
 ) -> None:
-    """Only the queue may be down without the node being unready."""
+    """Only the queue and replicas may be down without the node being unready."""
     monkeypatch.setattr(NodeHealth, "reasons", lambda _: {"log": None, part: "broken"})
     response: Any = client.get("/ready")
     assert (response.status_code, response.json["status"]) == (code, status)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from dfs.telemetry.metrics import FILE_BYTES
+from dfs.telemetry.files import FILE_BYTES
 from tests.project.nodes import ROOT, RunningNode, program_environ, running_node
 
 pytestmark = pytest.mark.integration

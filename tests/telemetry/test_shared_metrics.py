@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 COUNT = """
 from flask import Flask
-from dfs.telemetry.metrics import install_metrics, reserve_metrics_files
+from dfs.telemetry.files import reserve_metrics_files
+from dfs.telemetry.metrics import install_metrics
 
 reserved = reserve_metrics_files()
 app = Flask("test")
@@ -25,7 +26,8 @@ OUTGROW = """
 import os
 from pathlib import Path
 from prometheus_client import CollectorRegistry
-from dfs.telemetry.metrics import FILE_BYTES, RequestMetrics, SERIES_MAX, reserve_metrics_files
+from dfs.telemetry.files import FILE_BYTES, reserve_metrics_files
+from dfs.telemetry.metrics import RequestMetrics, SERIES_MAX
 
 assert reserve_metrics_files()
 files = {kind: Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], f"{kind}_{os.getpid()}.db")
