@@ -31,6 +31,7 @@ from dfs.services.hooks import Hooks
 from dfs.telemetry.files import METRICS_NAME, join_metrics
 from dfs.telemetry.stores import COUNTER_KINDS, StoreCounters
 from dfs.wiring import Services, open_services
+from workers.abandoned import PRESENCE_NAME, Presence, drop_abandoned, showing_presence
 from workers.jobs import jobs_use
 from workers.schedule import Schedule, periodic_jobs
 
@@ -46,6 +47,13 @@ class NodeWorker(SimpleWorker):
 
     stop_was_requested = False
     max_connection_wait_time = PAUSE_S_MAX
+    presence: Presence
+
+    def run_maintenance_tasks(self) -> None:
+        """Do rq's periodic tasks, after removing the jobs of worker processes that were killed."""
+        for queue in self.queues:
+            drop_abandoned(queue, self.presence)
+        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
 
     def handle_warm_shutdown_request(self) -> None:
         """Remember that the end was asked for: rq also ends by itself, when Redis is gone."""
@@ -86,10 +94,13 @@ def run_worker(config: Config, redis_url: str, services: Services) -> None:
     schedule = Schedule(queue=services.queue, jobs=jobs)
     schedule.start()
     try:
-        with jobs_use(services):
+        with (
+            jobs_use(services),
+            showing_presence(config.run_path / PRESENCE_NAME) as presence,
+        ):
             pause_s = PAUSE_S
             started_s = time.monotonic()
-            while not run_jobs(name, redis_url, debug=config.debug):
+            while not run_jobs(name, redis_url, presence, debug=config.debug):
                 if time.monotonic() - started_s > PAUSE_S_MAX:
                     pause_s = PAUSE_S
                 structlog.get_logger().warning("worker_loop_ended", pause_s=pause_s)
@@ -100,8 +111,11 @@ def run_worker(config: Config, redis_url: str, services: Services) -> None:
         schedule.stop()
 
 
-def run_jobs(name: str, redis_url: str, *, debug: bool) -> bool:
+def run_jobs(name: str, redis_url: str, presence: Presence, *, debug: bool) -> bool:
     """Run the jobs of a queue until rq ends, which it does at many a fault of Redis.
+
+    Args:
+        presence: what this process shows to the others of its node.
 
     Returns:
         Whether the end was asked for.
@@ -110,11 +124,13 @@ def run_jobs(name: str, redis_url: str, *, debug: bool) -> bool:
     try:
         worker = NodeWorker(
             [name],
+            name=presence.worker_name(),
             connection=redis,
             serializer=JSONSerializer,
             maintenance_interval=MAINTENANCE_INTERVAL_S,
             log_job_description=False,
         )
+        worker.presence = presence
         structlog.get_logger().info("worker_started", queue=name)
         with suppress(StopRequested):  # when the signal comes while rq ends by itself
             worker.work(logging_level="INFO" if debug else "WARNING")

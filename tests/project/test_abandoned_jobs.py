@@ -1,0 +1,111 @@
+"""A worker process that is killed must not keep its job from being done by another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from dfs.queue.rq_queue import RqQueue, queue_name
+from tests.project.nodes import running_program
+from tests.redis_server import RedisServer, running_redis
+from workers.abandoned import Presence, drop_abandoned, showing_presence
+
+JOB_ID = "replicate-replica1"
+ENDLESS = "signal.pause"
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A queue server of the test's own."""
+    with running_redis(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> Iterator[Queue]:
+    """A queue with a job that runs, as far as Redis knows."""
+    with Redis.from_url(redis_server.url) as redis:
+        queue = Queue("test", connection=redis, serializer=JSONSerializer)
+        queue.enqueue_call("math.sqrt", job_id=JOB_ID)
+        yield queue
+
+
+def let_run(queue: Queue, worker_name: str) -> None:
+    """Have the job taken by a worker of that name."""
+    job = Job.fetch(JOB_ID, connection=queue.connection, serializer=JSONSerializer)
+    queue.remove(job)
+    with queue.connection.pipeline() as pipeline:
+        job.prepare_for_execution(worker_name, pipeline=pipeline)
+        pipeline.zadd(queue.started_job_registry.key, {f"{JOB_ID}:1": 4e9})
+        pipeline.execute()
+    assert job.get_status() is JobStatus.STARTED
+
+
+def test_presence_ends_with_its_process(tmp_path: Path) -> None:
+    """A sign is believed as long as it is held, and one left behind is removed."""
+    mine = Presence(directory=tmp_path, name="mine")
+    with showing_presence(tmp_path) as other:
+        name = other.worker_name()
+        assert not mine.is_gone(name)
+        (sign,) = tmp_path.iterdir()
+    assert not sign.exists()
+    assert mine.is_gone(name)
+    sign.touch()  # as it stays behind when the process is killed
+    assert mine.is_gone(name)
+    assert not sign.exists()
+
+
+def test_drop_abandoned_leaves_what_runs(tmp_path: Path, queue: Queue) -> None:
+    """A job is dropped when the process of its worker is gone, and not before."""
+    mine = Presence(directory=tmp_path, name="mine")
+    with showing_presence(tmp_path) as other:
+        let_run(queue, other.worker_name())
+        assert drop_abandoned(queue, mine) == []
+        assert queue.fetch_job(JOB_ID) is not None
+    assert drop_abandoned(queue, mine) == [JOB_ID]
+    assert queue.fetch_job(JOB_ID) is None
+
+
+@pytest.mark.crash
+@pytest.mark.integration
+def test_job_of_killed_worker_is_done_by_the_next(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """A worker is killed within a job; the next one does the same work within seconds."""
+    with running_program("workers.run", tmp_path, REDIS_URL=redis_server.url) as worker:
+        worker.read_until("worker_started")
+        identity = json.loads((tmp_path / "data/primary/dfs.json").read_text())
+        name = queue_name(cluster_id=bytes.fromhex(identity["cluster_id"]), node_id="node-1")
+        with Redis.from_url(redis_server.url) as redis:
+            queue = Queue(name, connection=redis, serializer=JSONSerializer)
+            replace_by_endless(queue, redis_server.url)
+            worker.process.kill()
+            worker.process.wait()
+            with running_program("workers.run", tmp_path, REDIS_URL=redis_server.url) as next_one:
+                next_one.read_until("job_abandoned")
+                job = wait_for_success(queue)
+                assert job.func_name == "workers.jobs.replicate"
+
+
+def replace_by_endless(queue: Queue, url: str) -> None:
+    """Have the worker run a job under that id which never ends. Returns when it does."""
+    adder = RqQueue(url=url, name=queue.name)
+    while not (job := queue.fetch_job(JOB_ID)) or job.func_name != ENDLESS:
+        adder.enqueue(ENDLESS, job_id=JOB_ID, timeout_s=3600)
+    while (status := job.get_status()) is not JobStatus.STARTED:
+        assert status is JobStatus.QUEUED
+    adder.close()
+
+
+def wait_for_success(queue: Queue) -> Job:
+    """Return the job of that id once it was done; the test's time limit ends the wait."""
+    while (job := queue.fetch_job(JOB_ID)) is None or not job.is_finished:
+        pass
+    return job

@@ -1,0 +1,106 @@
+"""Jobs whose worker process was killed.
+
+rq takes such a job to run until its time limit has passed, an hour for those of the stores, and
+nobody may ask for it anew as long as it runs. So each worker process holds a lock on a file while
+it lives, its workers are named after that file, and whoever finds the lock free knows better.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+from rq import Queue
+from rq.exceptions import InvalidJobOperation
+from rq.job import JobStatus
+
+from dfs.core.durable import storage_error
+from dfs.core.filelock import FileLock
+
+PRESENCE_NAME = "workers"
+"""Of the directory of these files, below DFS_RUN_PATH."""
+
+
+class Presence:
+    """The sign that this process lives, for the other worker processes of its node.
+
+    Args:
+        directory: of the signs; it is there.
+        name: of this process.
+    """
+
+    def __init__(self, *, directory: Path, name: str) -> None:
+        self._directory = directory
+        self._name = name
+
+    def worker_name(self) -> str:
+        """Return the name of a further worker of this process."""
+        return f"{self._name}.{uuid.uuid4().hex[:8]}"
+
+    def is_gone(self, worker_name: str) -> bool:
+        """Tell whether the process of a worker has ended. A sign left behind is removed.
+
+        Raises:
+            StorageError: the sign cannot be looked at.
+        """
+        path = self._directory / worker_name.partition(".")[0]
+        if not path.exists():
+            return True
+        lock = FileLock(path)
+        try:
+            with lock.hold(timeout_s=0) as is_free:
+                if is_free:
+                    path.unlink(missing_ok=True)
+                return is_free
+        finally:
+            lock.close()
+
+
+@contextmanager
+def showing_presence(directory: Path) -> Iterator[Presence]:
+    """Show inside the block that this process lives. The kernel ends it if the process is killed.
+
+    Raises:
+        StorageError: the sign cannot be put up.
+    """
+    name = uuid.uuid4().hex
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, path=directory) from error
+    lock = FileLock(directory / name)
+    try:
+        with lock.hold(timeout_s=0):
+            yield Presence(directory=directory, name=name)
+    finally:
+        lock.close()
+        with suppress(OSError):
+            (directory / name).unlink(missing_ok=True)
+
+
+def drop_abandoned(queue: Queue, presence: Presence) -> list[str]:
+    """Remove the jobs of a queue that were running when their worker process ended.
+
+    They are due anew within seconds, and safe to run twice.
+
+    Returns:
+        Their ids.
+
+    Raises:
+        redis.RedisError: the queue does not answer.
+        StorageError: as `Presence.is_gone`.
+    """
+    dropped: list[str] = []
+    for job_id in queue.started_job_registry.get_job_ids(cleanup=False):
+        job = queue.fetch_job(job_id)
+        if job is None or job.get_status(refresh=False) is not JobStatus.STARTED:
+            continue
+        if job.worker_name and presence.is_gone(job.worker_name):
+            with suppress(InvalidJobOperation):  # another process was quicker
+                job.delete()
+            structlog.get_logger().warning("job_abandoned", job=job_id)
+            dropped.append(job_id)
+    return dropped
