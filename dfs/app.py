@@ -18,12 +18,12 @@ from dfs.api.requests import begin_request
 from dfs.core.config import Config, load_config
 from dfs.core.model import DebtKind
 from dfs.core.ulid import UlidFactory
+from dfs.node import Node
 from dfs.services.batch import CommitReport
 from dfs.services.breaker import Breaker
 from dfs.services.hooks import Hooks
 from dfs.telemetry.metrics import Metrics, install_metrics
 from dfs.telemetry.stores import StoreGauges
-from dfs.wiring import Node
 
 
 class NoSession(SessionInterface):

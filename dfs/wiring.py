@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from functools import partial
 
 from dfs.core.config import Config
 from dfs.core.durable import storage_error
-from dfs.core.errors import DfsError, WalCorruptError, WalGapError
+from dfs.core.errors import WalCorruptError, WalGapError
 from dfs.core.filelock import FileLock
 from dfs.core.steps import OnStep, ignore_step
 from dfs.db.repository import IndexRepository
@@ -43,7 +41,6 @@ from dfs.storage.base import BlobStore
 from dfs.storage.open import S3Settings, open_store
 from dfs.wal.log import WriteAheadLog
 
-REOPEN_PAUSE_S = 1.0
 SPOOL_NAME = "spool"
 
 
@@ -193,20 +190,13 @@ def _build_services(
         hasher=ThreadPoolExecutor(thread_name_prefix="hasher"),
         turns=Turns(patience_s=config.replica_timeout_s),
         wake=wake,
-        damage=DamageBook(
-            index=repository,
-            ledger=ledger,
-            wake=wake,
-            on_damage=hooks.on_damage,
-            on_rescue=hooks.on_rescue,
-        ),
+        damage=_build_damage(repository, ledger, wake, hooks),
         hooks=hooks,
     )
     quorum = _build_quorum(parts)
     committer = _build_committer(parts, quorum, on_step=on_step)
     scrub = _build_scrub(parts)
     replicas = _build_replicas(parts, queue, scrub)
-    paths = (config.wal_path, config.storage_path)
     return Services(
         config=config,
         log=log,
@@ -224,15 +214,31 @@ def _build_services(
         committer=committer,
         files=_build_files(parts, committer, quorum),
         wal_inspection=WalInspection(log=log, index=repository),
-        health=NodeHealth(
-            log=log,
-            index=index,
-            paths=paths,
-            ping_queue=queue.check,
-            recall_stores=replicas.recall,
-        ),
+        health=_build_health(parts, queue, replicas),
         hasher=parts.hasher,
         recovered=recovered,
+    )
+
+
+def _build_damage(
+    index: IndexRepository, ledger: Ledger, wake: Callable[[Iterable[str]], None], hooks: Hooks
+) -> DamageBook:
+    return DamageBook(
+        index=index,
+        ledger=ledger,
+        wake=wake,
+        on_damage=hooks.on_damage,
+        on_rescue=hooks.on_rescue,
+    )
+
+
+def _build_health(parts: _Parts, queue: JobQueue, replicas: Replicas) -> NodeHealth:
+    return NodeHealth(
+        log=parts.log,
+        index=parts.index,
+        paths=(parts.config.wal_path, parts.config.storage_path),
+        ping_queue=queue.check,
+        recall_stores=replicas.recall,
     )
 
 
@@ -350,48 +356,6 @@ def recover_node(config: Config) -> Recovered:
     services = open_services(config)
     services.close()
     return services.recovered
-
-
-class Node:
-    """The services of this process, opened when they are first needed.
-
-    Importing the application must open nothing, and what is open must not be carried over a fork.
-    """
-
-    def __init__(self, config: Config, *, hooks: Hooks = NO_HOOKS) -> None:
-        self.config = config
-        self._hooks = hooks
-        self._services: Services | None = None
-        self._lock = threading.Lock()
-        self._failure: DfsError | None = None
-        self._retry_at_s = 0.0
-
-    @property
-    def services(self) -> Services:
-        """The services; opened, and the node recovered, at the first call."""
-        if self._services is None:
-            with self._lock:
-                if self._services is None:
-                    self._services = self._open()
-        return self._services
-
-    def _open(self) -> Services:
-        """Open the services, unless that failed just now: requests must not queue up to try."""
-        if self._failure is not None and time.monotonic() < self._retry_at_s:
-            raise self._failure
-        try:
-            return open_services(self.config, hooks=self._hooks)
-        except DfsError as error:
-            self._failure = error
-            self._retry_at_s = time.monotonic() + REOPEN_PAUSE_S
-            raise
-
-    def close(self) -> None:
-        """Close what was opened. Safe to call twice; the next use opens it again."""
-        with self._lock:
-            services, self._services = self._services, None
-        if services is not None:
-            services.close()
 
 
 def open_replicas(config: Config) -> dict[str, ReplicaStore]:

@@ -1,0 +1,55 @@
+"""The services of a process as the application holds them: opened when they are first needed."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from dfs.core.config import Config
+from dfs.core.errors import DfsError
+from dfs.services.hooks import NO_HOOKS, Hooks
+from dfs.wiring import Services, open_services
+
+REOPEN_PAUSE_S = 1.0
+
+
+class Node:
+    """The services of this process, opened when they are first needed.
+
+    Importing the application must open nothing, and what is open must not be carried over a fork.
+    """
+
+    def __init__(self, config: Config, *, hooks: Hooks = NO_HOOKS) -> None:
+        self.config = config
+        self._hooks = hooks
+        self._services: Services | None = None
+        self._lock = threading.Lock()
+        self._failure: DfsError | None = None
+        self._retry_at_s = 0.0
+
+    @property
+    def services(self) -> Services:
+        """The services; opened, and the node recovered, at the first call."""
+        if self._services is None:
+            with self._lock:
+                if self._services is None:
+                    self._services = self._open()
+        return self._services
+
+    def _open(self) -> Services:
+        """Open the services, unless that failed just now: requests must not queue up to try."""
+        if self._failure is not None and time.monotonic() < self._retry_at_s:
+            raise self._failure
+        try:
+            return open_services(self.config, hooks=self._hooks)
+        except DfsError as error:
+            self._failure = error
+            self._retry_at_s = time.monotonic() + REOPEN_PAUSE_S
+            raise
+
+    def close(self) -> None:
+        """Close what was opened. Safe to call twice; the next use opens it again."""
+        with self._lock:
+            services, self._services = self._services, None
+        if services is not None:
+            services.close()
