@@ -357,7 +357,7 @@ def test_log_restored_under_an_older_control_file_goes_by_the_segments(cluster, 
     """What the control file knew of the lost segment, a failed sync even, is no longer so."""
     shutil.copytree(cluster.wal, cluster.directory / "old")
     node = cluster.open()
-    store_small(node, 6, prefix="more")
+    store_small(node, 10, prefix="more")
     replicate(node)
     expected = facts(node), node.log.position
     cluster.close()
@@ -393,7 +393,7 @@ def test_replicas_of_two_clusters_refuse(cluster, filled, tmp_path: Path):
         cluster.restore()
 
 
-@pytest.mark.parametrize(("lost", "new"), [(6, 2), (2, 6), (6, 10), (2, 2)])
+@pytest.mark.parametrize(("lost", "new"), [(6, 2), (2, 6), (3, 10), (2, 2)])
 def test_replica_of_an_older_life_of_the_log_refuses(cluster, filled, lost, new):
     """A replica that was away when records were lost does not bring them back over newer ones."""
     node = cluster.open()
