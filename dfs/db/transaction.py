@@ -102,6 +102,12 @@ class IndexTransaction:
             blob = read_blob(row)
             blobs[blob.digest] = blob
 
+    def expect_new(self, file_ids: Iterable[str]) -> None:
+        """Take it that no file has these ids, which have just been made, without looking."""
+        for file_id in file_ids:
+            self._files[file_id] = None
+            self._absent[FILES.name].add(file_id)
+
     def file(self, file_id: str) -> File | None:
         """Return the file as this transaction would leave it, expired or not. None: absent.
 

@@ -42,6 +42,8 @@ class StoreFiles:
         is_sound: tells whether a blob that the index knows can really be read.
     """
 
+    file_ids: Sequence[str] = ()
+
     def __init__(
         self,
         *,
@@ -50,7 +52,7 @@ class StoreFiles:
         is_sound: Callable[[Blob], bool],
     ) -> None:
         self.files: tuple[File, ...] = ()
-        self.file_ids = [file_id for file_id, _ in uploads]
+        self.new_file_ids = [file_id for file_id, _ in uploads]
         self.digests = [upload.blob.digest for _, upload in uploads]
         self._uploads = uploads
         self._if_absent = if_absent
@@ -96,7 +98,7 @@ class StoreFiles:
 
     def read_back(self, index: IndexTransaction) -> None:
         self.files = tuple(
-            file for file_id in self.file_ids if (file := index.file(file_id)) is not None
+            file for file_id in self.new_file_ids if (file := index.file(file_id)) is not None
         )
 
     def _plan_blob(self, blob: BlobWriter, index: IndexTransaction) -> list[Draft]:
@@ -133,6 +135,7 @@ class ChangeFile:
     """
 
     digests: Sequence[bytes] = ()
+    new_file_ids: Sequence[str] = ()
 
     def __init__(
         self, *, file_id: str, changes: Mapping[str, object], if_match: Collection[str] | None
@@ -171,6 +174,7 @@ class RemoveFile:
 
     log_bytes_max = RECORD_OVERHEAD_BYTES
     digests: Sequence[bytes] = ()
+    new_file_ids: Sequence[str] = ()
 
     def __init__(self, *, file_id: str, if_match: Collection[str] | None) -> None:
         self.file_ids = [file_id]

@@ -31,7 +31,11 @@ class Command(Protocol):
 
     @property
     def file_ids(self) -> Sequence[str]:
-        """Files whose rows `plan` will look at."""
+        """Files whose rows `plan` will look at, but for those of `new_file_ids`."""
+
+    @property
+    def new_file_ids(self) -> Sequence[str]:
+        """Ids made for this change, which no file has."""
 
     @property
     def digests(self) -> Sequence[bytes]:

@@ -247,6 +247,8 @@ class Committer:
             digests=[digest for ticket in tickets for digest in ticket.command.digests],
         )
         for ticket in tickets:
+            index.expect_new(ticket.command.new_file_ids)
+        for ticket in tickets:
             try:
                 drafts = ticket.command.plan(index)
             except RequestError as error:
