@@ -146,7 +146,7 @@ class ChaosNode:
         for path in sorted(self.directory.glob("*.log")):
             is_inside = False
             for line in path.read_text(errors="replace").splitlines():
-                if "Traceback (most recent" in line:
+                if line.startswith("Traceback (most recent"):
                     is_inside = True
                 elif is_inside and line and not line.startswith((" ", "\t")):
                     found.append(f"{path.stem}: {line[:300]}")
