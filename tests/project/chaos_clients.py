@@ -37,7 +37,8 @@ class Journal:
     """What the node was asked, and what it said.
 
     Attributes:
-        live: by id, acknowledged and not deleted. deleted: by id, and that was acknowledged, too.
+        live: by id, acknowledged and not deleted. taken: those that a client is busy with.
+        deleted: by id, and that was acknowledged, too.
         unanswered: name -> SHA-256 of uploads that brought no answer: they may be there.
         refused: name -> SHA-256 of uploads that were answered with an error.
         faults: what no node may do.
@@ -45,6 +46,7 @@ class Journal:
     """
 
     live: dict[str, Sent] = field(default_factory=dict)
+    taken: dict[str, Sent] = field(default_factory=dict)
     deleted: dict[str, Sent] = field(default_factory=dict)
     unanswered: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -56,6 +58,11 @@ class Journal:
         """Count one answer."""
         with self.lock:
             self.counts[kind] = self.counts.get(kind, 0) + 1
+
+    def digests(self) -> set[str]:
+        """Return the SHA-256 of all files that must be there."""
+        with self.lock:
+            return {sent.sha256 for sent in (*self.live.values(), *self.taken.values())}
 
     def blame(self, what: str) -> None:
         """Note what no node may do."""
@@ -193,16 +200,21 @@ class Clients:
             if not self.journal.live:
                 return None
             file_id = rng.choice(list(self.journal.live)[-500:])
-            return file_id, self.journal.live.pop(file_id)
+            sent = self.journal.taken[file_id] = self.journal.live.pop(file_id)
+            return file_id, sent
+
+    def _give_back(self, file_id: str, *, is_deleted: bool = False) -> None:
+        with self.journal.lock:
+            sent = self.journal.taken.pop(file_id)
+            (self.journal.deleted if is_deleted else self.journal.live)[file_id] = sent
 
     def _delete_one(self, number: int, rng: random.Random) -> None:
         taken = self._take(rng)
         if taken is None:
             return
-        file_id, sent = taken
+        file_id, _ = taken
         done = self._repeat("DELETE", f"/files/{file_id}", {}, done=(204,), done_before=(404,))
-        with self.journal.lock:
-            (self.journal.deleted if done else self.journal.live)[file_id] = sent
+        self._give_back(file_id, is_deleted=done)
 
     def _rename_one(self, number: int, rng: random.Random) -> None:
         taken = self._take(rng)
@@ -213,8 +225,7 @@ class Clients:
         done = self._repeat("PATCH", f"/files/{file_id}", {"name": name}, done=(200,))
         if done:
             sent.name = name
-        with self.journal.lock:
-            self.journal.live[file_id] = sent
+        self._give_back(file_id)
 
     def _repeat(
         self,
@@ -265,8 +276,7 @@ class Clients:
         except urllib3.exceptions.HTTPError:
             self.journal.count("read unanswered")
         finally:
-            with self.journal.lock:
-                self.journal.live[file_id] = sent
+            self._give_back(file_id)
 
 
 def wait_until(is_true: Callable[[], bool], *, timeout_s: float, pause_s: float = 0.25) -> bool:

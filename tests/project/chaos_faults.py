@@ -8,7 +8,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tests.project.chaos_node import REDIS, WEB, WORKER, ChaosNode
 from tests.project.chaos_stores import Fault, NotNowError, Undo, Victim, flip_bits, holds_whole
@@ -22,15 +23,23 @@ class Chaos:
 
     Args:
         primary: only its blob files are ever spoiled, and only those that all replicas have whole.
+        wanted: returns the SHA-256 of all files that must be there: nobody mends other blobs.
     """
 
     def __init__(
-        self, node: ChaosNode, primary: Victim, replicas: Sequence[Victim], *, rng: random.Random
+        self,
+        node: ChaosNode,
+        primary: Victim,
+        replicas: Sequence[Victim],
+        *,
+        wanted: Callable[[], set[str]],
+        rng: random.Random,
     ) -> None:
         self.counts: dict[str, int] = {}
         self._node = node
         self._primary = primary
         self._replicas = replicas
+        self._wanted = wanted
         self._rng = rng
         self._kinds = self._list_kinds()
         self._deck: list[str] = []
@@ -133,7 +142,8 @@ class Chaos:
         self._forget_mended()
         if self._hurt:
             raise NotNowError
-        units = self._primary.units("blobs")
+        wanted = self._wanted()
+        units = [unit for unit in self._primary.units("blobs") if Path(unit).name in wanted]
         self._rng.shuffle(units)
         whole = [
             unit
@@ -157,7 +167,12 @@ class Chaos:
         return [unit]
 
     def _forget_mended(self) -> None:
-        self._hurt = {unit for unit in self._hurt if not holds_whole(self._primary, unit)}
+        wanted = self._wanted()
+        self._hurt = {
+            unit
+            for unit in self._hurt
+            if Path(unit).name in wanted and not holds_whole(self._primary, unit)
+        }
 
     def _guard(self, fault: Fault) -> Fault:
         """Return a fault that waits until the primary is whole: it may leave no other copy."""

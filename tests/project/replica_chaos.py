@@ -185,7 +185,6 @@ class Drill:
         options = self._options
         rng = random.Random(options.seed)
         primary = Directory("primary", self._primary, is_replica=False)
-        chaos = Chaos(node, primary, replicas, rng=rng)
         clients = Clients(
             node.url,
             files=options.files,
@@ -193,6 +192,7 @@ class Drill:
             seed=options.seed,
             files_per_s=options.files_per_s,
         )
+        chaos = Chaos(node, primary, replicas, wanted=clients.journal.digests, rng=rng)
         node.start_all()
         try:
             self._await_ready(node)
