@@ -172,8 +172,11 @@ class OwnDisk(Directory):
         self._require_there()
         ballast = self._disk / BALLAST_NAME
         with suppress(OSError), ballast.open("wb", buffering=0) as file:
-            while True:  # others write, too, and some of them may still get through
-                file.write(bytes(1 << 20))
+            free = os.statvfs(self._disk)
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_bsize)
+            while True:  # what others have given back meanwhile
+                file.seek(0, os.SEEK_END)
+                file.write(bytes(4096))
         return lambda: ballast.unlink(missing_ok=True)
 
     def _wipe(self) -> None:

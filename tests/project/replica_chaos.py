@@ -163,7 +163,7 @@ class Drill:
         first: Victim
         path = self._top / "replica1"
         if can_mount(self._top):
-            size_bytes = self._options.files * FILE_BYTES_MEAN * 2 + (512 << 20)
+            size_bytes = self._options.files * FILE_BYTES_MEAN * 3 // 2 + (256 << 20)
             disk = self._top / "disk1"
             first = own = OwnDisk("replica1", path, disk=disk, size_bytes=size_bytes)
             stack.callback(own.close)
