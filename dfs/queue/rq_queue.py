@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -27,6 +28,9 @@ DOWN_PAUSE_S = 1.0
 """After a failure the queue is taken to be down for this long, so that callers do not each wait."""
 RESULT_TTL_S = 3600
 FAILURE_TTL_S = 86_400
+LOST_AFTER_S = 120
+"""Jobs take seconds. One that began so long ago has lost its worker, or waits for a store that
+hangs; a second one does no harm, and none at all would."""
 _ENDED = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)
 
 
@@ -92,10 +96,14 @@ class RqQueue:
         return True
 
     def _remove_ended(self, job_id: str) -> bool:
-        """Remove the job of that id if it has ended. Returns whether its id is free now."""
+        """Remove the job of that id if it has ended, or whoever ran it has.
+
+        Returns:
+            Whether its id is free now.
+        """
         try:
             job = Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
-            if job.get_status(refresh=False) not in _ENDED:
+            if job.get_status(refresh=False) not in _ENDED and not _is_lost(job):
                 return False
             job.delete()
         except NoSuchJobError:
@@ -116,3 +124,11 @@ class RqQueue:
                 queue=self._queue.name,
                 reason=str(error),
             ) from error
+
+
+def _is_lost(job: Job) -> bool:
+    """Tell whether a job began so long ago that nobody works on it any more."""
+    begun_at = job.started_at
+    if job.get_status(refresh=False) is not JobStatus.STARTED or begun_at is None:
+        return False
+    return (datetime.now(UTC) - begun_at).total_seconds() > LOST_AFTER_S

@@ -13,6 +13,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from dfs.queue.rq_queue import RqQueue, queue_name
+from tests.project.chaos_clients import wait_until
 from tests.project.nodes import running_program
 from tests.redis_server import RedisServer, running_redis
 from workers.abandoned import Presence, drop_abandoned, showing_presence
@@ -90,22 +91,23 @@ def test_job_of_killed_worker_is_done_by_the_next(
             worker.process.wait()
             with running_program("workers.run", tmp_path, REDIS_URL=redis_server.url) as next_one:
                 next_one.read_until("job_abandoned")
-                job = wait_for_success(queue)
-                assert job.func_name == "workers.jobs.replicate"
+                assert wait_until(lambda: is_replicated(queue), timeout_s=60)
 
 
 def replace_by_endless(queue: Queue, url: str) -> None:
     """Have the worker run a job under that id which never ends. Returns when it does."""
     adder = RqQueue(url=url, name=queue.name)
-    while not (job := queue.fetch_job(JOB_ID)) or job.func_name != ENDLESS:
+
+    def is_endless() -> bool:
         adder.enqueue(ENDLESS, job_id=JOB_ID, timeout_s=3600)
-    while (status := job.get_status()) is not JobStatus.STARTED:
-        assert status is JobStatus.QUEUED
+        job = queue.fetch_job(JOB_ID)
+        return job is not None and job.func_name == ENDLESS and job.is_started
+
+    assert wait_until(is_endless, timeout_s=60)
     adder.close()
 
 
-def wait_for_success(queue: Queue) -> Job:
-    """Return the job of that id once it was done; the test's time limit ends the wait."""
-    while (job := queue.fetch_job(JOB_ID)) is None or not job.is_finished:
-        pass
-    return job
+def is_replicated(queue: Queue) -> bool:
+    """Tell whether the work of that id was done."""
+    job = queue.fetch_job(JOB_ID)
+    return job is not None and job.is_finished and job.func_name == "workers.jobs.replicate"

@@ -7,6 +7,7 @@ import signal
 import time
 import zlib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from redis import Redis
@@ -137,3 +138,19 @@ def test_queue_name_differs_between_clusters_and_nodes() -> None:
         for node in ("node-1", "node-2")
     }
     assert len(names) == 4
+
+
+@pytest.mark.parametrize(("age_s", "is_added"), [(1, False), (rq_queue.LOST_AFTER_S + 60, True)])
+def test_enqueue_id_of_a_job_that_began_long_ago_is_added(
+    queue: RqQueue, redis: Redis, age_s: int, is_added: bool
+) -> None:
+    """A job whose worker is gone does not keep the same work from being done for ever."""
+    assert queue.enqueue(JOB, job_id="lost")
+    job = job_named(redis, "lost")
+    redis.delete(Queue("test", connection=redis).key)
+    with redis.pipeline() as pipeline:
+        job.prepare_for_execution("worker", pipeline=pipeline)
+        pipeline.execute()
+    begun_at = datetime.now(UTC) - timedelta(seconds=age_s)
+    redis.hset(job.key, "started_at", begun_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    assert queue.enqueue(JOB, job_id="lost") is is_added
