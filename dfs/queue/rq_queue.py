@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, WatchError
 from redis.retry import Retry
 from rq import Queue
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
@@ -98,16 +98,25 @@ class RqQueue:
     def _remove_ended(self, job_id: str) -> bool:
         """Remove the job of that id if it has ended, or whoever ran it has.
 
+        Many ask for the same job at once: what another has put in its place meanwhile stays.
+
         Returns:
-            Whether its id is free now.
+            Whether its id may be free now.
         """
-        try:
-            job = Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
-            if job.get_status(refresh=False) not in _ENDED and not _is_lost(job):
-                return False
-            job.delete()
-        except NoSuchJobError:
-            pass
+        key = Job.key_for(job_id)
+        with self._redis.pipeline() as pipeline, suppress(InvalidJobOperation, WatchError):
+            pipeline.watch(key)  # type: ignore[no-untyped-call]
+            try:
+                job = Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
+            except NoSuchJobError:  # or Redis was emptied while it ran, and has a part of it
+                pipeline.multi()
+                pipeline.delete(key)
+            else:
+                if job.get_status(refresh=False) not in _ENDED and not _is_lost(job):
+                    return False
+                pipeline.multi()
+                job.delete(pipeline=pipeline)
+            pipeline.execute()
         return True
 
     @contextmanager

@@ -153,6 +153,9 @@ def _refer(digests: Sequence[bytes], change: int, frame: Frame, index: IndexTran
                 offset=frame.offset,
                 lsn=frame.lsn,
             )
+        if blob.references == 0 and change > 0 and blob.kind is BlobKind.FILE:
+            # A replica that was replaced while nobody needed the blob does not have it.
+            index.owe_copies(digest, blob.size, now_ms())
         index.put_blob(
             Blob(
                 digest=digest,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -154,3 +155,41 @@ def test_enqueue_id_of_a_job_that_began_long_ago_is_added(
     begun_at = datetime.now(UTC) - timedelta(seconds=age_s)
     redis.hset(job.key, "started_at", begun_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
     assert queue.enqueue(JOB, job_id="lost") is is_added
+
+
+def test_enqueue_from_many_processes_at_once_loses_nothing(
+    queue: RqQueue, redis: Redis, redis_server: RedisServer
+) -> None:
+    """Callers that find the same ended job at once leave one that waits, and none of them fails."""
+    queues = [RqQueue(url=redis_server.url, name="test") for _ in range(4)]
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(len(queues))
+
+    def ask(asker: RqQueue) -> None:
+        try:
+            barrier.wait()
+            asker.enqueue(JOB, job_id="once")
+        except BaseException as error:
+            errors.append(error)
+
+    for _ in range(100):
+        queue.enqueue(JOB, job_id="once")
+        redis.delete("rq:queue:test")
+        job_named(redis, "once").set_status(JobStatus.FINISHED)
+        threads = [threading.Thread(target=ask, args=[asker]) for asker in queues]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert Queue("test", connection=redis).job_ids == ["once"]
+        assert job_named(redis, "once").get_status() == JobStatus.QUEUED
+    for asker in queues:
+        asker.close()
+
+
+def test_enqueue_rest_of_a_job_does_not_block_its_id(queue: RqQueue, redis: Redis) -> None:
+    """What a running job writes into an emptied Redis keeps none from being added."""
+    redis.hset("rq:job:once", "last_heartbeat", "now")
+    assert queue.enqueue(JOB, job_id="once")
+    assert job_named(redis, "once").get_status() == JobStatus.QUEUED

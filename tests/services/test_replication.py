@@ -395,3 +395,19 @@ def test_copy_that_cannot_be_read_is_replaced(
     catch_up(replicated, "replica1")
     assert path.stat().st_ino != bad
     assert path.read_bytes() == data
+
+
+def test_blob_needed_again_reaches_a_replica_that_was_replaced_meanwhile(
+    replicated: Services, tmp_path: Path
+) -> None:
+    """Bytes of a deleted file, stored again, are owed to a replica that lost them in between."""
+    data = os.urandom(BIG)
+    first = store_bytes(replicated, "first", data).files[0]
+    catch_up(replicated, "replica1")
+    replicated.files.delete(first.id)
+    shutil.rmtree(tmp_path / "replica1")
+    (tmp_path / "replica1").mkdir()
+    catch_up(replicated, "replica1")
+    store_bytes(replicated, "second", data)
+    catch_up(replicated, "replica1")
+    assert (tmp_path / "replica1" / blob_name(first.digest)).read_bytes() == data
