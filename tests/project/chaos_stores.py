@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.s3 import REGION, S3Server
 Undo = Callable[[], None]
 Fault = Callable[[], Undo | None]
 """Does something bad. Returns what ends it, or None if there is nothing to end."""
+REMOUNT_PAUSE_S = 0.02
 BALLAST_NAME = "ballast"
 
 
@@ -165,7 +167,9 @@ class OwnDisk(Directory):
         """Make it read-only for all who open something from now on."""
         self._require_there()
         _mount("--bind", str(self._disk), str(self.path))
-        _mount("-o", "remount,bind,ro", str(self.path))
+        # Busy while somebody has a file open for writing there.
+        while not _tries_mount("-o", "remount,bind,ro", str(self.path)):
+            time.sleep(REMOUNT_PAUSE_S)
         return lambda: _unmount(self.path)
 
     def _fill(self) -> Undo:
@@ -321,6 +325,10 @@ def _write(path: Path, pieces: Any) -> None:
     with path.open("wb") as file:
         for piece in pieces:
             file.write(piece)
+
+
+def _tries_mount(*arguments: str) -> bool:
+    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
 
 
 def _mount(*arguments: str) -> None:
