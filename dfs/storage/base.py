@@ -19,7 +19,6 @@ A blob goes through three steps, so that the slow ones are outside the commit lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 from dfs.core.checksum import CRC32_BYTES, crc32
@@ -90,14 +89,11 @@ class BlobReader(Protocol):
 
     def __enter__(self) -> Self:
         """Return the reader itself."""
+        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the reader."""
+        self.close()
 
 
 class BlobStore(Protocol):

@@ -6,14 +6,13 @@ import contextlib
 import io
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from dfs.core.durable import storage_error
 from dfs.core.errors import BlobMissingError, StoreUnavailableError
+from dfs.storage.base import BlobReader
 
 
-class FileReader:
+class FileReader(BlobReader):
     """An open file, read as a blob. See `BlobReader`.
 
     Args:
@@ -54,17 +53,6 @@ class FileReader:
     def close(self) -> None:
         """See `BlobReader`."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class LocalBlobReader(FileReader):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Self
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import BlobMissingError, StoreUnavailableError
-from dfs.storage.base import StagedBlob
+from dfs.storage.base import BlobReader, StagedBlob
 from dfs.storage.identity import StoreIdentity, require_free
 from dfs.storage.names import blob_name, damaged_name, require_digest, segment_name
 
@@ -57,7 +55,7 @@ class MemoryStagedBlob:
         return data
 
 
-class MemoryBlobReader:
+class MemoryBlobReader(BlobReader):
     """An open blob of a `MemoryStore`."""
 
     def __init__(self, data: bytes) -> None:
@@ -81,17 +79,6 @@ class MemoryBlobReader:
     def close(self) -> None:
         """See `BlobReader`."""
         self._data = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class MemoryStore:

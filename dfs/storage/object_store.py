@@ -17,15 +17,13 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
 
 import structlog
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import BlobMissingError, ConfigError, StorageError
-from dfs.storage.base import StagedBlob
+from dfs.storage.base import BlobReader, StagedBlob
 from dfs.storage.identity import (
     IDENTITY_NAME,
     StoreIdentity,
@@ -51,7 +49,7 @@ _BLOB = re.compile(r"blobs/([0-9a-f]{2})/([0-9a-f]{2})/(\1\2[0-9a-f]{60})")
 _log = structlog.get_logger(__name__)
 
 
-class ObjectBlobReader:
+class ObjectBlobReader(BlobReader):
     """An open blob of an `ObjectStore`. It holds no more than a few MiB of it."""
 
     def __init__(self, *, client: ObjectClient, stored: StoredObject) -> None:
@@ -92,17 +90,6 @@ class ObjectBlobReader:
         """See `BlobReader`."""
         self._is_closed = True
         self._ahead = (0, b"")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class ObjectStore:
