@@ -15,7 +15,7 @@ import structlog
 
 from dfs.core.errors import QueueError
 from dfs.queue.base import JobArguments, JobQueue
-from dfs.services.hints import REPLICATE_JOB, REPLICATE_PREFIX, SCRUB_JOB, SCRUB_PREFIX
+from dfs.services.hints import REPLICATE, SCRUB
 
 SWEEP_INTERVAL_S_MAX = 3600
 REPLICATE_INTERVAL_S = 2.0
@@ -24,10 +24,7 @@ SCRUB_INTERVAL_S = 2.0
 """From one slice to the next; it reads what the limit allows for the time between."""
 
 
-_STORE_JOBS = (
-    (REPLICATE_JOB, REPLICATE_PREFIX, REPLICATE_INTERVAL_S),
-    (SCRUB_JOB, SCRUB_PREFIX, SCRUB_INTERVAL_S),
-)
+_STORE_JOBS = ((REPLICATE, REPLICATE_INTERVAL_S), (SCRUB, SCRUB_INTERVAL_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +35,14 @@ class Periodic:
         job: dotted name.
         job_id: what keeps two runs of it from being queued at once.
         interval_s: seconds between the beginnings of two runs.
+        timeout_s: seconds after which a run is broken off.
     """
 
     job: str
     job_id: str
     interval_s: float
     arguments: JobArguments = field(default_factory=dict, hash=False)
+    timeout_s: int = 600
 
 
 def periodic_jobs(*, tmp_age_s: int, stores: Sequence[str]) -> tuple[Periodic, ...]:
@@ -54,10 +53,14 @@ def periodic_jobs(*, tmp_age_s: int, stores: Sequence[str]) -> tuple[Periodic, .
     """
     of_stores = [
         Periodic(
-            job=job, job_id=f"{prefix}-{store}", interval_s=interval_s, arguments={"store": store}
+            job=job.name,
+            job_id=job.id_of(store),
+            interval_s=interval_s,
+            arguments={"store": store},
+            timeout_s=job.timeout_s,
         )
         for store in stores
-        for job, prefix, interval_s in _STORE_JOBS
+        for job, interval_s in _STORE_JOBS
     ]
     return (
         *of_stores,
@@ -104,7 +107,7 @@ class Schedule:
 
     def _enqueue(self, job: Periodic) -> None:
         try:
-            self._queue.enqueue(job.job, job.arguments, job_id=job.job_id)
+            self._queue.enqueue(job.job, job.arguments, job_id=job.job_id, timeout_s=job.timeout_s)
         except QueueError as error:
             if not self._is_failing:  # once an outage, not every job every two seconds
                 structlog.get_logger().warning("periodic_jobs_not_queued", error=str(error))

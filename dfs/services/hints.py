@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import structlog
 
@@ -12,34 +13,35 @@ from dfs.queue.base import JobQueue
 
 PAUSE_S = 0.5
 """At least so long between two hints for the same store. Debts that come meanwhile share one."""
-REPLICATE_JOB, REPLICATE_PREFIX = "workers.jobs.replicate", "replicate"
-SCRUB_JOB, SCRUB_PREFIX = "workers.jobs.scrub", "scrub"
-REPLICATE_TIMEOUT_S = 3600
 
 
-def replicate_job_id(store: str) -> str:
-    """Return the id of the job that works on a store, of which there is one at a time."""
-    return f"{REPLICATE_PREFIX}-{store}"
+@dataclass(frozen=True, slots=True)
+class StoreJob:
+    """A job that works on one store, of which there is one at a time for each store.
+
+    Attributes:
+        name: dotted name of the function.
+        prefix: of its ids.
+        timeout_s: seconds after which a run is broken off.
+    """
+
+    name: str
+    prefix: str
+    timeout_s: int
+
+    def id_of(self, store: str) -> str:
+        """Return the id of the job for a store."""
+        return f"{self.prefix}-{store}"
+
+    def enqueue(self, queue: JobQueue, store: str) -> bool:
+        """Ask for a run. Returns and raises as `JobQueue.enqueue`."""
+        return queue.enqueue(
+            self.name, {"store": store}, job_id=self.id_of(store), timeout_s=self.timeout_s
+        )
 
 
-def enqueue_replication(queue: JobQueue, store: str) -> bool:
-    """Ask for work on a store. Returns and raises as `JobQueue.enqueue`."""
-    return queue.enqueue(
-        REPLICATE_JOB,
-        {"store": store},
-        job_id=replicate_job_id(store),
-        timeout_s=REPLICATE_TIMEOUT_S,
-    )
-
-
-def scrub_job_id(store: str) -> str:
-    """Return the id of the job that reads a store for damage, of which there is one at a time."""
-    return f"{SCRUB_PREFIX}-{store}"
-
-
-def enqueue_scrub(queue: JobQueue, store: str) -> bool:
-    """Ask for a slice of a scrub. Returns and raises as `JobQueue.enqueue`."""
-    return queue.enqueue(SCRUB_JOB, {"store": store}, job_id=scrub_job_id(store))
+REPLICATE = StoreJob("workers.jobs.replicate", "replicate", timeout_s=3600)
+SCRUB = StoreJob("workers.jobs.scrub", "scrub", timeout_s=600)
 
 
 def ignore_hint(stores: Iterable[str]) -> None:
@@ -90,7 +92,7 @@ class Hinter:
                 wanted, self._wanted = self._wanted, set()
             for store in sorted(wanted):
                 try:
-                    enqueue_replication(self._queue, store)
+                    REPLICATE.enqueue(self._queue, store)
                 except QueueError as error:
                     structlog.get_logger().debug("hint_lost", store=store, error=str(error))
             with self._condition:

@@ -15,10 +15,8 @@ from dfs.db.repository import IndexRepository
 from dfs.queue.base import JobQueue
 from dfs.services.breaker import find_breaker
 from dfs.services.hints import (
-    enqueue_replication,
-    enqueue_scrub,
-    replicate_job_id,
-    scrub_job_id,
+    REPLICATE,
+    SCRUB,
 )
 from dfs.services.lag import Lag, find_begin, measure_lag
 from dfs.services.ledger import Ledger
@@ -30,6 +28,7 @@ from dfs.services.reports import (
     describe_location,
     describe_scrub,
 )
+from dfs.services.shipping import position_of
 from dfs.services.stores import Stores
 from dfs.services.turn import Turn
 from dfs.storage.base import BlobStore
@@ -168,7 +167,7 @@ class Replicas:
             kind=kind,
             location=location,
             breaker=find_breaker(state, moment),
-            position=LogPosition(state.segment_id, state.offset, state.lsn) if is_replica else None,
+            position=position_of(state) if is_replica else None,
             owed=owed,
             scrub=describe_scrub(state.scrub, moment),
         )
@@ -210,9 +209,9 @@ class Replicas:
         asked_at_ms, end = now_ms(), self._log.position
         self._end_pauses(names)
         for store in names:
-            enqueue_replication(queue, store)
+            REPLICATE.enqueue(queue, store)
         return SyncReport(
-            jobs=tuple(map(replicate_job_id, names)),
+            jobs=tuple(map(REPLICATE.id_of, names)),
             is_done=self._await(lambda: self._is_paid(names, asked_at_ms, end), wait_s),
             stores=tuple(report for report in self.look() if report.name in names),
         )
@@ -249,9 +248,9 @@ class Replicas:
                     raise
                 faults[store] = error.message
         for store in begun:
-            enqueue_scrub(queue, store)
+            SCRUB.enqueue(queue, store)
         return ScrubStart(
-            jobs=tuple(map(scrub_job_id, begun)),
+            jobs=tuple(map(SCRUB.id_of, begun)),
             faults=faults,
             running=tuple(store for store, is_new in begun.items() if not is_new),
         )

@@ -163,6 +163,11 @@ class LogShipper:
             yield _read_bytes(segment.fd, begin, stop.offset), stop
 
 
+def position_of(state: StoreState) -> LogPosition:
+    """Return up to where a store has the log; `NOWHERE` if that is not known."""
+    return LogPosition(state.segment_id, state.offset, state.lsn)
+
+
 def advance(state: StoreState, end: LogPosition) -> StoreState:
     """Return the state of a store that has the log up to `end`."""
     return replace(state, segment_id=end.segment_id, offset=end.offset, lsn=end.lsn)

@@ -16,7 +16,7 @@ from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from dfs.services.hints import enqueue_replication
+from dfs.services.hints import REPLICATE
 from dfs.wiring import Services
 from tests.api.conftest import MakeApp
 from tests.redis_server import RedisServer, running_redis
@@ -76,7 +76,7 @@ def count_queued(url: str) -> int:
 def test_dashboard_shows_the_jobs_of_the_node(client: FlaskClient) -> None:
     """Pages, their files and their data come from below the prefix."""
     services = services_of(client)
-    enqueue_replication(services.queue, "replica1")
+    REPLICATE.enqueue(services.queue, "replica1")
     page = client.get(HOME)
     assert page.status_code == 200
     assert "/admin/rq/static/js/jquery" in page.text

@@ -15,7 +15,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from dfs.queue.inline_queue import InlineQueue
-from dfs.services.hints import REPLICATE_JOB, SCRUB_JOB
+from dfs.services.hints import REPLICATE, SCRUB
 from tests.api.conftest import MakeApp
 
 UNDOCUMENTED = {"/openapi.json", "/docs", "/docs/assets/<path:name>", "/metrics"}
@@ -80,7 +80,7 @@ def test_document_is_truthful(make_app: MakeApp, mode: GenerationMode) -> None:
     """Whatever is sent after the document, or against it, is answered as the document says."""
     app = make_app()
     app.extensions["dfs"].services.replicas._queue = InlineQueue(
-        jobs={REPLICATE_JOB: ignore_job, SCRUB_JOB: ignore_job}
+        jobs={REPLICATE.name: ignore_job, SCRUB.name: ignore_job}
     )
     schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
     for found in schema.get_all_operations():

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from dfs.api.answers import ScrubStartSchema, StoresSchema, SyncSchema
 from dfs.queue.inline_queue import InlineQueue
-from dfs.services.hints import REPLICATE_JOB, SCRUB_JOB
+from dfs.services.hints import REPLICATE, SCRUB
 from dfs.wiring import Services
 from tests.api.conftest import MakeApp
 
@@ -44,7 +44,7 @@ def asked(node: FlaskClient) -> list[str]:
     def scrub(store: str) -> None:
         names.append(f"scrub {store}")
 
-    services.replicas._queue = InlineQueue(jobs={REPLICATE_JOB: replicate, SCRUB_JOB: scrub})
+    services.replicas._queue = InlineQueue(jobs={REPLICATE.name: replicate, SCRUB.name: scrub})
     return names
 
 

@@ -18,7 +18,7 @@ from dfs.core.model import Debt, ScrubState
 from dfs.queue.base import JobQueue
 from dfs.queue.inline_queue import InlineQueue
 from dfs.services.breaker import Breaker
-from dfs.services.hints import REPLICATE_JOB, SCRUB_JOB
+from dfs.services.hints import REPLICATE, SCRUB
 from dfs.services.replicas import Replicas
 from dfs.services.reports import OwedKind, StoreReport, describe_location, describe_scrub
 from dfs.storage.local_store import LocalStore
@@ -59,7 +59,7 @@ def make_queue(run: Callable[[str], object]) -> InlineQueue:
     def job(store: str) -> None:
         run(store)
 
-    return InlineQueue(jobs={REPLICATE_JOB: job, SCRUB_JOB: job})
+    return InlineQueue(jobs={REPLICATE.name: job, SCRUB.name: job})
 
 
 def change_state(services: Services, name: str, **changes: object) -> None:
