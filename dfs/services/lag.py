@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from dfs.core.errors import DfsError
 from dfs.core.model import StoreState
 from dfs.db.repository import IndexRepository
+from dfs.services.shipping import position_of
 from dfs.wal.control import LogPosition
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.reader import Outcome, SegmentReader
@@ -62,7 +63,7 @@ def find_begin(state: StoreState | None, end: LogPosition) -> LogPosition:
         return BEGINNING
     if (state.segment_id, state.offset) > (end.segment_id, end.offset):
         return BEGINNING  # of another life of the log
-    return LogPosition(state.segment_id, state.offset, state.lsn)
+    return position_of(state)
 
 
 def _sizes(index: IndexRepository, begin: LogPosition, end: LogPosition) -> dict[int, int]:

@@ -14,6 +14,7 @@ from dfs.core.errors import (
 )
 from dfs.core.model import DebtKind
 from dfs.db.repository import IndexRepository
+from dfs.services.shipping import NOWHERE, position_of
 from dfs.services.stores import ReplicaStore, Stores
 from dfs.services.verification import (
     Fault,
@@ -35,8 +36,6 @@ from dfs.wal.segment import (
     decode_header,
 )
 
-NOWHERE = LogPosition(0, 0, 0)
-
 
 class LogSurvey:
     """Looks at the log and its copies; changes nothing."""
@@ -57,7 +56,7 @@ class LogSurvey:
         state = self._index.store_states().get(store.name)
         if state is None or (state.segment_id, state.offset) > (end.segment_id, end.offset):
             return NOWHERE
-        return LogPosition(state.segment_id, state.offset, state.lsn)
+        return position_of(state)
 
     def find_span(self, store: BlobStore, segment_id: int) -> SegmentSpan | None:
         """Return which part of a segment a store must hold; None if none of it.

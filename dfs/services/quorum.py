@@ -22,7 +22,7 @@ from dfs.core.model import Blob, BlobKind, StoreState
 from dfs.db.repository import IndexRepository
 from dfs.services.batch import quorum_error
 from dfs.services.copying import BlobCopier
-from dfs.services.shipping import LogShipper
+from dfs.services.shipping import LogShipper, position_of
 from dfs.services.stores import ReplicaStore, Stores
 from dfs.services.upload import BlobWriter
 from dfs.storage.base import BlobReader, StagedBlob
@@ -188,7 +188,7 @@ class Quorum:
         futures: dict[str, Future[None]] = {}
         for name in self.fit_stores(states):
             state = states[name]
-            known = LogPosition(state.segment_id, state.offset, state.lsn)
+            known = position_of(state)
             futures[name] = self._appenders[name].submit(
                 self._append, self._stores.replicas[name], known, begin, data, deadline_s
             )

@@ -33,7 +33,7 @@ from dfs.services.breaker import find_pause_ms, note_failure, note_success
 from dfs.services.copying import BlobCopier
 from dfs.services.damage import DamageBook
 from dfs.services.ledger import Ledger
-from dfs.services.shipping import NOWHERE, LogShipper, advance
+from dfs.services.shipping import NOWHERE, LogShipper, advance, position_of
 from dfs.services.stores import ReplicaStore, Stores
 from dfs.services.turn import Turn, Turns
 from dfs.storage.base import BlobStore
@@ -235,14 +235,13 @@ class Replication:
         return shipped.bytes
 
     def _position(self, name: str) -> LogPosition:
-        state = self._index.store_states()[name]
-        return LogPosition(state.segment_id, state.offset, state.lsn)
+        return position_of(self._index.store_states()[name])
 
     def _advance(self, name: str, before: LogPosition, after: LogPosition) -> None:
         """Note up to where a store has the log, unless another process has come further."""
 
         def note(state: StoreState) -> StoreState:
-            known = LogPosition(state.segment_id, state.offset, state.lsn)
+            known = position_of(state)
             if known != before and known.lsn >= after.lsn:
                 return state
             return advance(state, after)
@@ -327,7 +326,6 @@ class Replication:
 
         Segments behind it are the same still, so they are only read.
         """
-
         start = self._shipper.find_start(segment_id)
 
         def rewind(state: StoreState) -> StoreState:
