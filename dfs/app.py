@@ -2,89 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from flask import Flask, Request, Response
-from flask.globals import request_ctx
-from flask.sessions import SessionInterface, SessionMixin
-from werkzeug.routing import MapAdapter
+from flask import Flask
 
+from dfs.api.application import DfsFlask
 from dfs.api.dashboard import Dashboard
 from dfs.api.docs import install_api
-from dfs.api.errors import REQUEST_ID_KEY, install_error_handlers
-from dfs.api.requests import begin_request
+from dfs.api.errors import install_error_handlers
 from dfs.core.config import Config, load_config
 from dfs.core.model import DebtKind
-from dfs.core.ulid import UlidFactory
 from dfs.node import Node
 from dfs.services.batch import CommitReport
 from dfs.services.breaker import Breaker
 from dfs.services.hooks import Hooks
 from dfs.telemetry.metrics import Metrics, install_metrics
 from dfs.telemetry.stores import StoreGauges
-
-
-class NoSession(SessionInterface):
-    """dfs keeps no sessions; Flask's own look at cookies on every request."""
-
-    def open_session(self, app: Flask, request: Request) -> SessionMixin:
-        """Return what Flask takes for a session and never looks into."""
-        return _EMPTY_SESSION
-
-    def is_null_session(self, obj: object) -> bool:
-        """Return that there is nothing to save."""
-        return True
-
-
-class _EmptySession(dict[str, Any], SessionMixin):
-    """A session that is never written."""
-
-
-_EMPTY_SESSION = _EmptySession()
-
-
-class DfsFlask(Flask):
-    """Flask without what dfs does not use, and with an id for every request."""
-
-    session_interface = NoSession()
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._request_ids = UlidFactory()
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Return what matches the path. Flask's own parses the Host header, which dfs ignores."""
-        if request is None:
-            return None
-        environ = request.environ
-        return MapAdapter(
-            self.url_map,
-            server_name="",
-            script_name=environ.get("SCRIPT_NAME", ""),
-            subdomain="",
-            url_scheme=environ["wsgi.url_scheme"],
-            path_info=request.path,
-            default_method=environ["REQUEST_METHOD"],
-            query_args=environ.get("QUERY_STRING", ""),
-        )
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function: no view of dfs is a coroutine, and asking costs on every call."""
-        return func
-
-    def preprocess_request(self) -> Any:
-        """Give the request its id before anything else can fail."""
-        begin_request(request_ctx.request.environ, self._request_ids)
-        return super().preprocess_request()
-
-    def process_response(self, response: Response) -> Response:
-        """Put the id into every answer."""
-        request_id = request_ctx.request.environ.get(REQUEST_ID_KEY)
-        if request_id is not None:
-            response.headers.add("X-Request-ID", request_id)
-        return super().process_response(response)
 
 
 def create_app(config: Config | None = None) -> Flask:

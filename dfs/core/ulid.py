@@ -9,23 +9,24 @@ import os
 import time
 from collections import deque
 
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
-_RANDOM_BYTES = 10
-_RANDOM_SHIFT = 8 * _RANDOM_BYTES
-_SHIFTS = range(120, -1, -10)
+_ALPHABET = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_CHARACTER_OF_BYTE = _ALPHABET * 8
+"""As a table for `bytes.translate`: of each byte, the character for its lower five bits."""
+_TIME_SHIFTS = range(45, -1, -5)
+_RANDOM_CHARACTERS = 16
 _STOCK = 256
 
 
 class UlidFactory:
     """Makes ULIDs, for all threads of one process; to be made anew after a fork.
 
-    Random bytes are fetched for many at a time: each fetch lets other threads take the
-    interpreter, and waiting to get it back costs far more than the fetch.
+    The random parts are made many at a time: each look for random bytes lets other threads take
+    the interpreter, and waiting to get it back costs far more than the bytes.
     """
 
     def __init__(self) -> None:
-        self._random: deque[bytes] = deque()
+        self._random: deque[str] = deque()
+        self._moment = (0, "")
 
     def make(self) -> str:
         """Return a new ULID."""
@@ -33,12 +34,16 @@ class UlidFactory:
             random = self._random.pop()
         except IndexError:
             random = self._restock()
-        number = time.time_ns() // 1_000_000 << _RANDOM_SHIFT | int.from_bytes(random, "big")
-        return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+        now_ms = time.time_ns() // 1_000_000
+        known_ms, text = self._moment
+        if now_ms != known_ms:
+            text = bytes([_ALPHABET[now_ms >> shift & 31] for shift in _TIME_SHIFTS]).decode()
+            self._moment = (now_ms, text)
+        return text + random
 
-    def _restock(self) -> bytes:
-        """Fetch random bytes for the next ULIDs, and return those for one."""
-        fetched = os.urandom(_RANDOM_BYTES * _STOCK)
-        pieces = range(_RANDOM_BYTES, len(fetched), _RANDOM_BYTES)
-        self._random.extend(fetched[start : start + _RANDOM_BYTES] for start in pieces)
-        return fetched[:_RANDOM_BYTES]
+    def _restock(self) -> str:
+        """Make the random parts of the next ULIDs, and return one."""
+        drawn = os.urandom(_RANDOM_CHARACTERS * _STOCK).translate(_CHARACTER_OF_BYTE).decode()
+        starts = range(_RANDOM_CHARACTERS, len(drawn), _RANDOM_CHARACTERS)
+        self._random.extend(drawn[start : start + _RANDOM_CHARACTERS] for start in starts)
+        return drawn[:_RANDOM_CHARACTERS]

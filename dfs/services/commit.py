@@ -57,6 +57,9 @@ from dfs.wal.frame import Flag, Frame, encode_frame
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.record import SealSegment, encode_meta
 
+_CONTINUES, _COMMIT_START = int(Flag.CONTINUES), int(Flag.COMMIT_START)
+"""As plain numbers: an enum's own operators cost more than all else about a record."""
+
 
 class Committer:
     """Commits the changes of one process of a node.
@@ -102,7 +105,7 @@ class Committer:
 
     def announce(self) -> AbstractContextManager[None]:
         """Say that this thread will submit a command very soon: a leader may wait for it."""
-        return self._gathering.announce()
+        return self._gathering
 
     def submit(
         self, command: Command, *, copies: int = 1, holders: Collection[str] | None = None
@@ -271,10 +274,11 @@ class Committer:
 
     def _draw_up(self, drafts: Sequence[Draft], batch: Batch, index: IndexTransaction) -> None:
         """Give the records of one change their LSNs and places, and apply them to the index."""
-        for remaining, draft in zip(range(len(drafts) - 1, -1, -1), drafts, strict=True):
-            flags = Flag.CONTINUES if remaining else Flag.NONE
+        last = drafts[-1] if drafts else None
+        for draft in drafts:
+            flags = 0 if draft is last else _CONTINUES
             if not batch.frames:
-                flags |= Flag.COMMIT_START
+                flags |= _COMMIT_START
             batch.lsn += 1
             record_type, meta = encode_meta(draft.meta)
             encoded = encode_frame(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator
 
 
 class Gathering:
-    """Knows how many threads of this process will submit a change very soon.
+    """Knows how many threads will submit a change very soon: those of this process in its block.
 
     Args:
         wait_s: how long a leader waits for them at most.
@@ -21,16 +19,15 @@ class Gathering:
         self._announced = threading.local()
         self._wake: threading.Lock | None = None
 
-    @contextlib.contextmanager
-    def announce(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Have this thread expected inside the block, until it arrives."""
         with self._mutex:
             self._expected += 1
         self._announced.value = True
-        try:
-            yield
-        finally:
-            self.arrive()
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Expect this thread no longer."""
+        self.arrive()
 
     def arrive(self) -> None:
         """Count this thread's announcement as kept, and wake a leader that waits for the last."""

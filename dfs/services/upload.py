@@ -19,6 +19,11 @@ from dfs.wal.frame import RECORD_BYTES_MAX
 HASH_APART_BYTES_MIN = 4 * BLOCK_BYTES
 """From this many bytes on, handing pieces to another thread costs less than it gains."""
 
+HASH_HELD_BYTES_MAX = 8 << 10
+HASH_PIECE_BYTES = 2047
+"""hashlib lets other threads take the interpreter from 2,048 bytes on. For up to so many bytes in
+all, getting it back takes several times as long as the hashing."""
+
 BLOB_BYTES_MAX = (RECORD_BYTES_MAX - (1 << 20)) // CRC32_BYTES * BLOCK_BYTES
 """About 3.7 TiB: the checksums of a blob file stand in one record of the log."""
 
@@ -91,7 +96,7 @@ class BlobWriter:
             NoSpaceError, StoreUnavailableError.
         """
         if self.staged is None:
-            self.digest = hashlib.sha256(self._buffer).digest()
+            self.digest = _hash_small(self._buffer)
             return
         self._join()
         self.digest = self._sha256.digest()
@@ -121,3 +126,13 @@ class BlobWriter:
         if self._hashing is not None:
             self._hashing.result()
             self._hashing = None
+
+
+def _hash_small(data: bytearray) -> bytes:
+    """Return the SHA-256 of a blob that is in memory."""
+    if len(data) > HASH_HELD_BYTES_MAX:
+        return hashlib.sha256(data).digest()
+    sha256 = hashlib.sha256()
+    for start in range(0, len(data), HASH_PIECE_BYTES):
+        sha256.update(data[start : start + HASH_PIECE_BYTES])
+    return sha256.digest()

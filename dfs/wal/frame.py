@@ -58,8 +58,8 @@ def encode_frame(*, lsn: int, type: int, flags: int, meta: bytes, data: bytes = 
     length = COVERED_BYTES_MIN + len(meta) + len(data)
     if PREFIX.size + length > RECORD_BYTES_MAX:
         raise ValueError(f"a record of {length} bytes is longer than {RECORD_BYTES_MAX}")
-    covered = COVERED.pack(lsn, type, flags, len(meta)) + meta + data
-    return PREFIX.pack(length, crc32(covered)) + covered
+    head = COVERED.pack(lsn, type, flags, len(meta)) + meta
+    return b"".join((PREFIX.pack(length, crc32(data, crc32(head))), head, data))
 
 
 def decode_frame(buffer: memoryview, *, segment_id: int, offset: int) -> Frame:
