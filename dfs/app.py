@@ -16,6 +16,7 @@ from dfs.node import Node
 from dfs.services.batch import CommitReport
 from dfs.services.breaker import Breaker
 from dfs.services.hooks import Hooks
+from dfs.telemetry.disks import DiskGauges
 from dfs.telemetry.metrics import Metrics, install_metrics
 from dfs.telemetry.stores import StoreGauges
 
@@ -32,7 +33,9 @@ def create_app(config: Config | None = None) -> Flask:
     config = load_config() if config is None else config
     app = DfsFlask("dfs", static_folder=None)
     app.url_map.merge_slashes = False  # a name with two slashes is another name, not a redirect
-    metrics = install_metrics(app, read_stores=partial(_read_stores, app))
+    metrics = install_metrics(
+        app, read_stores=partial(_read_stores, app), read_disks=partial(_read_disks, app)
+    )
     app.extensions["dfs"] = Node(config, hooks=_make_hooks(metrics))
     install_error_handlers(app)
     install_api(app)
@@ -79,3 +82,13 @@ def _read_stores(app: Flask) -> list[StoreGauges]:
         )
         for report in node.services.replicas.recall()
     ]
+
+
+def _read_disks(app: Flask) -> DiskGauges:
+    """Return what is left of the disks, for the metrics. Raises DfsError."""
+    node: Node = app.extensions["dfs"]
+    return DiskGauges(
+        spaces=node.services.health.spaces(),
+        reserve_bytes=node.config.reserve_bytes,
+        reserve_inodes=node.config.reserve_inodes,
+    )

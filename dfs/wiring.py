@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 from dfs.core.config import Config
+from dfs.core.disk import Disks
 from dfs.core.durable import storage_error
 from dfs.core.errors import WalCorruptError, WalGapError
 from dfs.core.filelock import FileLock
 from dfs.core.steps import OnStep, ignore_step
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
+from dfs.opening import build_disks, build_index, build_log, build_queue, open_replicas
 from dfs.queue.base import JobQueue
-from dfs.queue.inline_queue import InlineQueue
-from dfs.queue.rq_queue import RqQueue, queue_name
 from dfs.restoring import restore_after, restore_if_needed
 from dfs.services.batch import CommitReport
 from dfs.services.commit import Committer
@@ -30,18 +29,16 @@ from dfs.services.mending import mend_segment
 from dfs.services.quarantine import Quarantine
 from dfs.services.quorum import Quorum
 from dfs.services.readiness import NodeHealth
-from dfs.services.recovery import Recovered, mark_for_rebuilding, recover
+from dfs.services.recovery import Recovered, recover
 from dfs.services.replicas import Replicas
 from dfs.services.replication import Replication, store_lock_path
 from dfs.services.scrub import Scrub
-from dfs.services.stores import ReplicaStore, Stores
+from dfs.services.stores import Stores
 from dfs.services.survey import Survey
 from dfs.services.turn import Turns
 from dfs.storage.base import BlobStore
-from dfs.storage.open import S3Settings, open_store
+from dfs.storage.open import open_store
 from dfs.wal.log import WriteAheadLog
-
-SPOOL_NAME = "spool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +98,12 @@ def open_services(
 
 
 def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks) -> Services:
-    log = _build_log(config, on_step)
-    index = IndexDatabase(
-        url=config.database_url,
-        node_id=config.node_id,
-        replicas=[name for name, _ in config.replicas],
-        on_damaged=partial(mark_for_rebuilding, config.wal_path),
-    )
+    log = build_log(config, on_step)
+    index = build_index(config)
     try:
         log.open()
-        store = open_store(config.storage_path)
+        disks = build_disks(config, index)
+        store = open_store(config.storage_path, disks=disks)
         recovered = recover(
             log=log,
             index=index,
@@ -125,11 +118,12 @@ def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks) -> Service
         if isinstance(error, OSError):
             raise storage_error(error) from error
         raise
-    stores = Stores(store, open_replicas(config))
+    stores = Stores(store, open_replicas(config, disks))
     services = _build_services(
         config,
         log=log,
         index=index,
+        disks=disks,
         stores=stores,
         recovered=recovered,
         on_step=on_step,
@@ -150,6 +144,7 @@ class _Parts:
     config: Config
     log: WriteAheadLog
     index: IndexDatabase
+    disks: Disks
     repository: IndexRepository
     ledger: Ledger
     stores: Stores
@@ -167,13 +162,14 @@ def _build_services(
     *,
     log: WriteAheadLog,
     index: IndexDatabase,
+    disks: Disks,
     stores: Stores,
     recovered: Recovered,
     on_step: OnStep,
     hooks: Hooks,
 ) -> Services:
     """Put the services on top of what is open and recovered. Opens nothing."""
-    queue = _build_queue(config, recovered)
+    queue = build_queue(config, cluster_id=recovered.cluster_id)
     hinter = Hinter(queue=queue)
     repository = IndexRepository(index)
     ledger = Ledger(log=log, index=index)
@@ -182,6 +178,7 @@ def _build_services(
         config=config,
         log=log,
         index=index,
+        disks=disks,
         repository=repository,
         ledger=ledger,
         stores=stores,
@@ -236,6 +233,7 @@ def _build_health(parts: _Parts, queue: JobQueue, replicas: Replicas) -> NodeHea
     return NodeHealth(
         log=parts.log,
         index=parts.index,
+        disks=parts.disks,
         paths=(parts.config.wal_path, parts.config.storage_path),
         ping_queue=queue.check,
         recall_stores=replicas.recall,
@@ -343,6 +341,7 @@ def _build_files(parts: _Parts, committer: Committer, quorum: Quorum) -> FileSer
         stores=parts.stores,
         damage=parts.damage,
         quorum=quorum,
+        disks=parts.disks,
         replication=parts.config.replication,
         write_quorum=parts.config.write_quorum,
         hasher=parts.hasher,
@@ -356,34 +355,3 @@ def recover_node(config: Config) -> Recovered:
     services = open_services(config)
     services.close()
     return services.recovered
-
-
-def open_replicas(config: Config) -> dict[str, ReplicaStore]:
-    """Return the replicas by name. Whether they are there is seen when they are used."""
-    s3 = S3Settings(
-        endpoint=config.s3_endpoint,
-        region=config.s3_region,
-        access_key_id=config.s3_access_key_id,
-        secret_access_key=config.s3_secret_access_key,
-        spool_path=config.run_path / SPOOL_NAME,
-    )
-    return {
-        name: open_store(location, name=name, s3=s3, prepare=False)
-        for name, location in config.replicas
-    }
-
-
-def _build_log(config: Config, on_step: OnStep) -> WriteAheadLog:
-    return WriteAheadLog(
-        path=config.wal_path,
-        segment_bytes=config.wal_segment_bytes,
-        preallocate_bytes=config.wal_preallocate_bytes,
-        on_step=on_step,
-    )
-
-
-def _build_queue(config: Config, recovered: Recovered) -> JobQueue:
-    if config.redis_url is None:
-        return InlineQueue(jobs={})
-    name = queue_name(cluster_id=recovered.cluster_id, node_id=config.node_id)
-    return RqQueue(url=config.redis_url, name=name)

@@ -14,8 +14,8 @@ from dfs.core.config import Config, load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import ConfigError, DfsError
 from dfs.core.logging import configure_logging
+from dfs.opening import open_replicas
 from dfs.services.restore import restore_log
-from dfs.wiring import open_replicas
 
 
 def restore(config: Config, *, durable_lsn: int) -> str:

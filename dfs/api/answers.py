@@ -84,19 +84,39 @@ class HealthSchema(Schema):
     status = fields.String(required=True, validate=validate.Equal("ok"))
 
 
+class SpaceSchema(Schema):
+    """What is left of a disk, the reserve included."""
+
+    free_bytes = fields.Integer(required=True)
+    free_inodes = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "null: this file system makes them as they are needed."},
+    )
+
+
 class ReadySchema(Schema):
     """Whether the node can serve."""
 
     status = fields.String(
         required=True,
         validate=validate.OneOf(["ready", "degraded", "unready"]),
-        metadata={"description": "degraded: all is served, but background work is late."},
+        metadata={
+            "description": "degraded: uploads are refused for lack of room, or background work "
+            "is late; all else is served."
+        },
     )
     reasons = fields.Dict(
         keys=fields.String(),
         values=fields.String(allow_none=True),
         required=True,
         metadata={"description": "For each part why it does not work; null: it does."},
+    )
+    disks = fields.Dict(
+        keys=fields.String(),
+        values=fields.Nested(SpaceSchema),
+        required=True,
+        metadata={"description": "By what lies there: log, primary, index."},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import structlog
@@ -12,13 +13,14 @@ from dfs.api.requests import services
 from dfs.api.responses import Answer, answer_json
 from dfs.api.schemas import NoQuerySchema
 from dfs.api.spec import HEALTH_DOC, READY_DOC
+from dfs.core.disk import Space
 from dfs.core.errors import DfsError
 
 log = structlog.get_logger()
 blueprint = Blueprint("health", __name__)
 
-OPTIONAL_PARTS = frozenset(("queue", "replicas"))
-"""Parts without which everything is served, if later."""
+OPTIONAL_PARTS = frozenset(("room", "queue", "replicas"))
+"""Parts without which the node serves: all but uploads without `room`, all without the others."""
 
 
 @blueprint.route("/health", methods=["GET"])
@@ -34,14 +36,25 @@ def get_health(query: dict[str, Any]) -> Answer:
 @blueprint.arguments(NoQuerySchema, location="query")
 def get_ready(query: dict[str, Any]) -> Answer:
     """Tell whether the node can serve, and if not, why"""
+    disks: dict[str, Any] = {}
     try:
-        reasons = services().health.reasons()
+        health = services().health
+        reasons = health.reasons()
+        disks = {name: _represent_space(space) for name, space in health.spaces().items()}
     except DfsError as error:
         log.error("services_unopened", code=error.code, error=str(error))
         reasons = {"recovery": error.message}
     failing = {part for part, reason in reasons.items() if reason is not None}
     status = "ready" if not failing else "degraded" if failing <= OPTIONAL_PARTS else "unready"
-    body = {"status": status, "reasons": reasons}
+    body = {"status": status, "reasons": reasons, "disks": disks}
     if status == "unready":
         return answer_json(body, 503, [("Retry-After", RETRY_AFTER_S)])
     return answer_json(body)
+
+
+def _represent_space(space: Space) -> dict[str, int | None]:
+    has_inodes = math.isfinite(space.inodes)
+    return {
+        "free_bytes": space.bytes,
+        "free_inodes": int(space.inodes) if has_inodes else None,
+    }

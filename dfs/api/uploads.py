@@ -82,6 +82,7 @@ def _store_raw(
     limit = files.upload_bytes_max
     if limit and body.length is not None and body.length > limit:
         raise TooLargeError(f"A file may have at most {limit} bytes.")
+    files.expect(body)
     blob = files.new_blob()
     try:
         data = body.read()
@@ -96,12 +97,14 @@ def _store_raw(
             return files.store((upload,), if_absent=terms.if_absent, replication=terms.replication)
     finally:
         blob.discard()
+        files.forget(body)
 
 
 def _store_form(
     body: BodyStream, boundary: bytes, options: dict[str, Any], terms: _Terms
 ) -> Stored:
     files = services().files
+    files.expect(body)
     form = FormReader(new_blob=files.new_blob)
     try:
         form.read(body, boundary)
@@ -131,6 +134,7 @@ def _store_form(
     finally:
         for file in form.files:
             file.blob.discard()
+        files.forget(body)
 
 
 def _reads_if_absent(environ: Mapping[str, Any]) -> bool:

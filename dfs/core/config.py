@@ -223,6 +223,20 @@ SETTINGS: tuple[Setting, ...] = (
         "microseconds a group commit waits at most for changes already on their way; never waits for a lone one",
     ),
     Setting(
+        "DFS_RESERVE_BYTES",
+        "reserve_bytes",
+        parse_int(0),
+        str(256 * MIB),
+        "bytes that uploads leave free on each disk of the log, the primary and the index, so that deletes and the log go on. Uploads in flight may eat 1 MiB of it for each thread; 0 = none",
+    ),
+    Setting(
+        "DFS_RESERVE_INODES",
+        "reserve_inodes",
+        parse_int(0),
+        "1000",
+        "inodes that uploads leave free on those disks; 0 = none",
+    ),
+    Setting(
         "DFS_TMP_AGE_S",
         "tmp_age_s",
         parse_int(60),
@@ -287,6 +301,8 @@ class Config:
     commit_batch_bytes_max: int
     commit_batch_count_max: int
     commit_gather_us: int
+    reserve_bytes: int
+    reserve_inodes: int
     tmp_age_s: int
     admin_password: str | None
     debug: bool

@@ -61,6 +61,11 @@ class IndexDatabase:
         self._writer_lock = threading.Lock()
         self._connections: Connections | None = None
 
+    @property
+    def directory(self) -> Path | None:
+        """Where its files are; None if it is a server's."""
+        return None if self.is_postgres else self._path.parent
+
     def open(self) -> None:
         """Connect, creating the database file and its directory if they are missing.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dfs.core.clock import now_ms
+from dfs.core.disk import Disks, Incoming
 from dfs.core.errors import (
     BlobCorruptError,
     BlobMissingError,
@@ -66,6 +67,7 @@ class FileService:
         stores: Stores,
         damage: DamageBook,
         quorum: Quorum,
+        disks: Disks,
         replication: str,
         write_quorum: int,
         hasher: Executor,
@@ -79,6 +81,7 @@ class FileService:
         self._store = stores.primary
         self._damage = damage
         self._quorum = quorum
+        self._disks = disks
         self._replication = replication
         self._write_quorum = write_quorum
         self._hasher = hasher
@@ -89,6 +92,21 @@ class FileService:
     def announce(self) -> AbstractContextManager[None]:
         """Around the handling of a small write: a commit may wait a moment for it to join."""
         return self._committer.announce()
+
+    def expect(self, body: Incoming) -> None:
+        """Refuse the body of an upload that does not fit, before it is received.
+
+        Call `forget` when the upload is over, whatever became of it.
+
+        Raises:
+            NoSpaceError: no bytes of it need be read.
+            StoreUnavailableError: a disk is not there.
+        """
+        self._disks.expect(body)
+
+    def forget(self, body: Incoming) -> None:
+        """Keep room for a body no longer."""
+        self._disks.forget(body)
 
     def new_blob(self) -> BlobWriter:
         """Return a writer for the bytes of a file. `discard` it when done, whatever happened."""
@@ -126,6 +144,7 @@ class FileService:
             if_absent=if_absent,
             is_sound=self._is_sound,
         )
+        self._disks.take_log(command.log_bytes_max)
         copies = self._copies(replication)
         blobs = [upload.blob for upload in uploads]
         holders: Collection[str] | None = None

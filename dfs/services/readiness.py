@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dfs.core.durable import storage_error
-from dfs.core.errors import DfsError
+from dfs.core.disk import LOOK_BYTES, LOOK_INODES, Disks, Space
+from dfs.core.errors import DfsError, StoreUnavailableError
 from dfs.db.session import IndexDatabase
 from dfs.services.breaker import Breaker
 from dfs.services.reports import StoreReport
@@ -15,15 +15,16 @@ from dfs.wal.log import WriteAheadLog
 
 LAG_S_MAX = 15 * 60
 """A store that owes something for longer is not just busy."""
-FREE_BYTES_MIN = 16 << 20
-"""Below this much room the next rotation of the log may fail."""
+FREE_BYTES_MIN = 1 << 20
+"""Below this much room not even a delete is sure to find its own."""
 
 
 class NodeHealth:
     """Asks each part of the node whether it works.
 
     Args:
-        paths: directories on the disks that the node writes to.
+        disks: those that the node cannot do without.
+        paths: directories that it must be able to write to.
         ping_queue: raises DfsError if the queue does not answer.
         recall_stores: returns how the stores are; it may be some seconds old.
     """
@@ -33,12 +34,14 @@ class NodeHealth:
         *,
         log: WriteAheadLog,
         index: IndexDatabase,
+        disks: Disks,
         paths: tuple[Path, ...],
         ping_queue: Callable[[], None],
         recall_stores: Callable[[], Sequence[StoreReport]],
     ) -> None:
         self._log = log
         self._index = index
+        self._disks = disks
         self._paths = paths
         self._ping_queue = ping_queue
         self._recall_stores = recall_stores
@@ -46,17 +49,25 @@ class NodeHealth:
     def reasons(self) -> dict[str, str | None]:
         """Return for each part why it does not work, or None if it does. Names no path.
 
-        All but `queue` and `replicas` are needed to serve: without them background work is late,
-        not lost.
+        All but `room`, `queue` and `replicas` are needed to serve. Without room uploads are
+        refused, all else works; without the other two background work is late, not lost.
         """
         return {
             "recovery": self._recovery(),
             "log": self._log.control.read_only_reason,
             "index": self._lag(),
             "disk": self._disk(),
+            "room": self._room(),
             "queue": _reason(self._ping_queue),
             "replicas": self._stores(),
         }
+
+    def spaces(self) -> dict[str, Space]:
+        """Return what is left of the disks, see `Disks.look`; nothing if one is not there."""
+        try:
+            return self._disks.look()
+        except StoreUnavailableError:
+            return {}
 
     def _recovery(self) -> str | None:
         if self._log.control.position is None:
@@ -87,17 +98,23 @@ class NodeHealth:
         return "; ".join(faults) or None
 
     def _disk(self) -> str | None:
-        for path in self._paths:
-            try:
-                status = os.statvfs(path)
-            except OSError as error:
-                return storage_error(error, path=path).message
-            if not os.access(path, os.W_OK):
-                return "a directory of the node cannot be written"
-            free_bytes = status.f_bavail * status.f_frsize
-            if free_bytes < FREE_BYTES_MIN:
-                return f"only {free_bytes} bytes are free"
-        return None
+        try:
+            spaces = self._disks.look()
+        except StoreUnavailableError as error:
+            return error.message
+        if not all(os.access(path, os.W_OK) for path in self._paths):
+            return "a directory of the node cannot be written"
+        full = [name for name, space in spaces.items() if space.bytes < FREE_BYTES_MIN]
+        return f"nothing is left of the disk of: {', '.join(full)}" if full else None
+
+    def _room(self) -> str | None:
+        scarce = [
+            name
+            for name, space in self.spaces().items()
+            if space.bytes < self._disks.reserve_bytes + LOOK_BYTES
+            or space.inodes < self._disks.reserve_inodes + LOOK_INODES
+        ]
+        return f"only the reserve is left of the disk of: {', '.join(scarce)}" if scarce else None
 
 
 def _reason(check: Callable[[], None]) -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from dfs.core.disk import Disk
 from dfs.core.durable import storage_error, write_all
 from dfs.storage.local_reader import LocalBlobReader
 from dfs.storage.local_shards import ShardDirectories
@@ -24,6 +25,8 @@ FILE_MODE = 0o600
 WRITEBACK_BYTES = 2 << 20
 """The kernel is told to begin writing to the disk whenever this much of an upload has gathered, so
 that little is left for the sync at its end."""
+INODES_MAX = 3
+"""A blob of a name that begins as no other does needs two directories besides."""
 
 _log = structlog.get_logger(__name__)
 
@@ -34,12 +37,18 @@ class LocalStagedBlob:
     Args:
         directory: where the file is created, under a name that carries the process id.
         shards: where it will go.
+        disk: what is written is taken from; None for a disk without a reserve.
 
     Raises:
         NoSpaceError, StoreUnavailableError: the file could not be created or locked.
     """
 
-    def __init__(self, *, directory: Path, shards: ShardDirectories) -> None:
+    def __init__(
+        self, *, directory: Path, shards: ShardDirectories, disk: Disk | None = None
+    ) -> None:
+        if disk is not None:
+            disk.take(0, inodes=INODES_MAX)
+        self._disk = disk
         self._shards = shards
         self._path, self._file = create_temporary(directory)
         self._digest: bytes | None = None
@@ -50,12 +59,15 @@ class LocalStagedBlob:
     def write(self, data: bytes | memoryview) -> None:
         """See `StagedBlob`. The bytes go to the kernel without a copy."""
         self._require_open(sealed=False)
+        size = memoryview(data).nbytes
+        if self._disk is not None:
+            self._disk.take(size)
         try:
             write_all(self._file.fileno(), data)
         except OSError as error:
             self._failed = True
             raise storage_error(error, path=self._path) from error
-        self._size += memoryview(data).nbytes
+        self._size += size
         if self._size - self._flushed_bytes >= WRITEBACK_BYTES:
             self._begin_writeback()
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from dfs.core.clock import now_ms
+from dfs.core.disk import Disks
 from dfs.core.durable import make_directory_durably, storage_error, sync_directory
 from dfs.core.errors import BlobMissingError, StorageError
 from dfs.storage.base import StagedBlob
@@ -47,12 +48,21 @@ class LocalStore:
         shared: several processes publish at once, without a common lock. Two of them that publish
             the same blob may both take it for new, and one that only looks may count on it: so a
             `publish` that fails takes nothing back.
+        disks: those with a reserve, which blobs leave alone; None if there are none.
     """
 
-    def __init__(self, *, path: Path, name: str = "primary", shared: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        path: Path,
+        name: str = "primary",
+        shared: bool = False,
+        disks: Disks | None = None,
+    ) -> None:
         self._path = path.absolute()
         self._name = name
         self._shared = shared
+        self._disks = disks
         self._blobs = self._path / "blobs"
         self._tmp = self._path / "tmp"
         self._damaged = self._path / "damaged"
@@ -99,7 +109,9 @@ class LocalStore:
 
     def stage(self) -> LocalStagedBlob:
         """See `BlobStore`."""
-        return LocalStagedBlob(directory=self._tmp, shards=self._shards)
+        # Asked each time: a disk may be mounted here at any moment.
+        disk = self._disks.holding(self._tmp) if self._disks is not None else None
+        return LocalStagedBlob(directory=self._tmp, shards=self._shards, disk=disk)
 
     def publish(self, staged: Sequence[tuple[StagedBlob, bytes, int]]) -> list[bytes]:
         """See `BlobStore`. Syncs each touched directory once, after all renames."""

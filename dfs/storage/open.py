@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dfs.core.disk import Disks
 from dfs.core.errors import ConfigError
 from dfs.storage.local_store import LocalStore
 from dfs.storage.object_store import ObjectStore
@@ -39,6 +40,7 @@ def open_store(
     *,
     name: str = PRIMARY_NAME,
     s3: S3Settings | None = None,
+    disks: Disks | None = None,
     prepare: bool = True,
 ) -> LocalStore | ObjectStore:
     """Return the store at `location`.
@@ -49,6 +51,7 @@ def open_store(
         location: path of a directory, or `s3://BUCKET/PREFIX`.
         name: how the store is called in answers and logs.
         s3: for an `s3://` address; without it the environment says all.
+        disks: see `LocalStore`.
         prepare: whether to create what the store needs. Without that nothing is touched, and the
             caller must call `prepare` before it writes to a new store.
 
@@ -58,17 +61,19 @@ def open_store(
 
     Durability: on return the directories of a prepared store are durable.
     """
-    store = _make_store(str(location), name, s3 or S3Settings())
+    store = _make_store(str(location), name, s3 or S3Settings(), disks)
     if prepare:
         store.prepare()
     return store
 
 
-def _make_store(location: str, name: str, s3: S3Settings) -> LocalStore | ObjectStore:
+def _make_store(
+    location: str, name: str, s3: S3Settings, disks: Disks | None
+) -> LocalStore | ObjectStore:
     """Return the store, nothing of it touched yet. Raises ConfigError."""
     match = _SCHEME.match(location)
     if match is None:
-        return LocalStore(path=Path(location), name=name, shared=name != PRIMARY_NAME)
+        return LocalStore(path=Path(location), name=name, shared=name != PRIMARY_NAME, disks=disks)
     if match[1] != "s3":
         raise ConfigError(
             f"The store {name!r} is at a {match[1]}:// address, which this version cannot use.",

@@ -22,8 +22,9 @@ from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 
+from dfs.telemetry.disks import DiskGauges, collect_disks
 from dfs.telemetry.files import MULTIPROCESS_VARIABLE
-from dfs.telemetry.stores import StoreCollector, StoreCounters, StoreGauges
+from dfs.telemetry.stores import StoreCounters, StoreGauges, collect_stores
 
 METRICS_PATH = "/metrics"
 SERIES_MAX = 400
@@ -142,9 +143,9 @@ class _SharedMetrics(GunicornInternalPrometheusMetrics):  # type: ignore[misc] #
     The inherited answer takes no metrics but those in the shared files.
     """
 
-    def __init__(self, *, collector: Collector, registry: CollectorRegistry) -> None:
+    def __init__(self, *, collectors: Sequence[Collector], registry: CollectorRegistry) -> None:
         super().__init__(export_defaults=False, registry=registry)
-        self._collector = collector
+        self._collectors = collectors
 
     def generate_metrics(
         self, accept_header: str | None = None, names: list[str] | None = None
@@ -152,13 +153,17 @@ class _SharedMetrics(GunicornInternalPrometheusMetrics):  # type: ignore[misc] #
         """Return (text, its media type). All metrics are told, whatever names are asked for."""
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        registry.register(self._collector)
+        for collector in self._collectors:
+            registry.register(collector)
         encode, content_type = choose_encoder(accept_header or "")
         return encode(registry).decode(), content_type
 
 
 def install_metrics(
-    app: Flask, *, read_stores: Callable[[], Sequence[StoreGauges]] = tuple
+    app: Flask,
+    *,
+    read_stores: Callable[[], Sequence[StoreGauges]] = tuple,
+    read_disks: Callable[[], DiskGauges] = DiskGauges,
 ) -> Metrics:
     """Serve `GET /metrics` and count the requests of `app`.
 
@@ -166,16 +171,17 @@ def install_metrics(
     directory in PROMETHEUS_MULTIPROC_DIR. Elsewhere (tests, `flask run`) it covers this process.
 
     Args:
-        read_stores: see `StoreCollector`.
+        read_stores, read_disks: see `LookupCollector`.
     """
     registry = CollectorRegistry()
-    collector = StoreCollector(read_stores)
+    collectors = (collect_stores(read_stores), collect_disks(read_disks))
     if MULTIPROCESS_VARIABLE in os.environ:
-        exporter = _SharedMetrics(collector=collector, registry=registry)
+        exporter = _SharedMetrics(collectors=collectors, registry=registry)
         exporter.path = METRICS_PATH
         exporter.init_app(app)
     else:
-        registry.register(collector)
+        for collector in collectors:
+            registry.register(collector)
         PrometheusMetrics(app, path=METRICS_PATH, export_defaults=False, registry=registry)
     RequestMetrics(registry=registry).install(app)
     return Metrics(

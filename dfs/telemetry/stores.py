@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+
+from dfs.telemetry.lookup import LookupCollector
 
 COUNTER_KINDS = ("counter",)
 """Kinds of the metrics of `StoreCounters`, for the files that processes share."""
@@ -116,23 +116,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[StoreGauges], float | None]], ...] = (
 )
 
 
-class StoreCollector(Collector):
-    """Tells how the stores are. The process that is asked tells it for the whole node.
-
-    Args:
-        read: returns all stores. If it fails, the other metrics are told without these.
-    """
-
-    def __init__(self, read: Callable[[], Sequence[StoreGauges]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the metrics as they are now."""
-        try:
-            return list(_families(self._read()))
-        except Exception as error:  # whatever it is, the rest must be told
-            structlog.get_logger().warning("store_metrics_unknown", error=str(error))
-            return ()
+def collect_stores(
+    read: Callable[[], Sequence[StoreGauges]],
+) -> LookupCollector[Sequence[StoreGauges]]:
+    """Return what tells how the stores are, all of them."""
+    return LookupCollector(read, _families, name="store")
 
 
 def _families(rows: Sequence[StoreGauges]) -> Iterator[Metric]:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dfs.core.clock import now_ms
+from dfs.core.disk import find_space
 from dfs.core.durable import make_directory_durably, storage_error, sync_directory
 from dfs.core.errors import (
     NoSpaceError,
@@ -51,6 +52,7 @@ class WriteAheadLog:
         segment_bytes: size at which a segment is full.
         preallocate_bytes: zeros written ahead of the tail; a sync that does not grow the file is
             about twice as quick.
+        reserve_bytes: of the disk, which these zeros leave alone.
         on_step: see `dfs.core.steps`.
 
     Attributes:
@@ -64,6 +66,7 @@ class WriteAheadLog:
         path: Path,
         segment_bytes: int,
         preallocate_bytes: int,
+        reserve_bytes: int = 0,
         on_step: OnStep = ignore_step,
     ) -> None:
         self.path = path
@@ -71,9 +74,13 @@ class WriteAheadLog:
         self.sync_count = 0
         self._segment_bytes = segment_bytes
         self._preallocate_bytes = preallocate_bytes
+        self._reserve_bytes = reserve_bytes
         self._on_step = on_step
         self._writer = SegmentWriter(
-            path=self.active_path, segment_bytes=segment_bytes, preallocate_bytes=preallocate_bytes
+            path=self.active_path,
+            segment_bytes=segment_bytes,
+            preallocate_bytes=preallocate_bytes,
+            reserve_bytes=reserve_bytes,
         )
         self._appended: LogPosition | None = None
         self.open_segments = OpenSegments(path)
@@ -346,8 +353,9 @@ class WriteAheadLog:
             previous_last_lsn=ended.lsn,
             created_at_ms=now_ms(),
         )
-        size_bytes = min(self._preallocate_bytes, self._segment_bytes)
-        write_segment(self.path / NEXT_NAME, header, size_bytes=size_bytes)
+        ahead = min(self._preallocate_bytes, self._segment_bytes)
+        spare = find_space(self.path).bytes - self._reserve_bytes
+        write_segment(self.path / NEXT_NAME, header, size_bytes=max(0, min(ahead, spare)))
         self._on_step("log.next_written")
 
     def _seal_active(self, ended: LogPosition) -> None:

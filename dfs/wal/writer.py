@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dfs.core.disk import find_space
 from dfs.core.durable import storage_error
 from dfs.core.errors import StoreUnavailableError, WalCorruptError
 from dfs.wal.control import LogPosition
@@ -22,12 +23,16 @@ class SegmentWriter:
         path: of the active segment, whichever that is.
         segment_bytes: size up to which zeros are written ahead.
         preallocate_bytes: how many zeros at a time.
+        reserve_bytes: of the disk; zeros are not worth touching it.
     """
 
-    def __init__(self, *, path: Path, segment_bytes: int, preallocate_bytes: int) -> None:
+    def __init__(
+        self, *, path: Path, segment_bytes: int, preallocate_bytes: int, reserve_bytes: int = 0
+    ) -> None:
         self._path = path
         self._segment_bytes = segment_bytes
         self._preallocate_bytes = preallocate_bytes
+        self._reserve_bytes = reserve_bytes
         self._fd = -1
         self._segment_id = 0
 
@@ -68,8 +73,9 @@ class SegmentWriter:
         try:
             buffers = [data]
             if end > self._require_whole(position):
-                wanted = min(end + self._preallocate_bytes, max(end, self._segment_bytes))
-                buffers.append(bytes(wanted - end))
+                ahead = min(self._preallocate_bytes, max(0, self._segment_bytes - end))
+                spare = find_space(self._fd).bytes - len(data) - self._reserve_bytes
+                buffers.append(bytes(max(0, min(ahead, spare))))
             written = os.pwritev(self._fd, buffers, offset)
             while written < len(data):
                 written += os.pwrite(self._fd, data[written:], offset + written)

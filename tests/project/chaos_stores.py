@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.mounts import BALLAST_NAME, mount, mount_memory, unmount
 from tests.project.chaos_node import empty_directory
 from tests.s3 import REGION, S3Server
 
@@ -23,7 +24,6 @@ Undo = Callable[[], None]
 Fault = Callable[[], Undo | None]
 """Does something bad. Returns what ends it, or None if there is nothing to end."""
 REMOUNT_PAUSE_S = 0.02
-BALLAST_NAME = "ballast"
 
 
 class NotNowError(Exception):
@@ -136,8 +136,8 @@ class OwnDisk(Directory):
         self._disk = disk
         disk.mkdir()
         path.mkdir()
-        _mount("-t", "tmpfs", "-o", f"size={size_bytes}", "dfs-chaos", str(disk))
-        _mount("--bind", str(disk), str(path))
+        mount_memory(disk, size_bytes=size_bytes)
+        mount("--bind", str(disk), str(path))
 
     def faults(self) -> Mapping[str, Fault]:
         """See `Victim`."""
@@ -152,25 +152,25 @@ class OwnDisk(Directory):
         """Give the disk back; what is on it is gone."""
         for place in (self.path, self.path, self._disk):
             with suppress(subprocess.CalledProcessError):
-                _unmount(place)
+                unmount(place)
 
     def _unmount(self) -> Undo:
         self._require_there()
-        _unmount(self.path)
+        unmount(self.path)
 
-        def mount() -> None:
-            _mount("--bind", str(self._disk), str(self.path))
+        def put_back() -> None:
+            mount("--bind", str(self._disk), str(self.path))
 
-        return mount
+        return put_back
 
     def _make_read_only(self) -> Undo:
         """Make it read-only for all who open something from now on."""
         self._require_there()
-        _mount("--bind", str(self._disk), str(self.path))
+        mount("--bind", str(self._disk), str(self.path))
         # Busy while somebody has a file open for writing there.
         while not _tries_mount("-o", "remount,bind,ro", str(self.path)):
             time.sleep(REMOUNT_PAUSE_S)
-        return lambda: _unmount(self.path)
+        return lambda: unmount(self.path)
 
     def _fill(self) -> Undo:
         self._require_there()
@@ -296,20 +296,6 @@ def flip_bits(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed) if changed != content else flip_bits(content, rng)
 
 
-def can_mount(directory: Path) -> bool:
-    """Tell whether this process may mount file systems."""
-    place = directory / "mount-probe"
-    place.mkdir()
-    try:
-        _mount("-t", "tmpfs", "-o", "size=1m", "dfs-chaos", str(place))
-        _unmount(place)
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    finally:
-        place.rmdir()
-    return True
-
-
 def _leading_parts(parts: list[tuple[str, int]]) -> Iterator[str]:
     """Yield the parts of a growing segment up to the first that is missing or not full."""
     for number, (unit, size) in enumerate(sorted(parts)):
@@ -329,11 +315,3 @@ def _write(path: Path, pieces: Any) -> None:
 
 def _tries_mount(*arguments: str) -> bool:
     return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
-
-
-def _mount(*arguments: str) -> None:
-    subprocess.run(["mount", *arguments], check=True, capture_output=True)
-
-
-def _unmount(place: Path) -> None:
-    subprocess.run(["umount", "--lazy", str(place)], check=True, capture_output=True)

@@ -30,10 +30,11 @@ from typing import Any
 
 import urllib3
 
+from tests.mounts import can_mount
 from tests.project.chaos_clients import Clients, Journal, wait_until
 from tests.project.chaos_faults import Chaos
 from tests.project.chaos_node import ChaosNode
-from tests.project.chaos_stores import Bucket, Directory, OwnDisk, Victim, can_mount
+from tests.project.chaos_stores import Bucket, Directory, OwnDisk, Victim
 from tests.project.independent import (
     FormatError,
     StoredFile,

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from dfs.telemetry.files import remove_dead_files
 from dfs.telemetry.metrics import install_metrics
-from dfs.telemetry.stores import StoreCollector, StoreCounters, StoreGauges
+from dfs.telemetry.stores import StoreCounters, StoreGauges, collect_stores
 
 ROOT = Path(__file__).resolve().parents[2]
 IDLE = StoreGauges(
@@ -92,7 +92,7 @@ def run_python(code: str, directory: Path, *, shared: bool) -> str:
 def sample(rows: Sequence[StoreGauges], name: str, **labels: str) -> float | None:
     """Return the value of one sample of these stores."""
     registry = CollectorRegistry()
-    registry.register(StoreCollector(lambda: rows))
+    registry.register(collect_stores(lambda: rows))
     return registry.get_sample_value(name, labels)
 
 

@@ -42,12 +42,14 @@ def open_log(log_path: Path) -> Iterator[OpenLog]:
         recovered: bool = True,
         preallocate_bytes: int = 4096,
         segment_bytes: int = SEGMENT_BYTES,
+        reserve_bytes: int = 0,
         on_step: OnStep = ignore_step,
     ) -> WriteAheadLog:
         log = WriteAheadLog(
             path=log_path,
             segment_bytes=segment_bytes,
             preallocate_bytes=preallocate_bytes,
+            reserve_bytes=reserve_bytes,
             on_step=on_step,
         )
         log.open()

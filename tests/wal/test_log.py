@@ -189,6 +189,17 @@ def test_log_with_little_preallocation_works(open_log: OpenLog, preallocate_byte
     assert lsns(recover(log)) == list(range(1, 10))
 
 
+def test_log_preallocates_nothing_of_the_reserve(open_log: OpenLog, log_path: Path) -> None:
+    """Neither behind a record nor in a new segment: zeros are not worth the last room."""
+    log = open_log(preallocate_bytes=1 << 20, reserve_bytes=1 << 62)
+    for number in range(3):
+        append_commit(log, upload(f"{number}", b"abc"))
+        assert (log_path / ACTIVE_NAME).stat().st_size == log.position.offset
+        rotate(log)
+        assert (log_path / ACTIVE_NAME).stat().st_size == log.position.offset
+    assert lsns(recover(log)) == list(range(1, 10))
+
+
 def test_log_preallocates_after_another_process_grew_the_file(
     open_log: OpenLog, log_path: Path
 ) -> None:
