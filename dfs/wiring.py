@@ -347,6 +347,7 @@ def _build_files(parts: _Parts, committer: Committer, quorum: Quorum) -> FileSer
         hasher=parts.hasher,
         inline_blob_bytes_max=parts.config.inline_blob_bytes_max,
         upload_bytes_max=parts.config.upload_bytes_max,
+        delete_grace_s=parts.config.delete_grace_s,
     )
 
 

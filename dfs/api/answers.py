@@ -25,6 +25,11 @@ class FileSchema(Schema):
     created_at = fields.AwareDateTime(required=True)
     updated_at = fields.AwareDateTime(required=True)
     expires_at = fields.AwareDateTime(required=True, allow_none=True)
+    deleted_at = fields.AwareDateTime(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Since when the file is in the trash; null: it is not."},
+    )
     lsn = fields.Integer(required=True, metadata=_LSN)
 
 

@@ -1,4 +1,4 @@
-"""`/files`: list files, and read, change and delete one."""
+"""`/files`: list files, and read, change, delete and restore one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from dfs.api.represent import durability_headers, represent_durability, represen
 from dfs.api.requests import is_file_id, read_replication, services
 from dfs.api.responses import Answer, answer_json
 from dfs.api.schemas import FilePatchSchema, FilesQuerySchema, NoQuerySchema
-from dfs.api.spec import DELETE_DOC, FILE_DOC, FILES_DOC, PATCH_DOC
+from dfs.api.spec import DELETE_DOC, FILE_DOC, FILES_DOC, PATCH_DOC, RESTORE_DOC
 from dfs.api.uploads import check_future
 from dfs.core.errors import InvalidRequestError, NoSuchFileError
+from dfs.services.files import Stored
 
 blueprint = Blueprint("files", __name__)
 
@@ -42,6 +43,8 @@ def list_files(query: dict[str, Any]) -> Answer:
     headers = []
     if page.next is not None:
         given = {name: query[name] for name in ("limit", "prefix", "name") if query[name]}
+        if query["deleted"]:
+            given["deleted"] = "true"
         link = urlencode({"after": page.next, **given})
         headers.append(("Link", f'</files?{link}>; rel="next"'))
     body = {"files": [represent_file(file) for file in page.files], "next": page.next}
@@ -72,9 +75,7 @@ def change_file(query: dict[str, Any], patch: dict[str, Any], file_id: str) -> A
     mode = read_replication(request.environ)
     with files.announce():
         stored = files.update(_checked_id(file_id), changes, if_match=if_match, replication=mode)
-    file = stored.files[0]
-    body = {**represent_file(file), "durability": represent_durability(stored.durability)}
-    return answer_json(body, headers=durability_headers(stored.durability))
+    return _answer(stored)
 
 
 @blueprint.route("/files/<file_id>", methods=["DELETE"])
@@ -88,3 +89,24 @@ def delete_file(query: dict[str, Any], file_id: str) -> Answer:
     with files.announce():
         durability = files.delete(_checked_id(file_id), if_match=if_match, replication=mode)
     return Answer(204, durability_headers(durability), b"")
+
+
+@blueprint.route("/files/<file_id>/restore", methods=["POST"])
+@blueprint.doc(**RESTORE_DOC)
+@blueprint.arguments(NoQuerySchema, location="query")
+def restore_file(query: dict[str, Any], file_id: str) -> Answer:
+    """Take a deleted file out of the trash"""
+    files = services().files
+    if_match = parse_if_match(request.environ.get("HTTP_IF_MATCH"))
+    mode = read_replication(request.environ)
+    with files.announce():
+        return _answer(files.restore(_checked_id(file_id), if_match=if_match, replication=mode))
+
+
+def _answer(stored: Stored) -> Answer:
+    """Return the file that a change has left, and what is guaranteed of it."""
+    body = {
+        **represent_file(stored.files[0]),
+        "durability": represent_durability(stored.durability),
+    }
+    return answer_json(body, headers=durability_headers(stored.durability))

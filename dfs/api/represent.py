@@ -37,6 +37,7 @@ def represent_file(file: File) -> dict[str, Any]:
         if file.updated_at_ms == file.created_at_ms
         else format_timestamp(file.updated_at_ms),
         "expires_at": None if file.expires_at_ms is None else format_timestamp(file.expires_at_ms),
+        "deleted_at": None if file.deleted_at_ms is None else format_timestamp(file.deleted_at_ms),
         "lsn": file.lsn,
     }
 

@@ -180,6 +180,12 @@ class FilesQuerySchema(StrictSchema):
         validate=[validate.Length(1, KEY_CHARS_MAX), check_prefix],
         metadata={"description": "Only files with exactly this name.", "pattern": _TEXT_PATTERN},
     )
+    deleted = fields.Boolean(
+        load_default=False,
+        truthy={"true"},
+        falsy={"false"},
+        metadata={"description": "List the trash: deleted files that can still be restored."},
+    )
 
 
 class FilePatchSchema(StrictSchema):

@@ -226,6 +226,15 @@ DELETE_DOC: Doc = {
         **problems(404, 412, 422, 503, 507),
     },
 }
+RESTORE_DOC: Doc = {
+    "description": "For `DFS_DELETE_GRACE_S` after it was deleted, a file can be had back as it "
+    "was. An expiry that has passed meanwhile is void.",
+    "parameters": [FILE_ID, _IF_MATCH, _REPLICATION],
+    "responses": {
+        "200": answer("Restored and synced.", StoredFileSchema, _WRITE_HEADERS),
+        **problems(404, 412, 422, 503, 507),
+    },
+}
 
 HEALTH_DOC: Doc = {
     "responses": {"200": answer("The process lives.", HealthSchema), **problems(422)}

@@ -188,6 +188,13 @@ SETTINGS: tuple[Setting, ...] = (
         "largest accepted file in bytes; 0 = as large as the disk allows",
     ),
     Setting(
+        "DFS_DELETE_GRACE_S",
+        "delete_grace_s",
+        parse_int(0),
+        str(7 * 86400),
+        "seconds for which a deleted file stays in the trash, from where it can be restored; 0 = not at all",
+    ),
+    Setting(
         "DFS_WAL_SEGMENT_BYTES",
         "wal_segment_bytes",
         parse_int(64 * KIB, 1 << 31),
@@ -296,6 +303,7 @@ class Config:
     node_id: str
     inline_blob_bytes_max: int
     upload_bytes_max: int
+    delete_grace_s: int
     wal_segment_bytes: int
     wal_preallocate_bytes: int
     commit_batch_bytes_max: int

@@ -17,6 +17,8 @@ from typing import Self
 import msgspec
 
 DEFAULT_BUCKET = "default"
+PRIMARY_NAME = "primary"
+"""How the primary store is called."""
 BLOCK_BYTES = 1 << 20
 """A blob file has one CRC32 for each block of this many bytes; the last block may be shorter."""
 SEGMENT_UNIT_BYTES = 8
@@ -26,15 +28,28 @@ SEGMENT_UNIT_BYTES = 8
 class BlobKind(IntEnum):
     """Where the bytes of a blob live. The numbers are stored in the index."""
 
+    NOWHERE = 0
+    """Files refer to it, but no record of the log that was replayed so far puts it."""
     INLINE = 1
     FILE = 2
 
 
 class DebtKind(IntEnum):
-    """What a store must hold whole. The numbers are stored in the index."""
+    """What a store owes of a unit. The numbers are stored in the index."""
 
     BLOB = 1
+    """To hold a blob file whole."""
     SEGMENT = 2
+    """To hold a segment whole."""
+    REMOVE_BLOB = 3
+    """To have a blob file no more, unless it is put again before."""
+    REMOVING_BLOB = 4
+    """The same, and it has begun: whoever wants the blob there has to wait for the end of it."""
+    DROP_SEGMENT = 5
+    """To have a stub in the place of a segment."""
+
+
+REMOVALS = (DebtKind.REMOVE_BLOB, DebtKind.REMOVING_BLOB)
 
 
 class Extent(msgspec.Struct, frozen=True, gc=False):
@@ -63,6 +78,10 @@ class File(msgspec.Struct, frozen=True, gc=False):
         extents: the runs of blobs that make up the file, in order. Empty means: the one whole blob
             whose digest is the file's, which is what every plain upload is.
         lsn: the last record that changed the file.
+        deleted_at_ms: since when it is in the trash; None for a file that is not.
+        first_lsn: the first record that put the file.
+        base_lsn, base_segment_id, base_length: the last record that put the file: its LSN, the
+            segment it lies in, its bytes.
     """
 
     id: str
@@ -77,6 +96,11 @@ class File(msgspec.Struct, frozen=True, gc=False):
     expires_at_ms: int | None
     lsn: int
     extents: tuple[Extent, ...] = ()
+    deleted_at_ms: int | None = None
+    first_lsn: int = 0
+    base_lsn: int = 0
+    base_segment_id: int = 0
+    base_length: int = 0
 
     @property
     def etag(self) -> str:
@@ -97,8 +121,9 @@ class Blob(msgspec.Struct, frozen=True, gc=False):
             bytes are the data of that record.
         block_crc32s: for a blob file, the CRC32 of each `BLOCK_BYTES` block, 4 bytes each,
             little-endian; empty for an inline blob, which the CRC32 of its record covers.
-        references: extents of files that point here.
+        references: extents of files that point here, those in the trash included.
         lsn: the record that put the blob.
+        first_lsn: the first record that put it since it was dropped, if it ever was.
     """
 
     digest: bytes
@@ -110,6 +135,7 @@ class Blob(msgspec.Struct, frozen=True, gc=False):
     block_crc32s: bytes
     references: int
     lsn: int
+    first_lsn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +168,30 @@ class NodeState:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """How much is used: by the files of a bucket, or by the blobs of a node. The rest is 0.
+
+    Attributes:
+        files, bytes: files that can be found, or have expired and are not in the trash yet.
+        deleted_files, deleted_bytes: those in the trash.
+        blob_files, blob_file_bytes: all blob files.
+        unused_blob_files, unused_bytes: those of them that no file refers to.
+        inline_blobs, inline_bytes: blobs in the log that files refer to.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    deleted_files: int = 0
+    deleted_bytes: int = 0
+    blob_files: int = 0
+    blob_file_bytes: int = 0
+    unused_blob_files: int = 0
+    unused_bytes: int = 0
+    inline_blobs: int = 0
+    inline_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Some files of a listing, ordered by key and then id.
 
@@ -168,17 +218,19 @@ class Durability:
 
 @dataclass(frozen=True, slots=True)
 class Debt:
-    """One unit that a store must hold whole, and does not for all we know.
+    """Something that a store has to do with one unit: to hold it whole, or to remove it.
 
-    What a replica owes is a copy; what the primary owes is a mend.
+    What a replica owes besides removals is a copy; what the primary owes is a mend.
 
     Attributes:
-        store: name of the store that must hold it.
+        store: name of the store that owes it.
         unit: digest of the blob, or id of the segment as 8 bytes, big-endian.
-        size: bytes to be written; 0 when that is not known.
+        size: bytes to be written or removed; 0 when that is not known.
+        owed_at_ms: since when; a removal that has to wait, from when on.
         attempts: how many have failed since it was owed.
         next_try_at_ms: not to be tried before; 0 for at once.
         error: why the last attempt failed.
+        lsn: a replica must have the log up to this record before; 0 for no matter what it has.
     """
 
     store: str
@@ -189,6 +241,7 @@ class Debt:
     attempts: int = 0
     next_try_at_ms: int = 0
     error: str | None = None
+    lsn: int = 0
 
     @classmethod
     def of_blob(cls, store: str, digest: bytes, size: int, now_ms: int) -> Self:
@@ -200,6 +253,18 @@ class Debt:
         """Return the debt of a sealed segment, owed from `now_ms` on."""
         unit = segment_id.to_bytes(SEGMENT_UNIT_BYTES, "big")
         return cls(store, DebtKind.SEGMENT, unit, size, now_ms)
+
+    @classmethod
+    def of_removal(cls, store: str, digest: bytes, size: int, due_ms: int, *, lsn: int) -> Self:
+        """Return the debt to remove a blob file, owed from `due_ms` on.
+
+        Args:
+            lsn: the record that dropped the blob. A store whose log still has files that refer to
+                it is enough to restore them, and so must not remove it.
+        """
+        return cls(
+            store, DebtKind.REMOVE_BLOB, digest, size, due_ms, next_try_at_ms=due_ms, lsn=lsn
+        )
 
     @property
     def segment_id(self) -> int:

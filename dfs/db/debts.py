@@ -56,7 +56,7 @@ class PendingDebts:
             run: runs a statement with its parameters.
         """
         owed = _take_rows(node_id, self._owed)
-        postponed = [(*row[:4], *row[5:]) for row in _take_rows(node_id, self._postponed)]
+        postponed = [(*row[:4], *row[5:9]) for row in _take_rows(node_id, self._postponed)]
         paid = [(*row[:4], row[5]) for row in _take_rows(node_id, self._paid)]
         _write_rows(owed, lambda rows: statements.upsert(DEBTS, rows), run)
         _write_rows(postponed, statements.postpone, run)

@@ -13,7 +13,10 @@ TABLE_PREFIX = "dfs_"
 
 
 class FileRecord(Model):
-    """One file. `extents` is NULL for a file of one whole blob, else msgpack; see `rows`."""
+    """One file. `extents` is NULL for a file of one whole blob, else msgpack; see `rows`.
+
+    Partial indexes hold those in the trash, and those that are not.
+    """
 
     id: Field = TextField(primary_key=True)
     bucket: Field = TextField()
@@ -27,10 +30,14 @@ class FileRecord(Model):
     updated_at: Field = BigIntegerField()
     expires_at: Field = BigIntegerField(null=True)
     lsn: Field = BigIntegerField()
+    deleted_at: Field = BigIntegerField(null=True)
+    first_lsn: Field = BigIntegerField()
+    base_lsn: Field = BigIntegerField()
+    base_segment_id: Field = BigIntegerField()
+    base_length: Field = BigIntegerField()
 
     class Meta:
         table_name = "dfs_file"
-        indexes = ((("bucket", "key", "id"), False),)
 
 
 class BlobRecord(Model):
@@ -45,6 +52,7 @@ class BlobRecord(Model):
     block_crc32s: Field = BlobField()
     references: Field = BigIntegerField()
     lsn: Field = BigIntegerField()
+    first_lsn: Field = BigIntegerField()
 
     class Meta:
         table_name = "dfs_blob"
@@ -63,6 +71,42 @@ class SegmentRecord(Model):
     class Meta:
         table_name = "dfs_segment"
         primary_key = CompositeKey("node_id", "id")
+
+
+class SegmentUseRecord(Model):
+    """What is dead of a segment, sealed or not, since something in it died."""
+
+    node_id: Field = TextField()
+    id: Field = BigIntegerField()
+    dead_bytes: Field = BigIntegerField()
+    tombstone_bytes: Field = BigIntegerField()
+    tombstone_lsn: Field = BigIntegerField(null=True)
+    dropped_at: Field = BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "dfs_segment_use"
+        primary_key = CompositeKey("node_id", "id")
+
+
+class UsageRecord(Model):
+    """How much the files of a bucket use; in the row of the bucket "", the blobs of the node."""
+
+    node_id: Field = TextField()
+    bucket: Field = TextField()
+    files: Field = BigIntegerField()
+    bytes: Field = BigIntegerField()
+    deleted_files: Field = BigIntegerField()
+    deleted_bytes: Field = BigIntegerField()
+    blob_files: Field = BigIntegerField()
+    blob_file_bytes: Field = BigIntegerField()
+    unused_blob_files: Field = BigIntegerField()
+    unused_bytes: Field = BigIntegerField()
+    inline_blobs: Field = BigIntegerField()
+    inline_bytes: Field = BigIntegerField()
+
+    class Meta:
+        table_name = "dfs_usage"
+        primary_key = CompositeKey("node_id", "bucket")
 
 
 class NodeStateRecord(Model):
@@ -105,7 +149,7 @@ class StoreRecord(Model):
 
 
 class DebtRecord(Model):
-    """One unit that a store of a node must hold whole, until it does."""
+    """What a store of a node has to do with one unit, until it is done."""
 
     node_id: Field = TextField()
     store: Field = TextField()
@@ -116,6 +160,7 @@ class DebtRecord(Model):
     attempts: Field = BigIntegerField()
     next_try_at: Field = BigIntegerField()
     error: Field = TextField(null=True)
+    lsn: Field = BigIntegerField()
 
     class Meta:
         table_name = "dfs_debt"
@@ -127,6 +172,8 @@ MODELS: tuple[type[Model], ...] = (
     FileRecord,
     BlobRecord,
     SegmentRecord,
+    SegmentUseRecord,
+    UsageRecord,
     NodeStateRecord,
     StoreRecord,
     DebtRecord,
@@ -135,7 +182,16 @@ MIGRATION_TABLE = "dfs_migration"
 TABLES = (
     *(
         f"{TABLE_PREFIX}{name}"
-        for name in ("file", "blob", "segment", "node_state", "store", "debt")
+        for name in (
+            "file",
+            "blob",
+            "segment",
+            "segment_use",
+            "usage",
+            "node_state",
+            "store",
+            "debt",
+        )
     ),
     MIGRATION_TABLE,
 )

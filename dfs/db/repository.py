@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dfs.core.errors import BlobMissingError
 from dfs.core.model import (
@@ -14,6 +14,7 @@ from dfs.core.model import (
     NodeState,
     Segment,
     StoreState,
+    Usage,
 )
 from dfs.db.rows import (
     FILE_COLUMNS,
@@ -26,10 +27,11 @@ from dfs.db.rows import (
     read_store,
 )
 from dfs.db.session import IndexDatabase
-from dfs.db.statements import BLOBS, chunks
+from dfs.db.statements import BLOBS, LIST_ENDS, NODE_BUCKET, chunks
 
 _EXTENTS = FILE_COLUMNS.index("extents")
 _EXPIRES_AT = FILE_COLUMNS.index("expires_at")
+_DELETED_AT = FILE_COLUMNS.index("deleted_at")
 _DIGEST = FILE_COLUMNS.index("sha256")
 _CODE_POINT_MAX = 0x10FFFF
 _SURROGATE_FIRST = 0xD800
@@ -48,7 +50,7 @@ class IndexRepository:
         self._statements = database.statements
 
     def find_file(self, file_id: str, now_ms: int) -> File | None:
-        """Return the file, or None when there is none or it has expired by `now_ms`."""
+        """Return the file; None if there is none, it is in the trash, or has expired by then."""
         row = self._database.read_one(self._statements.file, (file_id,))
         return read_file(row) if row is not None and _is_live(row, now_ms) else None
 
@@ -56,7 +58,7 @@ class IndexRepository:
         """Return a file with the blob of each of its extents, in order, repeats included.
 
         Args:
-            now_ms: a file that has expired by then counts as absent.
+            now_ms: a file that has expired by then counts as absent, as does one in the trash.
 
         Returns:
             None when there is no such file. A file without extents has exactly one blob.
@@ -102,6 +104,7 @@ class IndexRepository:
         prefix: str = "",
         name: str | None = None,
         now_ms: int,
+        deleted_after_ms: int | None = None,
     ) -> list[File]:
         """Return files that have not expired, ordered by (key, id), both by code point.
 
@@ -110,23 +113,51 @@ class IndexRepository:
             limit: files at most.
             prefix: only keys that begin so.
             name: only files of exactly this key.
+            deleted_after_ms: instead of those that can be found, files in the trash, deleted after
+                this moment.
         """
         if name is not None and not name.startswith(prefix):
             return []
         first = (prefix if name is None else name, "")
         start = first if after is None else max(first, after)
-        parameters: list[object] = [bucket, *start, now_ms]
+        is_deleted = deleted_after_ms is not None
+        moment_ms = now_ms if deleted_after_ms is None else deleted_after_ms
+        open_end, below, up_to = LIST_ENDS
         end = prefix_end(prefix)
         if name is not None:
-            sql = self._statements.list_named
-            parameters.append(name)
+            ending, ends = up_to, [name]
         elif end is not None:
-            sql = self._statements.list_below
-            parameters.append(end)
+            ending, ends = below, [end]
         else:
-            sql = self._statements.list_all
-        parameters.append(limit)
+            ending, ends = open_end, []
+        sql = self._statements.list_files[is_deleted, ending]
+        parameters = (bucket, *start, moment_ms, *ends, limit)
         return [read_file(row) for row in self._database.read_all(sql, parameters)]
+
+    def expired_files(self, *, now_ms: int, limit: int) -> list[File]:
+        """Return files that have expired by then and are not in the trash, the oldest first."""
+        rows = self._database.read_all(self._statements.expired_files, (now_ms, limit))
+        return [read_file(row) for row in rows]
+
+    def purgeable_files(self, *, deleted_by_ms: int, limit: int) -> list[File]:
+        """Return files that were put into the trash by then, the oldest first."""
+        rows = self._database.read_all(self._statements.purgeable_files, (deleted_by_ms, limit))
+        return [read_file(row) for row in rows]
+
+    def unused_blobs(self, *, limit: int) -> list[bytes]:
+        """Return digests of blob files that no file refers to, not even one in the trash."""
+        return [row[0] for row in self._database.read_all(self._statements.unused_blobs, (limit,))]
+
+    def usage(self) -> tuple[Usage, Mapping[str, Usage]]:
+        """Return what the blobs of the node use, and what the files of each bucket do."""
+        rows = self._database.read_all(self._statements.usages, (self._database.node_id,))
+        found = {row[1]: Usage(*map(int, row[2:])) for row in rows}
+        return found.pop(NODE_BUCKET, Usage()), found
+
+    def dead_bytes(self) -> int:
+        """Return how many bytes of the log are records that are not the truth any more."""
+        node_id = self._database.node_id
+        return int(self._database.read_one(self._statements.dead_bytes, (node_id,))[0])
 
     def list_segments(self, *, after: int = 0, limit: int) -> list[Segment]:
         """Return sealed segments of this node with ids above `after`, by id, `limit` at most."""
@@ -217,7 +248,7 @@ def prefix_end(prefix: str) -> str | None:
 
 def _is_live(row: Row, now_ms: int) -> bool:
     expires_at_ms = row[_EXPIRES_AT]
-    return expires_at_ms is None or expires_at_ms > now_ms
+    return row[_DELETED_AT] is None and (expires_at_ms is None or expires_at_ms > now_ms)
 
 
 def _missing_blob(file_id: str, digest: bytes) -> BlobMissingError:

@@ -23,16 +23,18 @@ Row = Sequence[Any]
 
 FILE_COLUMNS = (
     "id", "bucket", "key", "size", "sha256", "content_type", "metadata", "extents",
-    "created_at", "updated_at", "expires_at", "lsn",
+    "created_at", "updated_at", "expires_at", "lsn", "deleted_at", "first_lsn", "base_lsn",
+    "base_segment_id", "base_length",
 )  # fmt: skip
 BLOB_COLUMNS = (
     "digest", "size", "kind", "segment_id", '"offset"', "length", "block_crc32s",
-    '"references"', "lsn",
+    '"references"', "lsn", "first_lsn",
 )  # fmt: skip
 SEGMENT_COLUMNS = ("node_id", "id", "first_lsn", "last_lsn", "size_bytes", "sealed_at")
 NODE_STATE_COLUMNS = ("node_id", "cluster_id", "applied_lsn")
 DEBT_COLUMNS = (
     "node_id", "store", "kind", "unit", "size", "owed_at", "attempts", "next_try_at", "error",
+    "lsn",
 )  # fmt: skip
 STORE_COLUMNS = (
     "node_id", "name", "store_id", "segment_id", '"offset"', "lsn", "was_mounted", "failures",
@@ -40,6 +42,11 @@ STORE_COLUMNS = (
     "scrub_finished_at", "scrub_bytes_read", "scrub_bytes_total", "scrub_damaged",
     "scrub_last_damaged", "scrub_last_bytes",
 )  # fmt: skip
+USAGE_COLUMNS = (
+    "node_id", "bucket", "files", "bytes", "deleted_files", "deleted_bytes", "blob_files",
+    "blob_file_bytes", "unused_blob_files", "unused_bytes", "inline_blobs", "inline_bytes",
+)  # fmt: skip
+SEGMENT_USE_COLUMNS = ("node_id", "id", "dead_bytes", "tombstone_bytes", "tombstone_lsn")
 ERROR_CHARACTERS_MAX = 1000
 
 _BLOB_KINDS = {kind.value: kind for kind in BlobKind}
@@ -68,6 +75,11 @@ def file_row(file: File) -> tuple[Any, ...]:
         file.updated_at_ms,
         file.expires_at_ms,
         file.lsn,
+        file.deleted_at_ms,
+        file.first_lsn,
+        file.base_lsn,
+        file.base_segment_id,
+        file.base_length,
     )
 
 
@@ -88,6 +100,7 @@ def read_file(row: Row) -> File:
         row[10],
         row[11],
         () if extents is None else tuple(Extent(*run) for run in _decode_extents(extents)),
+        *row[12:17],
     )
 
 
@@ -103,28 +116,25 @@ def blob_row(blob: Blob) -> tuple[Any, ...]:
         blob.block_crc32s,
         blob.references,
         blob.lsn,
+        blob.first_lsn,
     )
 
 
 def read_blob(row: Row) -> Blob:
     """Return the blob whose `BLOB_COLUMNS` these are."""
-    digest, size, kind, segment_id, offset, length, block_crc32s, references, lsn = row
-    return Blob(
-        digest, size, _BLOB_KINDS[kind], segment_id, offset, length, block_crc32s, references, lsn
-    )
+    return Blob(row[0], row[1], _BLOB_KINDS[row[2]], *row[3:])
 
 
 def read_download(row: Row) -> tuple[File, Blob] | None:
-    """Return a file and its whole blob, or None if the index lacks the blob.
+    """Return a file and its whole blob, or None if the index lacks the blob or its place.
 
     Args:
         row: `FILE_COLUMNS`, then `BLOB_COLUMNS` without the digest, which is the file's.
     """
-    kind = _BLOB_KINDS.get(row[13])
-    if kind is None:
+    kind = _BLOB_KINDS.get(row[18])
+    if not kind:
         return None
-    blob = Blob(row[4], row[12], kind, row[14], row[15], row[16], row[17], row[18], row[19])
-    return read_file(row), blob
+    return read_file(row), Blob(row[4], row[17], kind, *row[19:])
 
 
 def segment_row(node_id: str, segment: Segment) -> tuple[Any, ...]:
@@ -156,13 +166,13 @@ def debt_row(node_id: str, debt: Debt) -> tuple[Any, ...]:
         debt.attempts,
         debt.next_try_at_ms,
         _storable(debt.error),
+        debt.lsn,
     )
 
 
 def read_debt(row: Row) -> Debt:
     """Return the debt whose `DEBT_COLUMNS` these are."""
-    _, store, kind, unit, size, owed_at_ms, attempts, next_try_at_ms, error = row
-    return Debt(store, _DEBT_KINDS[kind], unit, size, owed_at_ms, attempts, next_try_at_ms, error)
+    return Debt(row[1], _DEBT_KINDS[row[2]], *row[3:])
 
 
 def store_row(node_id: str, state: StoreState) -> tuple[Any, ...]:

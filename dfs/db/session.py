@@ -152,6 +152,15 @@ class IndexDatabase:
         row = self.read_one(self.statements.other_node, (self.node_id,))
         return None if row is None else str(row[0])
 
+    def nowhere_blob(self) -> bytes | None:
+        """Return the digest of a blob that files refer to and no record of the log has put.
+
+        Returns:
+            None if there is none. Raises as `applied_lsn`.
+        """
+        row = self.read_one(self.statements.nowhere_blob)
+        return None if row is None else bytes(row[0])
+
     def close(self) -> None:
         """Close the connections of all threads. None may be in use. Safe to call twice.
 

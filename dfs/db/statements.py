@@ -13,7 +13,9 @@ from dfs.db.rows import (
     FILE_COLUMNS,
     NODE_STATE_COLUMNS,
     SEGMENT_COLUMNS,
+    SEGMENT_USE_COLUMNS,
     STORE_COLUMNS,
+    USAGE_COLUMNS,
 )
 
 T = TypeVar("T")
@@ -35,6 +37,10 @@ def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[start:]
 
 
+LIST_ENDS = ("", " AND key < ?", " AND key <= ?")
+"""How the listings end: nowhere, before a key, or behind one."""
+
+
 def _qualified(alias: str, columns: Sequence[str]) -> str:
     return ", ".join(f"{alias}.{column}" for column in columns)
 
@@ -42,12 +48,17 @@ def _qualified(alias: str, columns: Sequence[str]) -> str:
 _FILES = ", ".join(FILE_COLUMNS)
 _BLOBS = ", ".join(BLOB_COLUMNS)
 _DEBTS = ", ".join(DEBT_COLUMNS)
-_LIVE = "(expires_at IS NULL OR expires_at > ?)"
-_LISTED = f"SELECT {_FILES} FROM dfs_file WHERE bucket = ? AND (key, id) > (?, ?) AND {_LIVE}"
+_LIVE = "deleted_at IS NULL AND (expires_at IS NULL OR expires_at > ?)"
+# Subtracted, so that no database reads the trash in the order in which it is emptied.
+_TRASHED = "deleted_at IS NOT NULL AND deleted_at - ? > 0"
+_LISTED = f"SELECT {_FILES} FROM dfs_file WHERE bucket = ? AND (key, id) > (?, ?)"
 _IN_ORDER = "ORDER BY key, id LIMIT ?"
 _OF_STORE = f"SELECT {_DEBTS} FROM dfs_debt WHERE node_id = ? AND store = ?"
 _IS_FILE = f"kind = {int(BlobKind.FILE)}"
-"""Written out: the index of blob files serves only statements that say it so."""
+_IS_NOWHERE = f"kind = {int(BlobKind.NOWHERE)}"
+"""Written out: the indexes of some blobs serve only statements that say it so."""
+NODE_BUCKET = ""
+"""Stands for all of the node in the rows of usage: blobs are in no bucket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +67,13 @@ class Table:
 
     Attributes:
         key: the columns of its primary key.
+        lowest: columns of which adding keeps the lowest number.
     """
 
     name: str
     columns: tuple[str, ...]
     key: tuple[str, ...]
+    lowest: tuple[str, ...] = ()
 
 
 FILES = Table(name="dfs_file", columns=FILE_COLUMNS, key=("id",))
@@ -69,6 +82,13 @@ SEGMENTS = Table(name="dfs_segment", columns=SEGMENT_COLUMNS, key=("node_id", "i
 NODE_STATES = Table(name="dfs_node_state", columns=NODE_STATE_COLUMNS, key=("node_id",))
 STORES = Table(name="dfs_store", columns=STORE_COLUMNS, key=("node_id", "name"))
 DEBTS = Table(name="dfs_debt", columns=DEBT_COLUMNS, key=("node_id", "store", "kind", "unit"))
+USAGES = Table(name="dfs_usage", columns=USAGE_COLUMNS, key=("node_id", "bucket"))
+SEGMENT_USES = Table(
+    name="dfs_segment_use",
+    columns=SEGMENT_USE_COLUMNS,
+    key=("node_id", "id"),
+    lowest=("tombstone_lsn",),
+)
 _SAME_DEBT = " AND ".join(
     [f"dfs_debt.{column} = v.column{place}" for place, column in enumerate(DEBTS.key, 1)]
     # Subtracted, so that no database looks a debt up by its age.
@@ -95,6 +115,21 @@ def _replace(table: Table) -> str:
     return f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {changes}"
 
 
+def _sum(table: Table) -> str:
+    """Return the clause with which an INSERT adds to the rows that exist."""
+
+    def combine(column: str) -> str:
+        old, new = f"{table.name}.{column}", f"excluded.{column}"
+        if column in table.lowest:
+            return f"CASE WHEN {old} IS NULL OR {new} < {old} THEN {new} ELSE {old} END"
+        return f"{old} + {new}"
+
+    changes = ", ".join(
+        f"{column} = {combine(column)}" for column in table.columns if column not in table.key
+    )
+    return f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {changes}"
+
+
 @dataclass(slots=True)
 class Statements:
     """The texts for one database.
@@ -108,9 +143,14 @@ class Statements:
     blob: str = field(init=False)
     download: str = field(init=False)
     key_exists: str = field(init=False)
-    list_all: str = field(init=False)
-    list_below: str = field(init=False)
-    list_named: str = field(init=False)
+    list_files: dict[tuple[bool, str], str] = field(init=False)
+    expired_files: str = field(init=False)
+    purgeable_files: str = field(init=False)
+    unused_blobs: str = field(init=False)
+    nowhere_blob: str = field(init=False)
+    usages: str = field(init=False)
+    held_bytes: str = field(init=False)
+    dead_bytes: str = field(init=False)
     segments: str = field(init=False)
     node_state: str = field(init=False)
     other_node: str = field(init=False)
@@ -130,6 +170,8 @@ class Statements:
     def __post_init__(self) -> None:
         """Write the texts."""
         self._write_files()
+        self._write_blobs()
+        self._write_usage()
         self._write_node()
         self._write_debts()
         self.begin = (
@@ -140,7 +182,6 @@ class Statements:
 
     def _write_files(self) -> None:
         self.file = self._own(f"SELECT {_FILES} FROM dfs_file WHERE id = ?")
-        self.blob = self._own(f"SELECT {_BLOBS} FROM dfs_blob WHERE digest = ?")
         self.download = self._own(
             f"SELECT {_qualified('f', FILE_COLUMNS)}, {_qualified('b', BLOB_COLUMNS[1:])} "
             "FROM dfs_file f LEFT JOIN dfs_blob b ON b.digest = f.sha256 WHERE f.id = ?"
@@ -148,14 +189,43 @@ class Statements:
         self.key_exists = self._own(
             f"SELECT id FROM dfs_file WHERE bucket = ? AND key = ? AND {_LIVE} LIMIT ?"
         )
-        self.list_all = self._own(f"{_LISTED} {_IN_ORDER}")
-        self.list_below = self._own(f"{_LISTED} AND key < ? {_IN_ORDER}")
-        self.list_named = self._own(f"{_LISTED} AND key <= ? {_IN_ORDER}")
+        self.list_files = {
+            (deleted, end): self._own(f"{_LISTED} AND {state}{end} {_IN_ORDER}")
+            for deleted, state in ((False, _LIVE), (True, _TRASHED))
+            for end in LIST_ENDS
+        }
+        self.expired_files = self._own(
+            f"SELECT {_FILES} FROM dfs_file WHERE deleted_at IS NULL AND expires_at <= ? "
+            "ORDER BY expires_at LIMIT ?"
+        )
+        self.purgeable_files = self._own(
+            f"SELECT {_FILES} FROM dfs_file WHERE deleted_at <= ? ORDER BY deleted_at LIMIT ?"
+        )
+
+    def _write_blobs(self) -> None:
+        self.blob = self._own(f"SELECT {_BLOBS} FROM dfs_blob WHERE digest = ?")
         self.blob_files = self._own(
             f"SELECT {_BLOBS} FROM dfs_blob WHERE {_IS_FILE} AND digest > ? ORDER BY digest LIMIT ?"
         )
         self.blob_file_totals = (
             f"SELECT COUNT(*), COALESCE(SUM(size), 0) FROM dfs_blob WHERE {_IS_FILE}"
+        )
+        self.unused_blobs = self._own(
+            f'SELECT digest FROM dfs_blob WHERE {_IS_FILE} AND "references" = 0 '
+            "ORDER BY digest LIMIT ?"
+        )
+        self.nowhere_blob = f"SELECT digest FROM dfs_blob WHERE {_IS_NOWHERE} LIMIT 1"
+
+    def _write_usage(self) -> None:
+        self.usages = self._own(
+            f"SELECT {', '.join(USAGE_COLUMNS)} FROM dfs_usage WHERE node_id = ? ORDER BY bucket"
+        )
+        self.held_bytes = self._own(
+            "SELECT COALESCE(SUM(bytes + deleted_bytes), 0) FROM dfs_usage WHERE node_id = ?"
+        )
+        self.dead_bytes = self._own(
+            "SELECT COALESCE(SUM(dead_bytes), 0) FROM dfs_segment_use "
+            "WHERE node_id = ? AND dropped_at IS NULL"
         )
 
     def _write_node(self) -> None:
@@ -191,7 +261,7 @@ class Statements:
         )
         self.owe_all_blobs = self._own(
             f"INSERT INTO dfs_debt ({_DEBTS}) "
-            f"SELECT ?, ?, ?, digest, size, ?, 0, 0, NULL FROM dfs_blob "
+            f"SELECT ?, ?, ?, digest, size, ?, 0, 0, NULL, 0 FROM dfs_blob "
             f'WHERE {_IS_FILE} AND "references" > 0 {_replace(DEBTS)}'
         )
         self.forget_store = (
@@ -216,6 +286,12 @@ class Statements:
         """Return the statement that inserts so many rows, or replaces those that exist."""
         return self._cached(
             "upsert", table, rows, lambda: f"INSERT INTO {_values(table, rows)} {_replace(table)}"
+        )
+
+    def add(self, table: Table, rows: int) -> str:
+        """Return the statement that inserts so many rows, or adds them to those that exist."""
+        return self._cached(
+            "add", table, rows, lambda: f"INSERT INTO {_values(table, rows)} {_sum(table)}"
         )
 
     def select_in(self, table: Table, keys: int) -> str:

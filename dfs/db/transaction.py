@@ -28,6 +28,7 @@ from dfs.db.statements import (
     Table,
     chunks,
 )
+from dfs.db.usage import PendingUsage
 
 
 class Writer(Protocol):
@@ -48,6 +49,7 @@ class IndexTransaction:
     """A unit of work. Begun by `IndexDatabase.begin`; leaving it without commit rolls back.
 
     What was read is remembered, and what was put is seen by later reads of the same transaction.
+    Whoever changes a row has read it before: one that was not read counts as new in the usage.
 
     Args:
         writer: the database, with the transaction begun.
@@ -68,11 +70,13 @@ class IndexTransaction:
         # Not in the database: these rows can be inserted, which is quicker than replacing.
         self._absent: dict[str, set[Any]] = {FILES.name: set(), BLOBS.name: set()}
         self._changed_files: dict[str, File | None] = {}
-        self._changed_blobs: dict[bytes, Blob] = {}
+        self._changed_blobs: dict[bytes, Blob | None] = {}
         self._changed_segments: dict[int, Segment] = {}
         self._changed_node_state: NodeState | None = None
         self._changed_stores: dict[str, StoreState] = {}
         self._debts = PendingDebts()
+        self._usage = PendingUsage()
+        self._held_before: int | None = None
 
     def __enter__(self) -> Self:
         """Return the transaction."""
@@ -125,7 +129,7 @@ class IndexTransaction:
         return self._blobs[digest]
 
     def key_exists(self, bucket: str, key: str, now_ms: int) -> bool:
-        """Tell whether a file that has not expired has that name, changes included.
+        """Tell whether a file that can be found has that name, changes included.
 
         Args:
             now_ms: the present moment.
@@ -137,6 +141,7 @@ class IndexTransaction:
         for file in changed.values():
             if (
                 file is not None
+                and file.deleted_at_ms is None
                 and file.key == key
                 and file.bucket == bucket
                 and (file.expires_at_ms is None or file.expires_at_ms > now_ms)
@@ -149,15 +154,44 @@ class IndexTransaction:
 
     def put_file(self, file: File) -> None:
         """Insert the file, or replace the one of that id."""
+        self._usage.change_file(self._files.get(file.id), file)
         self._files[file.id] = self._changed_files[file.id] = file
 
     def remove_file(self, file_id: str) -> None:
         """Remove the file, if there is one."""
+        self._usage.change_file(self._files.get(file_id), None)
         self._files[file_id] = self._changed_files[file_id] = None
 
     def put_blob(self, blob: Blob) -> None:
         """Insert the blob, or replace the one of that digest."""
+        self._usage.change_blob(self._blobs.get(blob.digest), blob)
         self._blobs[blob.digest] = self._changed_blobs[blob.digest] = blob
+
+    def remove_blob(self, digest: bytes) -> None:
+        """Remove the blob, if there is one."""
+        self._usage.change_blob(self._blobs.get(digest), None)
+        self._blobs[digest] = self._changed_blobs[digest] = None
+
+    def add_record(self, segment_id: int, length: int) -> None:
+        """Count the bytes of a record, which are dead unless a row has it as its place."""
+        self._usage.add_record(segment_id, length)
+
+    def add_tombstone(self, segment_id: int, length: int, first_lsn: int) -> None:
+        """Count a record as alive that has taken away what the record `first_lsn` first put."""
+        self._usage.add_tombstone(segment_id, length, first_lsn)
+
+    def held_bytes(self) -> int:
+        """Return the bytes of all files, those in the trash included, changes included.
+
+        Raises:
+            MetadataError.
+        """
+        if self._held_before is None:
+            self._require_open()
+            sql = self._writer.statements.held_bytes
+            stored = int(self._writer.write(sql, (self._writer.node_id,)).fetchone()[0])
+            self._held_before = stored - self._usage.written_bytes
+        return self._held_before + self._usage.added_bytes
 
     def put_segment(self, segment: Segment) -> None:
         """Insert the sealed segment of this node, or replace the one of that id."""
@@ -239,7 +273,8 @@ class IndexTransaction:
         state, self._changed_node_state = self._changed_node_state, None
         self._put(FILES, [file_row(file) for file in files.values() if file is not None])
         self._delete(FILES, [file_id for file_id, file in files.items() if file is None])
-        self._put(BLOBS, [blob_row(blob) for blob in blobs.values()])
+        self._put(BLOBS, [blob_row(blob) for blob in blobs.values() if blob is not None])
+        self._delete(BLOBS, [digest for digest, blob in blobs.items() if blob is None])
         node_id = self._writer.node_id
         self._upsert(SEGMENTS, [segment_row(node_id, segment) for segment in segments.values()])
         if state is not None:
@@ -248,6 +283,7 @@ class IndexTransaction:
         stores, self._changed_stores = self._changed_stores, {}
         self._upsert(STORES, [store_row(node_id, store) for store in stores.values()])
         self._debts.write(node_id, self._writer.statements, self._writer.write)
+        self._usage.write(node_id, self._writer.statements, self._writer.write)
 
     def commit(self) -> None:
         """Write everything and end the transaction.

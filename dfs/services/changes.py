@@ -12,7 +12,7 @@ from dfs.db.transaction import IndexTransaction
 from dfs.services.command import RECORD_OVERHEAD_BYTES, Draft
 from dfs.services.upload import BlobWriter
 from dfs.storage.base import StagedBlob
-from dfs.wal.record import DeleteFile, PutBlob, PutFile, UpdateFile
+from dfs.wal.record import DeleteFile, PutBlob, PutFile, RestoreFile, UpdateFile
 
 ANY_ETAG = "*"
 
@@ -126,32 +126,64 @@ class StoreFiles:
         ]
 
 
-class ChangeFile:
+class _FileChange:
+    """A change of one file that puts no bytes.
+
+    Args:
+        if_match: entity tags of which the file must have one, or "*"; None for no condition.
+
+    Attributes:
+        files: the file, as the change has left it.
+    """
+
+    log_bytes_max = RECORD_OVERHEAD_BYTES
+    digests: Sequence[bytes] = ()
+    new_file_ids: Sequence[str] = ()
+
+    def __init__(self, *, file_id: str, if_match: Collection[str] | None) -> None:
+        self.files: tuple[File, ...] = ()
+        self.file_ids = [file_id]
+        self._if_match = if_match
+
+    def staged(self) -> Sequence[tuple[StagedBlob, bytes, int]]:
+        return ()
+
+    def read_back(self, index: IndexTransaction) -> None:
+        file = index.file(self.file_ids[0])
+        self.files = (file,) if file is not None else ()
+
+    def _require_file(self, index: IndexTransaction, at_ms: int) -> File:
+        """Return the file if it can be found at that moment and is the one the caller means."""
+        file = index.file(self.file_ids[0])
+        if file is None or file.deleted_at_ms is not None or has_expired(file, at_ms):
+            raise NoSuchFileError(f"There is no file {self.file_ids[0]}.")
+        self._require_match(file)
+        return file
+
+    def _require_match(self, file: File) -> None:
+        wanted = self._if_match
+        if wanted is not None and ANY_ETAG not in wanted and file.etag not in wanted:
+            raise PreconditionFailedError("The file is not the one named by If-Match.")
+
+
+class ChangeFile(_FileChange):
     """Change the name, type, metadata or expiry of a file.
 
     Args:
         changes: new values by attribute of `model.File`; what is not named stays.
-        if_match: entity tags of which the file must have one, or "*"; None for no condition.
+        if_match: as for every change of a file.
     """
-
-    digests: Sequence[bytes] = ()
-    new_file_ids: Sequence[str] = ()
 
     def __init__(
         self, *, file_id: str, changes: Mapping[str, object], if_match: Collection[str] | None
     ) -> None:
-        self.files: tuple[File, ...] = ()
-        self.file_ids = [file_id]
+        super().__init__(file_id=file_id, if_match=if_match)
         self._changes = changes
-        self._if_match = if_match
-
-    @property
-    def log_bytes_max(self) -> int:
-        return RECORD_OVERHEAD_BYTES + len(str(self._changes)) * 4
+        self.log_bytes_max = RECORD_OVERHEAD_BYTES + len(str(changes)) * 4
 
     def plan(self, index: IndexTransaction) -> list[Draft]:
         updated_at_ms = now_ms()
-        file = _require_file(index, self.file_ids[0], self._if_match, updated_at_ms)
+        file = self._require_file(index, updated_at_ms)
         current = {
             "key": file.key,
             "content_type": file.content_type,
@@ -161,47 +193,46 @@ class ChangeFile:
         new: dict[str, object] = {**current, **self._changes}
         return [Draft(UpdateFile(id=file.id, updated_at_ms=updated_at_ms, **new))]  # type: ignore[arg-type]
 
-    def staged(self) -> Sequence[tuple[StagedBlob, bytes, int]]:
-        return ()
 
-    def read_back(self, index: IndexTransaction) -> None:
-        file = index.file(self.file_ids[0])
-        self.files = (file,) if file is not None else ()
-
-
-class RemoveFile:
-    """Delete a file. Arguments as `ChangeFile`."""
-
-    log_bytes_max = RECORD_OVERHEAD_BYTES
-    digests: Sequence[bytes] = ()
-    new_file_ids: Sequence[str] = ()
-
-    def __init__(self, *, file_id: str, if_match: Collection[str] | None) -> None:
-        self.file_ids = [file_id]
-        self._if_match = if_match
+class RemoveFile(_FileChange):
+    """Put a file into the trash."""
 
     def plan(self, index: IndexTransaction) -> list[Draft]:
         deleted_at_ms = now_ms()
-        file = _require_file(index, self.file_ids[0], self._if_match, deleted_at_ms)
+        file = self._require_file(index, deleted_at_ms)
         return [Draft(DeleteFile(id=file.id, deleted_at_ms=deleted_at_ms))]
 
-    def staged(self) -> Sequence[tuple[StagedBlob, bytes, int]]:
-        return ()
 
-    def read_back(self, index: IndexTransaction) -> None:
-        """Nothing is left to be read."""
+class UndeleteFile(_FileChange):
+    """Take a file out of the trash.
+
+    Args:
+        grace_ms: it must have been there for less. if_match: as for every change of a file.
+    """
+
+    def __init__(self, *, file_id: str, if_match: Collection[str] | None, grace_ms: int) -> None:
+        super().__init__(file_id=file_id, if_match=if_match)
+        self._grace_ms = grace_ms
+
+    def plan(self, index: IndexTransaction) -> list[Draft]:
+        restored_at_ms = now_ms()
+        file = index.file(self.file_ids[0])
+        deleted_at_ms = None if file is None else file.deleted_at_ms
+        if (
+            file is None
+            or deleted_at_ms is None
+            or deleted_at_ms + self._grace_ms <= restored_at_ms
+        ):
+            raise NoSuchFileError(f"There is no file {self.file_ids[0]} in the trash.")
+        self._require_match(file)
+        # Else it would be gone again at once.
+        expires_at_ms = None if has_expired(file, restored_at_ms) else file.expires_at_ms
+        return [Draft(RestoreFile(file.id, restored_at_ms, expires_at_ms))]
 
 
-def _require_file(
-    index: IndexTransaction, file_id: str, if_match: Collection[str] | None, at_ms: int
-) -> File:
-    """Return the file if it is there and is the one the caller means."""
-    file = index.file(file_id)
-    if file is None or (file.expires_at_ms is not None and file.expires_at_ms <= at_ms):
-        raise NoSuchFileError(f"There is no file {file_id}.")
-    if if_match is not None and ANY_ETAG not in if_match and file.etag not in if_match:
-        raise PreconditionFailedError("The file is not the one named by If-Match.")
-    return file
+def has_expired(file: File, at_ms: int) -> bool:
+    """Tell whether a file has expired by a moment."""
+    return file.expires_at_ms is not None and file.expires_at_ms <= at_ms
 
 
 def _upload_bytes(upload: Upload) -> int:

@@ -260,6 +260,7 @@ class Committer:
             self._draw_up(drafts, batch, index)
             ticket.command.read_back(index)
             ticket.lsn = batch.lsn
+            ticket.is_durable = not drafts  # there was nothing to do
             batch.staged.extend(ticket.command.staged())
             batch.tickets.append(ticket)
             if ticket.holders:  # they have its blob files, so that no job need copy them

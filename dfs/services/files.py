@@ -31,7 +31,7 @@ from dfs.core.model import (
 from dfs.core.names import validate_key
 from dfs.core.ulid import UlidFactory
 from dfs.db.repository import IndexRepository
-from dfs.services.changes import ChangeFile, RemoveFile, StoreFiles, Upload
+from dfs.services.changes import ChangeFile, RemoveFile, StoreFiles, UndeleteFile, Upload
 from dfs.services.commit import Committer
 from dfs.services.damage import DamageBook
 from dfs.services.download import Download, read_inline
@@ -55,7 +55,7 @@ class FileService:
     Args:
         index: for reading; every change goes through `committer`.
         hasher: runs the hashing of large uploads.
-        inline_blob_bytes_max, upload_bytes_max: see the settings of those names.
+        inline_blob_bytes_max, upload_bytes_max, delete_grace_s: see the settings of those names.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class FileService:
         hasher: Executor,
         inline_blob_bytes_max: int,
         upload_bytes_max: int,
+        delete_grace_s: int,
     ) -> None:
         self._committer = committer
         self._index = index
@@ -88,6 +89,7 @@ class FileService:
         self._ulids = UlidFactory()
         self._inline_blob_bytes_max = inline_blob_bytes_max
         self.upload_bytes_max = upload_bytes_max
+        self._delete_grace_ms = 1000 * delete_grace_s
 
     def announce(self) -> AbstractContextManager[None]:
         """Around the handling of a small write: a commit may wait a moment for it to join."""
@@ -200,6 +202,7 @@ class FileService:
         limit: int,
         prefix: str = "",
         name: str | None = None,
+        deleted: bool = False,
         bucket: str = DEFAULT_BUCKET,
     ) -> Page:
         """Return a page of files, ordered by name and then id.
@@ -208,17 +211,20 @@ class FileService:
             after: `next` of the page before.
             limit: files on the page at most.
             prefix: only names that begin so. name: only files of exactly that name.
+            deleted: those in the trash that can be restored, instead of those that can be found.
 
         Raises:
             InvalidRequestError: `after` is not what a page gave.
         """
+        moment_ms = now_ms()
         files = self._index.list_files(
             bucket=bucket,
             after=_decode_cursor(after) if after else None,
             limit=limit + 1,
             prefix=prefix,
             name=name,
-            now_ms=now_ms(),
+            now_ms=moment_ms,
+            deleted_after_ms=moment_ms - self._delete_grace_ms if deleted else None,
         )
         page = tuple(files[:limit])
         return Page(page, _encode_cursor(page[-1]) if len(files) > limit else None)
@@ -252,9 +258,24 @@ class FileService:
         if_match: Collection[str] | None = None,
         replication: str | None = None,
     ) -> Durability:
-        """Delete a file: from now on it is not found. Raises and durability as `update`."""
+        """Put a file into the trash: nobody finds it now. Raises and durability as `update`."""
         command = RemoveFile(file_id=file_id, if_match=if_match)
         return self._committer.submit(command, copies=self._copies(replication))
+
+    def restore(
+        self,
+        file_id: str,
+        *,
+        if_match: Collection[str] | None = None,
+        replication: str | None = None,
+    ) -> Stored:
+        """Take a file out of the trash, as it was. An expiry that has passed meanwhile is void.
+
+        Raises and durability as `update`; NoSuchFileError also if it was in the trash for too long.
+        """
+        command = UndeleteFile(file_id=file_id, if_match=if_match, grace_ms=self._delete_grace_ms)
+        durability = self._committer.submit(command, copies=self._copies(replication))
+        return Stored(command.files, durability)
 
 
 def _encode_cursor(file: File) -> str:

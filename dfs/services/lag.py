@@ -11,7 +11,16 @@ from dfs.services.shipping import position_of
 from dfs.wal.control import LogPosition
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.reader import Outcome, SegmentReader
-from dfs.wal.record import DeleteFile, Meta, PutBlob, PutFile, SealSegment, UpdateFile, decode_meta
+from dfs.wal.record import (
+    DeleteFile,
+    Meta,
+    PurgeFile,
+    PutFile,
+    RestoreFile,
+    SealSegment,
+    UpdateFile,
+    decode_meta,
+)
 from dfs.wal.segment import FIRST_LSN, FIRST_SEGMENT_ID, SEGMENT_HEADER_BYTES
 
 PAGE_SEGMENTS = 1000
@@ -109,13 +118,11 @@ def _find_oldest(
 def _time_of(meta: Meta) -> int | None:
     """Return when a record was written, as far as it says."""
     match meta:
-        case PutFile():
-            return meta.created_at_ms
-        case UpdateFile():
-            return meta.updated_at_ms
-        case DeleteFile():
-            return meta.deleted_at_ms
-        case SealSegment():
-            return meta.sealed_at_ms
-        case PutBlob():
+        case PutFile(created_at_ms=moment) | UpdateFile(updated_at_ms=moment):
+            return moment
+        case DeleteFile(deleted_at_ms=moment) | RestoreFile(restored_at_ms=moment):
+            return moment
+        case PurgeFile(purged_at_ms=moment) | SealSegment(sealed_at_ms=moment):
+            return moment
+        case _:
             return None

@@ -153,6 +153,7 @@ def roll_forward(
     reader = log.read(after_lsn=state.applied_lsn, durable_lsn=durable_lsn)
     replayed, last = _replay(reader, index, state)
     cut = _settle_end(log, reader.end, durable_lsn=durable_lsn)
+    _require_blobs(index)
     position = reader.end.position
     if last and last.type == RecordType.SEAL_SEGMENT and last.segment_id == position.segment_id:
         position = log.leave_active(position)  # whoever sealed it died before it was renamed
@@ -355,6 +356,15 @@ def _settle_end(log: WriteAheadLog, end: ReadEnd, *, durable_lsn: int) -> Path |
         kept=str(kept),
     )
     return kept
+
+
+def _require_blobs(index: IndexDatabase) -> None:
+    """Refuse a log in which a file refers to bytes that nobody ever put."""
+    digest = index.nowhere_blob()
+    if digest is not None:
+        raise WalCorruptError(
+            "A record of the log refers to a blob that was never put.", digest=digest.hex()
+        )
 
 
 def _batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:

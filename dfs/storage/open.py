@@ -8,10 +8,10 @@ from pathlib import Path
 
 from dfs.core.disk import Disks
 from dfs.core.errors import ConfigError
+from dfs.core.model import PRIMARY_NAME
 from dfs.storage.local_store import LocalStore
 from dfs.storage.object_store import ObjectStore
 
-PRIMARY_NAME = "primary"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 

@@ -25,6 +25,9 @@ class RecordType(IntEnum):
     DELETE_FILE = 3
     UPDATE_FILE = 4
     SEAL_SEGMENT = 5
+    RESTORE_FILE = 6
+    PURGE_FILE = 7
+    DROP_BLOB = 8
 
 
 class PutBlob(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -35,12 +38,14 @@ class PutBlob(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         size: bytes of content.
         inline: the content is this record's data.
         block_crc32s: of a blob file: the CRC32 of each 1 MiB block, 4 bytes little-endian each.
+        first_lsn: of the first record that put the blob; 0 for this one.
     """
 
     digest: bytes
     size: int
     inline: bool
     block_crc32s: bytes = b""
+    first_lsn: int = 0
 
 
 class FileExtent(msgspec.Struct, frozen=True, gc=False):
@@ -52,7 +57,14 @@ class FileExtent(msgspec.Struct, frozen=True, gc=False):
 
 
 class PutFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """A file came into being. Fields as in `dfs.core.model.File`."""
+    """A file came into being; or, if it is known, this is all that is known of it now: a snapshot.
+
+    Fields as in `dfs.core.model.File`.
+
+    Attributes:
+        updated_at_ms: 0 for `created_at_ms`.
+        first_lsn: of the first record that put the file; 0 for this one.
+    """
 
     id: str
     bucket: str
@@ -64,13 +76,51 @@ class PutFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     metadata: dict[str, str] = {}
     expires_at_ms: int | None = None
     extents: list[FileExtent] = []
+    updated_at_ms: int = 0
+    deleted_at_ms: int | None = None
+    first_lsn: int = 0
 
 
 class DeleteFile(msgspec.Struct, frozen=True, gc=False):
-    """A file is no more."""
+    """A file went into the trash: nobody finds it any more, but it can be restored."""
 
     id: str
     deleted_at_ms: int
+
+
+class RestoreFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A file came out of the trash. It expires at this time, if at all."""
+
+    id: str
+    restored_at_ms: int
+    expires_at_ms: int | None = None
+
+
+class PurgeFile(msgspec.Struct, frozen=True, gc=False):
+    """A file left the trash for good.
+
+    Attributes:
+        first_lsn: of the first record that put the file. While records from there on are in the
+            log, this one must be, too: without it they would bring the file back.
+    """
+
+    id: str
+    purged_at_ms: int
+    first_lsn: int
+
+
+class DropBlob(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A blob file that no file refers to is no more: every store has to remove it.
+
+    Attributes:
+        first_lsn: of the first record that put the blob; as in `PurgeFile`.
+        at_lsn: the blob was dropped when the log ended there, so that a record behind it puts
+            another; 0 for this record's own LSN.
+    """
+
+    digest: bytes
+    first_lsn: int
+    at_lsn: int = 0
 
 
 class UpdateFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -96,7 +146,9 @@ class SealSegment(msgspec.Struct, frozen=True, gc=False):
     sealed_at_ms: int
 
 
-Meta = PutBlob | PutFile | DeleteFile | UpdateFile | SealSegment
+Meta = (
+    PutBlob | PutFile | DeleteFile | UpdateFile | SealSegment | RestoreFile | PurgeFile | DropBlob
+)
 
 STRUCTURES: dict[RecordType, type[Meta]] = {
     RecordType.PUT_BLOB: PutBlob,
@@ -104,6 +156,9 @@ STRUCTURES: dict[RecordType, type[Meta]] = {
     RecordType.DELETE_FILE: DeleteFile,
     RecordType.UPDATE_FILE: UpdateFile,
     RecordType.SEAL_SEGMENT: SealSegment,
+    RecordType.RESTORE_FILE: RestoreFile,
+    RecordType.PURGE_FILE: PurgeFile,
+    RecordType.DROP_BLOB: DropBlob,
 }
 _TYPES = {structure: record_type for record_type, structure in STRUCTURES.items()}
 _DECODERS = {

@@ -91,4 +91,5 @@ def test_replication_header_is_documented_for_every_write(client: FlaskClient) -
         ("post", "/upload"),
         ("patch", "/files/{file_id}"),
         ("delete", "/files/{file_id}"),
+        ("post", "/files/{file_id}/restore"),
     }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dfs.core.model import BlobKind, Debt, DebtKind, DebtSummary, NodeState
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
-from dfs.db.statements import BLOBS, DEBTS, FILES, NODE_STATES
+from dfs.db.statements import BLOBS, DEBTS, FILES, NODE_STATES, USAGES
 from dfs.db.transaction import IndexTransaction
 from tests.db.conftest import NODE_ID, REPLICAS, make_blob, make_digest, make_file
 
@@ -331,11 +331,12 @@ def run_recorded(
 def test_commit_that_owes_nothing_runs_no_further_statement(
     database: IndexDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files that live in the log cost the index what they cost without replicas."""
+    """Files that live in the log cost no debts: their rows, how much they use, how far it is."""
 
     def change(transaction: IndexTransaction) -> None:
         transaction.preload(file_ids=[make_file(1).id], digests=[make_digest(1)])
         transaction.put_file(make_file(1))
+        transaction.add_record(1, make_blob(1).length)
         transaction.put_blob(make_blob(1))
         transaction.set_node_state(NodeState(NODE_ID, b"c" * 16, 2))
 
@@ -346,6 +347,7 @@ def test_commit_that_owes_nothing_runs_no_further_statement(
         texts.insert(FILES, 1),
         texts.insert(BLOBS, 1),
         texts.upsert(NODE_STATES, 1),
+        texts.add(USAGES, 2),
         "COMMIT",
     ]
 

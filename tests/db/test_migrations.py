@@ -12,6 +12,7 @@ from playhouse.migrations import Runner
 
 import dfs.db.migrations
 from dfs.core.errors import MetadataError
+from dfs.core.model import Debt, DebtKind
 from dfs.db.connections import Connections
 from dfs.db.models import MIGRATION_TABLE, MODELS, TABLES
 from dfs.db.repository import IndexRepository
@@ -27,23 +28,40 @@ def test_migrate_twice_changes_nothing(database: IndexDatabase) -> None:
         assert transaction.file(make_file(1).id) == make_file(1)
 
 
-def test_migrate_schema_of_an_older_program_keeps_its_rows(index_url: str, tmp_path: Path) -> None:
-    """An index of the first schema gets the tables that came later, and loses nothing."""
-    first = Path(dfs.db.migrations.__file__).parent / "0001_first_schema.py"
-    shutil.copy(first, tmp_path)
+OLD_ROWS = {
+    "dfs_file": ("f", "b", "k", 1, b"d", "t", "{}", None, 1, 1, None, 1),
+    "dfs_blob": (b"d", 1, 2, 1, 80, 30, b"", 1, 1),
+    "dfs_segment": (NODE_ID, 1, 1, 9, 100, 5),
+    "dfs_node_state": (NODE_ID, b"c" * 16, 9),
+    "dfs_debt": (NODE_ID, "replica1", 1, b"d", 1, 5, 0, 0, None),
+}
+
+
+def test_migrate_schema_of_an_older_program_has_the_log_read_again(
+    index_url: str, tmp_path: Path
+) -> None:
+    """An index of an older schema keeps what is owed, and is as one that has followed no log."""
+    for older in Path(dfs.db.migrations.__file__).parent.glob("000[12]_*.py"):
+        shutil.copy(older, tmp_path)
     path = Path(index_url.removeprefix("sqlite:///"))
     if path != Path(index_url):
         path.parent.mkdir()
     connections = Connections(url=index_url)
-    Runner(connections.writing_database(), directory=str(tmp_path), table_name=MIGRATION_TABLE).up()
+    connected = connections.writing_database()
+    Runner(connected, directory=str(tmp_path), table_name=MIGRATION_TABLE).up()
+    for table, row in OLD_ROWS.items():
+        marks = ", ".join([connected.param] * len(row))
+        connected.execute_sql(f"INSERT INTO {table} VALUES ({marks})", row)
     connections.close()
     database = IndexDatabase(url=index_url, node_id=NODE_ID)
     database.open()
-    put_files(database, make_file(1))
     database.migrate()
     repository = IndexRepository(database)
-    assert repository.find_file(make_file(1).id, 0) == make_file(1)
-    assert repository.summarize_debts() == []
+    assert repository.node_state() is None
+    for table in ("dfs_file", "dfs_blob", "dfs_segment"):
+        assert database.read_one(f"SELECT COUNT(*) FROM {table}")[0] == 0
+    owed = Debt("replica1", DebtKind.BLOB, b"d", 1, 5)
+    assert repository.due_debts("replica1", now_ms=9, limit=9) == [owed]
     database.close()
 
 

@@ -209,13 +209,33 @@ def test_list_segments_pages_by_id(database: IndexDatabase, repository: IndexRep
 
 
 def test_list_files_on_sqlite_reads_one_range_of_the_index(sqlite_url: str) -> None:
-    """No page sorts, and none reads from the start: the plan is a range of the key index."""
+    """No page sorts, and none reads from the start, nor what is in the trash or is not."""
     database = IndexDatabase(url=sqlite_url, node_id="node-1")
     database.open()
     database.migrate()
     statements = database.statements
-    for sql in (statements.list_all, statements.list_below, statements.list_named):
+    for (deleted, _), sql in statements.list_files.items():
         plan = str(database.read_all(f"EXPLAIN QUERY PLAN {sql}", ["b"] * sql.count("?")))
-        assert "USING INDEX dfs_file_bucket_key_id (bucket=? AND (key,id)>(?,?)" in plan
+        index = "dfs_file_trash" if deleted else "dfs_file_live"
+        assert f"USING INDEX {index} (bucket=? AND (key,id)>(?,?)" in plan
+        assert "TEMP B-TREE" not in plan
+    database.close()
+
+
+def test_garbage_on_sqlite_is_found_by_its_indexes(sqlite_url: str) -> None:
+    """Among a million files, those that have expired and those to be purged come at once."""
+    database = IndexDatabase(url=sqlite_url, node_id="node-1")
+    database.open()
+    database.migrate()
+    statements = database.statements
+    for sql, index in (
+        (statements.expired_files, "SEARCH dfs_file USING INDEX dfs_file_expiry (expires_at<?)"),
+        (statements.purgeable_files, "SEARCH dfs_file USING INDEX dfs_file_purge (deleted_at<?)"),
+        (statements.unused_blobs, "dfs_blob USING COVERING INDEX dfs_blob_unused"),
+        (statements.nowhere_blob, "dfs_blob USING INDEX dfs_blob_nowhere"),
+        (statements.key_exists, "SEARCH dfs_file USING INDEX dfs_file_live (bucket=? AND key=?)"),
+    ):
+        plan = str(database.read_all(f"EXPLAIN QUERY PLAN {sql}", [1] * sql.count("?")))
+        assert index in plan, sql
         assert "TEMP B-TREE" not in plan
     database.close()

@@ -23,6 +23,7 @@ RECORD = struct.Struct("<IIQBBI")
 CONTINUES = 1
 KNOWN_FLAGS = 3
 PUT_BLOB, PUT_FILE, DELETE_FILE, UPDATE_FILE, SEAL_SEGMENT = range(1, 6)
+RESTORE_FILE, PURGE_FILE, DROP_BLOB = range(6, 9)
 RECORD_BYTES_MAX = 16 << 20
 BLOCK_BYTES = 1 << 20
 
@@ -220,6 +221,13 @@ def _apply(log: StoredLog, path: Path, record: _Record) -> None:
     elif record.type == DELETE_FILE:
         if meta["id"] in log.files:
             log.deleted[meta["id"]] = log.files.pop(meta["id"])
+    elif record.type == RESTORE_FILE:
+        if meta["id"] in log.deleted:
+            log.files[meta["id"]] = log.deleted.pop(meta["id"])
+    elif record.type == PURGE_FILE:
+        log.deleted.pop(meta["id"], None)
+    elif record.type == DROP_BLOB:
+        log.blobs.pop(meta["digest"], None)
     elif record.type != SEAL_SEGMENT:
         raise FormatError(f"{path}: LSN {record.lsn}: unknown type {record.type}")
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from dfs.core.errors import NoSuchFileError
+from dfs.core.model import File
 from dfs.wiring import Services, open_services
 from tests.services.conftest import list_keys, make_config, store_bytes
+from tests.services.recount import check_figures
 from tests.services.test_crash import ROTATION_STEPS, STEPS
 
 SIZES = st.sampled_from([0, 1, 500, 3000, 5000])
@@ -25,9 +27,10 @@ class SimulatedCrashError(BaseException):
 
 
 class NodeMachine(RuleBasedStateMachine):
-    """Uploads, changes, deletes, crashes, restarts, rebuilds; the model is a dictionary."""
+    """Uploads, changes, deletes, crashes, restarts, rebuilds; the model is two dictionaries."""
 
     ids = Bundle("ids")
+    deleted_ids = Bundle("deleted_ids")
 
     @initialize()
     def begin(self) -> None:
@@ -35,6 +38,7 @@ class NodeMachine(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="dfs-state-"))
         self.fatal: tuple[str, int] | None = None
         self.files: dict[str, tuple[str, str]] = {}
+        self.trash: dict[str, tuple[str, str]] = {}
         self.uncertain: dict[str, str] = {}
         self.nodes: list[Services] = []
         self.node = self.open()
@@ -99,19 +103,34 @@ class NodeMachine(RuleBasedStateMachine):
             return
         self.files[file_id] = (name, digest)
 
-    @rule(file_id=consumes(ids))
-    def delete(self, file_id: str) -> None:
-        """Delete a file."""
+    @rule(target=deleted_ids, file_id=ids)
+    def delete(self, file_id: str) -> str:
+        """Put a file into the trash."""
         if file_id not in self.files:
-            return
+            return file_id
         done = self.change(lambda: self.node.files.delete(file_id))
         if done is None:
             try:
                 self.node.files.find(file_id)
-                return
+                return file_id
             except NoSuchFileError:
                 pass
-        del self.files[file_id]
+        self.trash[file_id] = self.files.pop(file_id)
+        return file_id
+
+    @rule(file_id=deleted_ids)
+    def restore(self, file_id: str) -> None:
+        """Take a file out of the trash."""
+        if file_id not in self.trash:
+            return
+        done = self.change(lambda: self.node.files.restore(file_id))
+        if done is None and file_id in {file.id for file in self.list_trash()}:
+            return
+        self.files[file_id] = self.trash.pop(file_id)
+
+    def list_trash(self) -> tuple[File, ...]:
+        """Return the files in the trash."""
+        return self.node.files.list(limit=1000, deleted=True).files
 
     @rule(step=st.sampled_from(STEPS + ROTATION_STEPS), count=st.integers(1, 2))
     def plan_crash(self, step: str, count: int) -> None:
@@ -156,6 +175,9 @@ class NodeMachine(RuleBasedStateMachine):
         assert found == {file_id: digest for file_id, (_, digest) in self.files.items()}
         names = {file.id: file.key for file in self.node.files.list(limit=1000).files}
         assert names == {file_id: name for file_id, (name, _) in self.files.items()}
+        trash = {file.id: (file.key, file.etag) for file in self.list_trash()}
+        assert trash == self.trash
+        check_figures(self.node)
         assert list((self.directory / "primary" / "tmp").iterdir()) == []
 
     def teardown(self) -> None:

@@ -1,7 +1,8 @@
-"""The golden log of format 1: every record type, written from constants alone.
+"""The golden logs of format 1: every record type, written from constants alone.
 
-`python -m tests.wal.golden` writes it to `tests/data/wal/`. What is there belongs to released
-programs: a change of the format writes another directory and leaves this one alone.
+`python -m tests.wal.golden` writes them to `tests/data/wal/`. What is there belongs to released
+programs: a change of the format, or a record type that comes later, writes another directory and
+leaves these alone.
 """
 
 from __future__ import annotations
@@ -9,10 +10,22 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from dfs.wal.record import DeleteFile, FileExtent, PutBlob, PutFile, SealSegment, UpdateFile
+from dfs.wal.record import (
+    DeleteFile,
+    DropBlob,
+    FileExtent,
+    PurgeFile,
+    PutBlob,
+    PutFile,
+    RestoreFile,
+    SealSegment,
+    UpdateFile,
+)
 from tests.wal.logs import Change, Commit, Written, encode_commits, encode_segment, put_blob
 
 GOLDEN_PATH = Path(__file__).parent.parent / "data" / "wal" / "format-1"
+SPACE_PATH = GOLDEN_PATH.with_name("format-1-space")
+"""Of the record types and fields that came with the trash."""
 TIME_MS = 1_700_000_000_000
 ZEROS = 512
 
@@ -115,13 +128,41 @@ def build() -> tuple[dict[str, bytes], list[list[Written]]]:
     return files, [sealed, abandoned, active]
 
 
+def space_commits() -> list[Commit]:
+    """One segment: into the trash, out of it, gone for good, and a snapshot of what is left."""
+    delete = DeleteFile(id=f"01HF{1:022d}", deleted_at_ms=TIME_MS + 30)
+    restore = RestoreFile(id=delete.id, restored_at_ms=TIME_MS + 40)
+    restore_expiring = RestoreFile(
+        id=delete.id, restored_at_ms=TIME_MS + 50, expires_at_ms=TIME_MS + 90
+    )
+    purge = PurgeFile(id=f"01HF{2:022d}", purged_at_ms=TIME_MS + 60, first_lsn=4)
+    drop = DropBlob(digest=BIG_DIGEST, first_lsn=5)
+    drop_again = DropBlob(digest=BIG_DIGEST, first_lsn=5, at_lsn=9)
+    moved = PutBlob(digest=_digest(HELLO), size=len(HELLO), inline=True, first_lsn=1)
+    snapshot = _file(
+        1, "hello.txt", HELLO, updated_at_ms=TIME_MS + 20, deleted_at_ms=TIME_MS + 70, first_lsn=2
+    )
+    return [
+        [[put_blob(HELLO), (_file(1, "hello.txt", HELLO), b"")]],
+        [[(delete, b"")], [(restore, b"")], [(delete, b"")], [(restore_expiring, b"")]],
+        [[(purge, b"")], [(drop, b"")], [(drop_again, b"")]],
+        [[(moved, HELLO), (snapshot, b"")]],
+    ]
+
+
+def build_space() -> tuple[dict[str, bytes], list[list[Written]]]:
+    """Return the same as `build`, of the second log."""
+    active = encode_commits(space_commits())
+    return {"wal.active": encode_segment(active, zeros=ZEROS)}, [active]
+
+
 def main() -> None:
-    """Write the golden log."""
-    files, _ = build()
-    for name, data in files.items():
-        path = GOLDEN_PATH / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    """Write the golden logs."""
+    for directory, (files, _) in ((GOLDEN_PATH, build()), (SPACE_PATH, build_space())):
+        for name, data in files.items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,20 @@ from dfs.wal.reader import Outcome
 from dfs.wal.record import Meta, decode_meta
 from dfs.wal.segment import decode_header, encode_header
 from tests.wal import golden
-from tests.wal.golden import GOLDEN_PATH, abandoned_commits, active_commits, build, sealed_commits
+from tests.wal.golden import (
+    GOLDEN_PATH,
+    SPACE_PATH,
+    abandoned_commits,
+    active_commits,
+    build,
+    build_space,
+    sealed_commits,
+    space_commits,
+)
 from tests.wal.logs import Commit, raw_of, recover
 
 FILES, RECORDS = build()
+SPACE_FILES, SPACE_RECORDS = build_space()
 
 
 @pytest.fixture
@@ -106,9 +116,25 @@ def test_golden_abandoned_tail_is_never_read(copied: Path) -> None:
     assert len(frames) == 10
 
 
+def test_golden_log_of_space_is_what_the_program_writes_and_reads(log_path: Path) -> None:
+    """The records of trash and removal are written byte for byte as before, and read back whole."""
+    assert (SPACE_PATH / "wal.active").read_bytes() == SPACE_FILES["wal.active"]
+    shutil.copytree(SPACE_PATH, log_path)
+    log = WriteAheadLog(path=log_path, segment_bytes=1 << 20, preallocate_bytes=0)
+    log.open()
+    reader = log.read(after_lsn=0)
+    frames = list(reader)
+    log.close()
+    assert [raw_of(frame) for frame in frames] == [record.raw for record in SPACE_RECORDS[0]]
+    assert [decode_meta(frame) for frame in frames] == metas_of(space_commits())
+    assert reader.end.outcome is Outcome.CLEAN_END
+
+
 def test_golden_main_writes_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `make wal-golden` does is deterministic."""
-    monkeypatch.setattr(golden, "GOLDEN_PATH", tmp_path)
+    monkeypatch.setattr(golden, "GOLDEN_PATH", tmp_path / "first")
+    monkeypatch.setattr(golden, "SPACE_PATH", tmp_path / "space")
     golden.main()
-    for name, data in FILES.items():
-        assert (tmp_path / name).read_bytes() == data
+    for directory, files in (("first", FILES), ("space", SPACE_FILES)):
+        for name, data in files.items():
+            assert (tmp_path / directory / name).read_bytes() == data

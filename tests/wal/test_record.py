@@ -12,11 +12,14 @@ from dfs.wal.frame import Flag, Frame, decode_frame, encode_frame
 from dfs.wal.record import (
     STRUCTURES,
     DeleteFile,
+    DropBlob,
     FileExtent,
     Meta,
+    PurgeFile,
     PutBlob,
     PutFile,
     RecordType,
+    RestoreFile,
     SealSegment,
     UpdateFile,
     decode_meta,
@@ -34,6 +37,7 @@ METAS = st.one_of(
         size=NUMBER,
         inline=st.booleans(),
         block_crc32s=st.binary(max_size=16),
+        first_lsn=NUMBER,
     ),
     st.builds(
         PutFile,
@@ -49,6 +53,9 @@ METAS = st.one_of(
         extents=st.lists(
             st.builds(FileExtent, digest=DIGEST, offset=NUMBER, length=NUMBER), max_size=3
         ),
+        updated_at_ms=NUMBER,
+        deleted_at_ms=st.none() | NUMBER,
+        first_lsn=NUMBER,
     ),
     st.builds(DeleteFile, id=TEXT, deleted_at_ms=NUMBER),
     st.builds(
@@ -61,6 +68,9 @@ METAS = st.one_of(
         expires_at_ms=st.none() | NUMBER,
     ),
     st.builds(SealSegment, segment_id=NUMBER, first_lsn=NUMBER, sealed_at_ms=NUMBER),
+    st.builds(RestoreFile, id=TEXT, restored_at_ms=NUMBER, expires_at_ms=st.none() | NUMBER),
+    st.builds(PurgeFile, id=TEXT, purged_at_ms=NUMBER, first_lsn=NUMBER),
+    st.builds(DropBlob, digest=DIGEST, first_lsn=NUMBER, at_lsn=NUMBER),
 )
 
 
@@ -86,7 +96,7 @@ def test_structures_have_one_class_a_type(record_type: RecordType) -> None:
     assert issubclass(STRUCTURES[record_type], msgspec.Struct)
 
 
-@pytest.mark.parametrize("record_type", [0, 6, 255])
+@pytest.mark.parametrize("record_type", [0, 10, 255])
 def test_decode_meta_of_unknown_type_refuses(record_type: int) -> None:
     """A record type of a newer program stops this one, and says where it stands."""
     with pytest.raises(WalFormatError, match=f"type {record_type}") as raised:
