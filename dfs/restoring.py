@@ -16,7 +16,7 @@ import structlog
 from dfs.core.config import MORE_REPLICAS, SETTINGS, Config
 from dfs.core.errors import WalError, WalGapError
 from dfs.services.restore import needs_restoring
-from dfs.services.segment_copies import sweep_workshop
+from dfs.services.workshop import sweep_workshop
 
 PROGRAM = "workers.restore"
 

@@ -134,7 +134,9 @@ class SegmentSchema(Schema):
         required=True, metadata={"description": "`first_lsn` - 1: no record yet."}
     )
     size_bytes = fields.Integer(required=True)
-    state = fields.String(required=True, validate=validate.OneOf(["active", "sealed", "abandoned"]))
+    state = fields.String(
+        required=True, validate=validate.OneOf(["active", "sealed", "abandoned", "dropped"])
+    )
     created_at = fields.AwareDateTime(required=True)
     sealed_at = fields.AwareDateTime(required=True, allow_none=True)
 

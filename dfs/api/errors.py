@@ -49,6 +49,7 @@ STATUS: dict[type[errors.DfsError], int] = {
     errors.WalTornTailError: 503,
     errors.WalCorruptError: 500,
     errors.WalGapError: 500,
+    errors.WalDroppedError: 503,
     errors.WalFormatError: 500,
     errors.WalReadOnlyError: 503,
     errors.IndexDamagedError: 503,

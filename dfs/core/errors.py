@@ -25,6 +25,7 @@
      |   |- WalTornTailError         the newest segment ends in bytes that are no record
      |   |- WalCorruptError          bytes that were durable are damaged
      |   |- WalGapError              records are missing
+     |   |- WalDroppedError          the record stands elsewhere: its segment was dropped
      |   |- WalFormatError           a format or record type this program does not know
      |   `- WalReadOnlyError         an earlier sync failed: no writes until the next start
      |- MetadataError                the index could not do what was asked
@@ -234,6 +235,13 @@ class WalGapError(WalError):
     """Records are missing: a segment is gone, or the log ends before the index does."""
 
     code = "wal_gap"
+
+
+class WalDroppedError(WalError):
+    """The segment was dropped; what was needed of it stands where the index says by now."""
+
+    code = "wal_dropped"
+    retryable = True
 
 
 class WalFormatError(WalError):

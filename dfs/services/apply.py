@@ -23,6 +23,7 @@ from dfs.wal.frame import Frame
 from dfs.wal.record import (
     DeleteFile,
     DropBlob,
+    DropSegment,
     Meta,
     PurgeFile,
     PutBlob,
@@ -60,7 +61,7 @@ def preload(metas: Iterable[Meta], index: IndexTransaction) -> None:
             digests.extend(_digests(meta))
         elif isinstance(meta, PutBlob | DropBlob):
             digests.append(meta.digest)
-        elif not isinstance(meta, SealSegment):
+        elif not isinstance(meta, SealSegment | DropSegment):
             file_ids.append(meta.id)
     index.preload(file_ids=file_ids, digests=digests)
 
@@ -189,6 +190,19 @@ def _seal_segment(frame: Frame, meta: SealSegment, index: IndexTransaction) -> N
     )
 
 
+def _drop_segment(frame: Frame, meta: DropSegment, index: IndexTransaction) -> None:
+    """Know of a segment what its stub says, which is all that is left of it."""
+    index.put_segment(
+        Segment(
+            id=meta.segment_id,
+            first_lsn=meta.first_lsn,
+            last_lsn=meta.last_lsn,
+            size_bytes=meta.end,
+            sealed_at_ms=meta.sealed_at_ms,
+        )
+    )
+
+
 def _refer(digests: Sequence[bytes], change: int, index: IndexTransaction) -> None:
     for digest in digests:
         blob = index.blob(digest)
@@ -232,4 +246,5 @@ _APPLIERS: dict[type, Callable[..., None]] = {
     PurgeFile: _purge_file,
     DropBlob: _drop_blob,
     SealSegment: _seal_segment,
+    DropSegment: _drop_segment,
 }

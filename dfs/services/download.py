@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from dfs.core.errors import (
     BlobCorruptError,
     BlobMissingError,
     StorageError,
     WalCorruptError,
+    WalDroppedError,
     WalGapError,
 )
 from dfs.core.model import Blob, BlobKind, Extent, File
@@ -23,7 +24,12 @@ class Download:
     """A file being read. Every byte is checked before it is handed out.
 
     A block that the primary does not have whole comes from a replica, in the middle of the file.
-    Close it when done; it holds open files.
+    Bytes that have been moved in the log since the index was asked are looked up again. Close it
+    when done; it holds open files.
+
+    Args:
+        blobs: of each extent of the file.
+        find_blob: asks the index for a blob anew.
     """
 
     def __init__(
@@ -31,12 +37,14 @@ class Download:
         *,
         file: File,
         blobs: Sequence[Blob],
+        find_blob: Callable[[bytes], Blob | None],
         log: WriteAheadLog,
         stores: Stores,
         damage: DamageBook,
     ) -> None:
         self.file = file
         self._blobs = blobs
+        self._find_blob = find_blob
         self._log = log
         self._stores = stores
         self._damage = damage
@@ -118,11 +126,17 @@ class Download:
 
     def _read_inline(self, blob: Blob) -> bytes:
         """Return the bytes of an inline blob, from the log of this node or a copy of it."""
+        failure: StorageError
         try:
             return read_inline(self._log, blob)
+        except WalDroppedError:
+            moved = self._find_blob(blob.digest)
+            if moved is not None and moved.lsn > blob.lsn:
+                return b"".join(self._read_blob(moved, 0, moved.size))
+            failure = _missing_record(blob)  # the file was removed for good since it was opened
         except StorageError as error:
             failure = error
-        self._damage.note_segment(self._stores.primary.name, blob.segment_id, failure)
+            self._damage.note_segment(self._stores.primary.name, blob.segment_id, failure)
         for store in self._stores.replicas.values():
             try:
                 data = read_inline_copy(store, blob)
@@ -140,15 +154,13 @@ def read_inline(log: WriteAheadLog, blob: Blob) -> bytes:
     Raises:
         BlobMissingError: its segment is not there.
         BlobCorruptError: its record is damaged, or is another one.
+        WalDroppedError: it has been moved since its place was looked up.
         StorageError: the disk failed.
     """
     try:
         frame = log.read_record(segment_id=blob.segment_id, offset=blob.offset, length=blob.length)
     except WalGapError as error:
-        raise BlobMissingError(
-            "The segment that holds the bytes of this file is missing.",
-            segment_id=blob.segment_id,
-        ) from error
+        raise _missing_record(blob) from error
     except WalCorruptError as error:
         raise _damaged_record(blob) from error
     return _inline_bytes(frame, blob)
@@ -173,6 +185,12 @@ def _inline_bytes(frame: Frame, blob: Blob) -> bytes:
             lsn=frame.lsn,
         )
     return bytes(frame.data)
+
+
+def _missing_record(blob: Blob) -> BlobMissingError:
+    return BlobMissingError(
+        "The segment that holds the bytes of this file is missing.", segment_id=blob.segment_id
+    )
 
 
 def _damaged_record(blob: Blob) -> BlobCorruptError:

@@ -19,6 +19,7 @@ from dfs.core.errors import (
     InvalidNameError,
     InvalidRequestError,
     NoSuchFileError,
+    WalDroppedError,
 )
 from dfs.core.model import (
     DEFAULT_BUCKET,
@@ -169,7 +170,7 @@ class FileService:
             return self._store.has(blob.digest, blob.size)
         try:
             read_inline(self._log, blob)
-        except (BlobCorruptError, BlobMissingError):
+        except (BlobCorruptError, BlobMissingError, WalDroppedError):
             return False
         return True
 
@@ -192,7 +193,12 @@ class FileService:
             raise NoSuchFileError(f"There is no file {file_id}.")
         file, blobs = found
         return Download(
-            file=file, blobs=blobs, log=self._log, stores=self._stores, damage=self._damage
+            file=file,
+            blobs=blobs,
+            find_blob=self._index.find_blob,
+            log=self._log,
+            stores=self._stores,
+            damage=self._damage,
         )
 
     def list(

@@ -25,8 +25,8 @@ class SegmentInfo:
 
     Attributes:
         last_lsn: of its last record; `first_lsn - 1` if it has none yet.
-        size_bytes: to the end of its last record.
-        state: "active", "sealed", or "abandoned" after a failed sync.
+        size_bytes: to the end of its last record; of one that was dropped, those of its stub.
+        state: "active", "sealed", "abandoned" after a failed sync, or "dropped".
     """
 
     id: int
@@ -131,7 +131,7 @@ class WalInspection:
         reader = SegmentReader(
             segment=self._log.open_segments.get(segment_id),
             start=LogPosition(segment_id, SEGMENT_HEADER_BYTES, header.first_lsn - 1),
-            stop=info.size_bytes,
+            stop=end.offset if segment.end is None or _is_last(segment, end) else segment.end,
             durable_lsn=end.lsn,
         )
         records = Counter(_type_name(frame.type) for frame in reader)
@@ -160,18 +160,26 @@ class WalInspection:
     def _describe(
         self, segment: SegmentFile, end: LogPosition, sealed_at_ms: int | None
     ) -> SegmentInfo:
-        header = segment.header
-        is_last = header.segment_id == end.segment_id
-        state = "active" if is_last else "sealed" if sealed_at_ms is not None else "abandoned"
+        header, stub = segment.header, segment.stub
+        last_lsn, size_bytes = segment.last_lsn, segment.end
+        state = "sealed" if sealed_at_ms is not None else "abandoned"
+        if last_lsn is None or size_bytes is None or _is_last(segment, end):
+            last_lsn, size_bytes, state = end.lsn, end.offset, "active"
+        elif stub is not None:
+            size_bytes, state = len(stub.data), "dropped"
         return SegmentInfo(
             id=header.segment_id,
             first_lsn=header.first_lsn,
-            last_lsn=end.lsn if segment.last_lsn is None or is_last else segment.last_lsn,
-            size_bytes=end.offset if segment.end is None or is_last else segment.end,
+            last_lsn=last_lsn,
+            size_bytes=size_bytes,
             state=state,
             sealed_at_ms=sealed_at_ms,
             created_at_ms=header.created_at_ms,
         )
+
+
+def _is_last(segment: SegmentFile, end: LogPosition) -> bool:
+    return segment.header.segment_id == end.segment_id
 
 
 def _type_name(record_type: int) -> str:

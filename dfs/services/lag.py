@@ -13,6 +13,7 @@ from dfs.wal.log import WriteAheadLog
 from dfs.wal.reader import Outcome, SegmentReader
 from dfs.wal.record import (
     DeleteFile,
+    DropSegment,
     Meta,
     PurgeFile,
     PutFile,
@@ -123,6 +124,8 @@ def _time_of(meta: Meta) -> int | None:
         case DeleteFile(deleted_at_ms=moment) | RestoreFile(restored_at_ms=moment):
             return moment
         case PurgeFile(purged_at_ms=moment) | SealSegment(sealed_at_ms=moment):
+            return moment
+        case DropSegment(dropped_at_ms=moment):
             return moment
         case _:
             return None

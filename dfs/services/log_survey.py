@@ -8,6 +8,7 @@ from dataclasses import replace
 from dfs.core.errors import (
     BlobMissingError,
     StorageError,
+    StoreUnavailableError,
     WalCorruptError,
     WalError,
     WalGapError,
@@ -35,10 +36,15 @@ from dfs.wal.segment import (
     SegmentHeader,
     decode_header,
 )
+from dfs.wal.stub import STUB_BYTES_MAX, read_stub
 
 
 class LogSurvey:
-    """Looks at the log and its copies; changes nothing."""
+    """Looks at the log and its copies; changes nothing.
+
+    A segment that was dropped is whole where its stub is, and whole as it was where that is still
+    owed.
+    """
 
     def __init__(
         self, *, log: WriteAheadLog, index: IndexRepository, stores: Stores, cluster_id: bytes
@@ -103,8 +109,8 @@ class LogSurvey:
             segment = self._open(store, span)
         except WalCorruptError as error:
             return _finding(store, span, Fault.DAMAGED, error.message)
-        finding = _find_wrong_size(store, span, segment)
-        if finding is not None or segment is None:
+        finding = self._find_wrong_size(store, span, segment)
+        if finding is not None or segment is None or self._is_stub(store, span, segment):
             return finding
         fault = yield from read_segment(segment, span, cluster_id=self._cluster_id, start=start)
         if fault is not None:
@@ -123,9 +129,17 @@ class LogSurvey:
     def look(self, store: BlobStore, span: SegmentSpan) -> Finding | None:
         """Look whether a segment is there and long enough. Raises as `read`."""
         try:
-            return _find_wrong_size(store, span, self._open(store, span))
+            return self._find_wrong_size(store, span, self._open(store, span))
         except WalCorruptError as error:
             return _finding(store, span, Fault.DAMAGED, error.message)
+
+    def is_dropped(self, store: BlobStore, span: SegmentSpan) -> bool:
+        """Tell whether a stub stands for a segment. A store that does not answer has none."""
+        try:
+            segment = self._open(store, span)
+            return segment is not None and self._is_stub(store, span, segment)
+        except (WalCorruptError, StoreUnavailableError):
+            return False
 
     def look_again(self, store: BlobStore, found: Finding) -> bool:
         """Tell whether what was found is still so. Reads on from there to the first fault.
@@ -144,6 +158,31 @@ class LogSurvey:
         if found.offset >= span.end:
             return False
         return drain(self.read(store, span, (found.offset, found.lsn))) is not None
+
+    def _is_stub(self, store: BlobStore, span: SegmentSpan, segment: SegmentBytes) -> bool:
+        """Tell whether a stub stands rightly for a segment of a store.
+
+        The store's log must have what was moved; or the node has the same stub, so that the store
+        is being caught up.
+        """
+        stub = read_stub(segment)
+        if stub is None:
+            return False
+        end = LogPosition(span.segment_id, span.end, span.last_lsn)
+        if stub.is_enough(end, log_lsn=self.find_end(store).lsn):
+            return True
+        own = self._open_own(span.segment_id) if store is not self._stores.primary else None
+        return own is not None and own.read(0, STUB_BYTES_MAX) == stub.data
+
+    def _find_wrong_size(
+        self, store: BlobStore, span: SegmentSpan, segment: SegmentBytes | None
+    ) -> Finding | None:
+        if segment is None:
+            return _finding(store, span, Fault.MISSING, "there is no such segment")
+        size = segment.size()
+        if size >= span.end or self._is_stub(store, span, segment):
+            return None
+        return _finding(store, span, Fault.WRONG_SIZE, f"{size} bytes instead of {span.end}")
 
     def _open(self, store: BlobStore, span: SegmentSpan) -> SegmentBytes | None:
         """Return a segment of a store; None if it is missing. Raises WalCorruptError.
@@ -170,6 +209,11 @@ class LogSurvey:
         )
 
     def _open_twin(self, segment_id: int) -> SegmentBytes | None:
+        """Return the node's own segment; None if there is nothing to compare with."""
+        own = self._open_own(segment_id)
+        return own if own is not None and read_stub(own) is None else None
+
+    def _open_own(self, segment_id: int) -> SegmentBytes | None:
         try:
             return OpenSegments(self._log.path).get(segment_id)
         except (WalError, StorageError):
@@ -195,17 +239,6 @@ class LogSurvey:
             return None
         is_ours = (header.cluster_id, header.segment_id) == (self._cluster_id, segment_id)
         return header if is_ours else None
-
-
-def _find_wrong_size(
-    store: BlobStore, span: SegmentSpan, segment: SegmentBytes | None
-) -> Finding | None:
-    if segment is None:
-        return _finding(store, span, Fault.MISSING, "there is no such segment")
-    size = segment.size()
-    if size >= span.end:
-        return None
-    return _finding(store, span, Fault.WRONG_SIZE, f"{size} bytes instead of {span.end}")
 
 
 def _finding(store: BlobStore, span: SegmentSpan, fault: Fault, detail: str) -> Finding:

@@ -13,25 +13,24 @@ from dfs.core.errors import (
     StoreUnavailableError,
     WalCorruptError,
     WalError,
-    WalGapError,
 )
 from dfs.core.model import StoreState
 from dfs.core.steps import OnStep, ignore_step
-from dfs.services.segment_copies import (
-    SegmentBuilder,
+from dfs.services.segment_copies import SegmentBuilder, find_header, open_own
+from dfs.services.segment_sources import (
     SegmentSource,
     SegmentStore,
     ask_store,
-    find_header,
-    open_own,
+    read_following,
     read_own_header,
-    workshop,
 )
+from dfs.services.workshop import workshop
 from dfs.wal.control import LogPosition
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.merge import SegmentCopy, first_position, merge_up_to, read_runs
 from dfs.wal.repair import keep_file, overwrite
 from dfs.wal.segment import SEGMENT_HEADER_BYTES, SegmentHeader, encode_header, sealed_path
+from dfs.wal.stub import read_stub
 
 LOCK_WAIT_S = 10.0
 
@@ -81,7 +80,7 @@ def mend_segment(
         with log.lock():  # a rotation has several steps
             position = log.position
             is_active = segment_id == position.segment_id
-            following = None if is_active else _read_following(log, segment_id)
+            following = None if is_active else read_following(log, segment_id)
         if following is None:
             return mender.mend_active(position)
         return mender.mend_sealed(following)
@@ -104,7 +103,12 @@ class _Mender:
         self._cluster_id = cluster_id
         self._sources = sources
         self._states = states
-        self._builder = SegmentBuilder(directory=directory, sources=sources, cluster_id=cluster_id)
+        self._builder = SegmentBuilder(
+            directory=directory,
+            sources=sources,
+            cluster_id=cluster_id,
+            own_header=self._read_header,
+        )
         self._on_step = on_step
 
     def mend_sealed(self, following: SegmentHeader) -> bool:
@@ -117,10 +121,11 @@ class _Mender:
         end = LogPosition(segment_id, following.previous_end, following.previous_last_lsn)
         path = sealed_path(self._log.path, segment_id)
         own = [open_own(path)] if path.exists() else []
-        if self._is_whole(own, end):
+        log_end = self._log.position
+        if self._is_whole(own, end) or self._is_dropped(own, end, log_end):
             self._log.open_segments.forget(segment_id)
             return False
-        built = self._builder.build_up_to(end, own)
+        built = self._builder.build_up_to(end, own, log_end=log_end)
         self._on_step("mend.built")
         with self._log.lock():
             try:
@@ -180,6 +185,17 @@ class _Mender:
             return False
         return merge_up_to(copies, start=first_position(header), end=end).end == end
 
+    def _is_dropped(
+        self, copies: Sequence[SegmentCopy], end: LogPosition, log_end: LogPosition
+    ) -> bool:
+        stubs = [read_stub(copy.segment) for copy in copies]
+        return any(stub and stub.is_enough(end, log_lsn=log_end.lsn) for stub in stubs)
+
+    def _read_header(self, segment_id: int) -> SegmentHeader | None:
+        is_active = segment_id == self._log.position.segment_id
+        path = self._log.active_path if is_active else sealed_path(self._log.path, segment_id)
+        return read_own_header(path, segment_id)
+
     def _fetch_believed(self, end: LogPosition) -> list[SegmentCopy]:
         """Copy what stores hold of the active segment, as far as it is known to be right."""
         copies = []
@@ -210,22 +226,3 @@ class _Mender:
             hint="Make the stores reachable; dfs never skips records.",
             segment_id=end.segment_id,
         )
-
-
-def _read_following(log: WriteAheadLog, segment_id: int) -> SegmentHeader:
-    """Return the header of the segment behind a sealed one. Under the lock.
-
-    Raises:
-        WalGapError: it is missing or damaged itself.
-    """
-    following_id = segment_id + 1
-    is_active = following_id == log.position.segment_id
-    path = log.active_path if is_active else sealed_path(log.path, following_id)
-    header = read_own_header(path, following_id)
-    if header is None:
-        raise WalGapError(
-            f"Segment {following_id} of the log has to be mended before segment {segment_id}.",
-            path=path,
-            segment_id=following_id,
-        )
-    return header

@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from dfs.core.errors import StorageError, WalCorruptError
-from dfs.services.segment_copies import open_own, read_own_header
+from dfs.services.segment_copies import open_own
+from dfs.services.segment_sources import read_own_header
 from dfs.wal.control import LogPosition
 from dfs.wal.layout import Situation, find_situation
 from dfs.wal.merge import SegmentCopy, first_position, merge_up_to
@@ -18,6 +19,7 @@ from dfs.wal.segment import (
     list_sealed_ids,
     sealed_path,
 )
+from dfs.wal.stub import read_stub
 
 
 class OwnLog:
@@ -75,8 +77,23 @@ class OwnLog:
             return None
         return reader.end.position
 
+    def has_stub(self, end: LogPosition, *, log_lsn: int) -> bool:
+        """Tell whether a stub, which is enough, stands for the sealed segment that ended at `end`.
+
+        Args:
+            log_lsn: of the last record of the log.
+        """
+        path = sealed_path(self.path, end.segment_id)
+        if read_own_header(path, end.segment_id) is None:
+            return False
+        stub = read_stub(open_own(path).segment)
+        return stub is not None and stub.is_enough(end, log_lsn=log_lsn)
+
     def open_whole(self, end: LogPosition) -> SegmentCopy | None:
-        """Return the file of the sealed segment that ends at `end`, if every byte is right."""
+        """Return the file of the sealed segment that ends at `end`, if every byte is right.
+
+        A stub is not the segment.
+        """
         path = sealed_path(self.path, end.segment_id)
         header = read_own_header(path, end.segment_id)
         if header is None:

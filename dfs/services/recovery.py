@@ -141,6 +141,7 @@ def roll_forward(
         (end of the log, records applied, file that keeps a torn tail or None).
 
     Raises:
+        IndexDamagedError: the index is older than what was dropped from the log since.
         WalCorruptError, WalGapError, WalFormatError, MetadataError, StorageError.
 
     Durability: as `recover`. The control file says so.
@@ -151,6 +152,11 @@ def roll_forward(
     known = log.control.position
     durable_lsn = max(state.applied_lsn, known.lsn if known else 0)
     reader = log.read(after_lsn=state.applied_lsn, durable_lsn=durable_lsn)
+    durable_lsn = max(durable_lsn, reader.moved_lsn)
+    if 0 < state.applied_lsn < reader.moved_lsn:
+        # What removed a row that it still has may be gone from the log, together with the row's own
+        # record: only an index that begins anew does without either.
+        raise IndexDamagedError("The index is older than what was dropped from the log since.")
     replayed, last = _replay(reader, index, state)
     cut = _settle_end(log, reader.end, durable_lsn=durable_lsn)
     _require_blobs(index)
@@ -231,7 +237,7 @@ def _replace_store(index: IndexDatabase, store: BlobStore, *, cluster_id: bytes)
 def _check_lengths(log: WriteAheadLog) -> None:
     """Notice now, not when its bytes are wanted, that a sealed segment has lost its end."""
     for segment in log.segments():
-        if segment.end is not None and segment.path.stat().st_size < segment.end:
+        if segment.is_cut:
             raise WalCorruptError(
                 "A segment of the log is shorter than it was.", hint=COPY_HINT, path=segment.path
             )

@@ -29,20 +29,14 @@ from dfs.core.errors import (
 from dfs.core.steps import OnStep, ignore_step
 from dfs.services.own_log import OwnLog
 from dfs.services.recovery import hint_at_loss
-from dfs.services.segment_copies import (
-    Built,
-    SegmentBuilder,
-    SegmentSource,
-    SegmentStore,
-    ask_store,
-    open_own,
-    read_held_header,
-    workshop,
-)
+from dfs.services.segment_copies import Built, SegmentBuilder, open_own
+from dfs.services.segment_sources import SegmentSource, SegmentStore, ask_store, read_held_header
+from dfs.services.workshop import workshop
 from dfs.storage.identity import read_identity
 from dfs.wal.control import CONTROL_NAME, ControlFile, LogPosition
 from dfs.wal.layout import Situation, find_situation, list_segments
 from dfs.wal.merge import (
+    SegmentCopy,
     find_sure_end,
     first_position,
     require_same,
@@ -93,12 +87,10 @@ def needs_restoring(wal_path: Path) -> str | None:
         return str(situation.value)
     try:
         for segment in list_segments(wal_path):
-            if segment.end is not None and segment.path.stat().st_size < segment.end:
+            if segment.is_cut:
                 return f"{segment.path} is shorter than it was."
     except (WalCorruptError, WalGapError) as error:
         return str(error)
-    except OSError as error:
-        raise storage_error(error, path=wal_path) from error
     return None
 
 
@@ -148,7 +140,12 @@ def restore_log(
         return _Restoration(
             own=own,
             sources=sources,
-            builder=SegmentBuilder(directory=directory, sources=sources, cluster_id=cluster_id),
+            builder=SegmentBuilder(
+                directory=directory,
+                sources=sources,
+                cluster_id=cluster_id,
+                own_header=own.headers.get,
+            ),
             cluster_id=cluster_id,
             control=control,
             durable_lsn=max(durable_lsn, known.lsn if known else 0),
@@ -189,15 +186,13 @@ class _Restoration:
         ends = self._find_ends(header)
         if newest is not None:
             self._require_one_life(newest, ends)
+        log_end = position or (newest.end if newest else first_position(header))
         for end in ends:
-            self._restore_sealed(end)
+            self._restore_sealed(end, log_end, is_own=newest is None)
         if newest is not None:
-            position = newest.end
             self._place_newest(newest)
         origins = dict.fromkeys(name for names in self._placed.values() for name in names)
-        return Restored(
-            position or first_position(header), tuple(sorted(self._placed)), tuple(origins)
-        )
+        return Restored(log_end, tuple(sorted(self._placed)), tuple(origins))
 
     def _build_newest(self) -> Built:
         """Build the segment that becomes the active one, from all stores."""
@@ -208,7 +203,7 @@ class _Restoration:
             )
         _require_answers(self._sources)
         own = self._own
-        segment_id = max((max(source.held, default=0) for source in self._sources), default=0)
+        segment_id = max((source.newest_id for source in self._sources), default=0)
         if own.header is not None:
             segment_id = max(segment_id, own.header.segment_id)
         if segment_id <= max(own.sealed, default=0):
@@ -270,7 +265,7 @@ class _Restoration:
         """
         by_id = {end.segment_id: end for end in ends}
         for source in self._sources:
-            segment_id = max(source.held, default=0)
+            segment_id = source.newest_id
             end = by_id.get(segment_id)
             if end is None or source.newest is None:
                 continue
@@ -279,17 +274,35 @@ class _Restoration:
                 raise two_lives(names)
             copy = self._builder.fetch(source, segment_id, source.held[segment_id])
             sure = find_sure_end(copy, first_position(source.newest))
-            whole = self._own.open_whole(end)
-            if whole is None:
-                whole = open_own(self._builder.build_up_to(end, self._own.open(segment_id)).path)
-            require_same(copy, whole, SEGMENT_HEADER_BYTES, sure.offset)
+            whole = self._find_whole(end, newest.end)
+            if whole is not None:
+                require_same(copy, whole, SEGMENT_HEADER_BYTES, sure.offset)
 
-    def _restore_sealed(self, end: LogPosition) -> None:
-        if self._own.open_whole(end) is not None:
+    def _find_whole(self, end: LogPosition, log_end: LogPosition) -> SegmentCopy | None:
+        """Return a whole copy of a sealed segment; None if only its stub is needed."""
+        whole = self._own.open_whole(end)
+        if whole is not None:
+            return whole
+        built = self._builder.build_up_to(end, self._own.open(end.segment_id), log_end=log_end)
+        return None if built.is_stub else open_own(built.path)
+
+    def _restore_sealed(self, end: LogPosition, log_end: LogPosition, *, is_own: bool) -> None:
+        """Have a sealed segment, or a stub that is enough.
+
+        Args:
+            is_own: the log ends as the node's own did. Then what is whole of it stays; else a stub
+                on any store has the better of it: see `SegmentBuilder.build_up_to`.
+        """
+        own = self._own
+        target = sealed_path(own.path, end.segment_id)
+        if own.has_stub(end, log_lsn=log_end.lsn):
             return
-        built = self._builder.build_up_to(end, self._own.open(end.segment_id))
-        self._on_step("restore.sealed_built")
-        self._place(built, sealed_path(self._own.path, end.segment_id))
+        if own.open_whole(end) is None:
+            built = self._builder.build_up_to(end, own.open(end.segment_id), log_end=log_end)
+            self._on_step("restore.sealed_built")
+            self._place(built, target)
+        elif not is_own and (stub := self._builder.build_stub(end, log_end=log_end)) is not None:
+            self._place(stub, target, keep=False)
 
     def _place_newest(self, built: Built) -> None:
         """Have the log end where it does now: what the control file knew is of the lost segment."""
@@ -297,10 +310,10 @@ class _Restoration:
         self._on_step("restore.control_reset")
         self._place(built, self._own.path / ACTIVE_NAME)
 
-    def _place(self, built: Built, target: Path) -> None:
+    def _place(self, built: Built, target: Path, *, keep: bool = True) -> None:
         """Give a file that was built its name, and keep the damaged one that had it."""
         try:
-            if target.exists():
+            if keep and target.exists():
                 keep_file(self._own.path, target)
                 self._on_step("restore.damaged_kept")
             built.path.replace(target)
@@ -328,8 +341,8 @@ def describe(sources: Sequence[SegmentSource]) -> str:
     return "; ".join(
         f"{source.name}: {source.fault}"
         if source.fault is not None
-        else f"{source.name}: segments up to {max(source.held)}"
-        if source.held
+        else f"{source.name}: segments up to {source.newest_id}"
+        if source.newest_id
         else f"{source.name}: no segments"
         for source in sources
     )

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
-import structlog
-
-from dfs.core.durable import make_directory_durably, storage_error, write_all
+from dfs.core.durable import storage_error, write_all
 from dfs.core.errors import (
     BlobMissingError,
     StorageError,
     StoreUnavailableError,
     WalCorruptError,
-    WalError,
     WalGapError,
 )
-from dfs.core.filelock import FileLock
-from dfs.storage.base import BlobStore, KeepsSegments
-from dfs.storage.local_store import LocalStore
-from dfs.storage.names import segment_name
+from dfs.services.segment_sources import SegmentSource, decode_segment_header
 from dfs.wal.control import LogPosition
 from dfs.wal.merge import (
     Merged,
@@ -40,43 +32,12 @@ from dfs.wal.segment import (
     SEGMENT_HEADER_BYTES,
     OpenSegment,
     SegmentHeader,
-    decode_header,
     encode_header,
 )
+from dfs.wal.stub import Stub, read_stub
 
 FETCH_BYTES = 4 << 20
-WORKSHOP_NAME = "restore"
-LOCK_NAME = "restore.lock"
 OWN = "this node"
-
-logger = structlog.get_logger()
-
-
-class SegmentStore(BlobStore, KeepsSegments, Protocol):
-    """A store that keeps copies of segments."""
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentSource:
-    """A store that was asked for its copy of the log.
-
-    Attributes:
-        held: segment id -> bytes held.
-        newest: header of the newest of them; None if it is damaged, or there is none.
-        cluster_id: of its `dfs.json`, if it has one.
-        fault: why it could not be asked; None: it was.
-    """
-
-    store: SegmentStore
-    held: Mapping[int, int]
-    newest: SegmentHeader | None = None
-    cluster_id: bytes | None = None
-    fault: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The store's name."""
-        return self.store.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,81 +45,16 @@ class Built:
     """A segment put together in a file, verified and synced.
 
     Attributes:
-        end: behind its last record, where the file ends, too.
+        end: behind its last record, where the file ends, too, unless it is a stub.
         origins: where its bytes come from.
+        is_stub: it was dropped, and this is what stands for it.
     """
 
     path: Path
     header: SegmentHeader
     end: LogPosition
     origins: tuple[str, ...]
-
-
-@contextlib.contextmanager
-def workshop(wal_path: Path, *, timeout_s: float) -> Iterator[Path]:
-    """Have an empty directory beside the log for oneself; what is left in it goes.
-
-    Raises:
-        WalError: another process works there, and did not end in that time.
-        StorageError.
-    """
-    lock = FileLock(wal_path / LOCK_NAME)
-    directory = wal_path / WORKSHOP_NAME
-    try:
-        with lock.hold(timeout_s=timeout_s) as held:
-            if not held:
-                raise WalError("Another process is restoring segments of the log.", path=directory)
-            shutil.rmtree(directory, ignore_errors=True)
-            make_directory_durably(directory)
-            try:
-                yield directory
-            finally:
-                shutil.rmtree(directory, ignore_errors=True)
-    finally:
-        lock.close()
-
-
-def sweep_workshop(wal_path: Path) -> None:
-    """Remove what a process left that died while it worked there; nothing if one works there."""
-    if (wal_path / WORKSHOP_NAME).exists():
-        with contextlib.suppress(WalError, StorageError), workshop(wal_path, timeout_s=0):
-            pass
-
-
-def ask_store(store: SegmentStore) -> SegmentSource:
-    """Ask a store which segments it holds.
-
-    A local store whose directory is not there holds nothing.
-    """
-    try:
-        if isinstance(store, LocalStore) and not _has_directory(store):
-            logger.warning("store_absent", store=store.name, path=str(store.path))
-            return SegmentSource(store, {})
-        identity = store.read_identity()
-        held = {
-            segment_id: size
-            for segment_id, size in store.list_segments()
-            if size >= SEGMENT_HEADER_BYTES
-        }
-        newest = _find_newest(store, held)
-    except StorageError as error:
-        logger.warning("store_not_asked", store=store.name, error=str(error))
-        return SegmentSource(store, {}, fault=error.message)
-    return SegmentSource(store, held, newest, identity.cluster_id if identity else None)
-
-
-def read_held_header(store: KeepsSegments, segment_id: int) -> SegmentHeader | None:
-    """Return the header of a segment on a store; None if it is damaged. Raises StorageError."""
-    return _decode(store.read_segment(segment_id, 0, SEGMENT_HEADER_BYTES), segment_id)
-
-
-def read_own_header(path: Path, segment_id: int | None = None) -> SegmentHeader | None:
-    """Return the header of a segment's file; None if it is damaged, missing, or another's."""
-    try:
-        with path.open("rb") as file:
-            return _decode(file.read(SEGMENT_HEADER_BYTES), segment_id)
-    except OSError:
-        return None
+    is_stub: bool = False
 
 
 def find_header(
@@ -192,18 +88,33 @@ class SegmentBuilder:
         directory: for files that are being built; nobody else uses it.
         sources: asked one after the other.
         cluster_id: of the log.
+        own_header: returns the header of a segment as the node has it; None if it has none.
     """
 
     def __init__(
-        self, *, directory: Path, sources: Sequence[SegmentSource], cluster_id: bytes
+        self,
+        *,
+        directory: Path,
+        sources: Sequence[SegmentSource],
+        cluster_id: bytes,
+        own_header: Callable[[int], SegmentHeader | None],
     ) -> None:
         self._directory = directory
         self._sources = sources
         self._cluster_id = cluster_id
+        self._own_header = own_header
         self._count = 0
 
-    def build_up_to(self, end: LogPosition, own: Sequence[SegmentCopy]) -> Built:
+    def build_up_to(
+        self, end: LogPosition, own: Sequence[SegmentCopy], *, log_end: LogPosition
+    ) -> Built:
         """Build the segment that ends at `end`.
+
+        If any copy is a stub that is enough for the log, it is the stub: what has taken away what
+        the segment put may have been dropped, too.
+
+        Args:
+            log_end: where the log ends that the segment is part of.
 
         Raises:
             WalCorruptError, WalGapError: it is nowhere whole, and what is damaged in one copy is
@@ -212,9 +123,11 @@ class SegmentBuilder:
 
         Durability: the file is on disk, its name is not yet.
         """
-        copies = list(own)
         faults: dict[str, str] = {}
-        built = self._try_building(copies, end, OWN, faults) if copies else None
+        built = self.build_stub(end, own, log_end=log_end, faults=faults)
+        copies = [copy for copy in own if _read_own_stub(copy) is None]
+        if built is None and copies:
+            built = self._try_building(copies, end, OWN, faults)
         for source in self._sources:
             if built is not None:
                 break
@@ -233,6 +146,56 @@ class SegmentBuilder:
             "records. scripts/repair_replicas.py tells what each store holds.",
             segment_id=end.segment_id,
         )
+
+    def build_stub(
+        self,
+        end: LogPosition,
+        own: Sequence[SegmentCopy] = (),
+        *,
+        log_end: LogPosition,
+        faults: dict[str, str] | None = None,
+    ) -> Built | None:
+        """Build the stub of the segment that ended at `end`, if anybody has one that is enough.
+
+        One of a store that has another life of the log is not believed.
+
+        Args:
+            faults: told why a stub that is there cannot be used.
+
+        Durability: the file is on disk, its name is not yet.
+        """
+        for name, stub in self._find_stubs(end.segment_id, own, log_end):
+            is_ours = stub.header.cluster_id == self._cluster_id
+            if is_ours and stub.is_enough(end, log_lsn=log_end.lsn):
+                path = self._new_path(end.segment_id, "stub")
+                _write_file(path, [stub.data])
+                _cut_and_sync(path, len(stub.data))
+                return Built(path, stub.header, end, (name,), is_stub=True)
+            if faults is not None:
+                moved_lsn = stub.drop.moved_lsn
+                faults[name] = f"holds its stub, which needs the log up to LSN {moved_lsn}"
+        return None
+
+    def _find_stubs(
+        self, segment_id: int, own: Sequence[SegmentCopy], log_end: LogPosition
+    ) -> Iterator[tuple[str, Stub]]:
+        """Yield (who has it, stub) of a segment."""
+        for copy in own:
+            stub = _read_own_stub(copy)
+            if stub is not None:
+                yield copy.origin, stub
+        for source in self._sources:
+            with contextlib.suppress(StorageError):
+                stub = source.read_stub(segment_id)
+                if stub is not None and self._has_this_log(source, log_end):
+                    yield source.name, stub
+
+    def _has_this_log(self, source: SegmentSource, log_end: LogPosition) -> bool:
+        """Tell whether the newest segment of a store is, by its header, one of this log."""
+        header = self._own_header(source.newest_id)
+        if header is not None:
+            return header == source.newest
+        return source.newest_id <= log_end.segment_id
 
     def build_newest(self, segment_id: int, own: Sequence[SegmentCopy]) -> Built:
         """Build the newest segment, as long as any copy makes it.
@@ -284,7 +247,7 @@ class SegmentBuilder:
         elif not held_bytes:
             faults[source.name] = "does not hold it"
         elif held_bytes < end.offset:  # its end may come from a write that was taken back
-            faults[source.name] = f"holds {held_bytes} of {end.offset} bytes"
+            faults.setdefault(source.name, f"holds {held_bytes} of {end.offset} bytes")
         else:
             try:
                 return self.fetch(source, end.segment_id, end.offset)
@@ -327,37 +290,18 @@ class SegmentBuilder:
         return self._directory / f"{segment_id:010d}-{self._count}.{origin}"
 
 
-def _has_directory(store: LocalStore) -> bool:
-    """Tell whether a local store has a directory for segments. Raises StorageError."""
-    try:
-        return (store.path / segment_name(1)).parent.is_dir()
-    except OSError as error:
-        raise storage_error(error, path=store.path) from error
-
-
-def _find_newest(store: KeepsSegments, held: dict[int, int]) -> SegmentHeader | None:
-    """Return the header of the newest segment; forget those of which not even that was written."""
-    for segment_id in sorted(held, reverse=True):
-        if any(store.read_segment(segment_id, 0, SEGMENT_HEADER_BYTES)):
-            return read_held_header(store, segment_id)
-        del held[segment_id]
+def _read_own_stub(copy: SegmentCopy) -> Stub | None:
+    """Return the stub that a copy is; None if it is none, or cannot be read."""
+    with contextlib.suppress(StorageError):
+        return read_stub(copy.segment)
     return None
 
 
 def _copied_header(copy: SegmentCopy, segment_id: int) -> SegmentHeader | None:
     try:
-        return _decode(copy.segment.read(0, SEGMENT_HEADER_BYTES), segment_id)
+        return decode_segment_header(copy.segment.read(0, SEGMENT_HEADER_BYTES), segment_id)
     except StorageError:
         return None
-
-
-def _decode(data: bytes, segment_id: int | None) -> SegmentHeader | None:
-    """Return a header, or None if it is damaged or another segment's. Raises WalFormatError."""
-    try:
-        header = decode_header(data, path=Path(WORKSHOP_NAME))
-    except WalCorruptError:
-        return None
-    return header if segment_id in (None, header.segment_id) else None
 
 
 def _open(path: Path) -> OpenSegment:

@@ -3,6 +3,9 @@
 The segments of a store are those of the node, byte for byte; the newest one is merely shorter. So
 what was appended a moment ago travels just like a segment that was sealed long ago, and the store
 alone is enough to rebuild the log.
+
+Of a segment that was dropped the store gets the stub, whatever it has of the segment. Until its
+copy reaches `moved_lsn` of that stub it is not enough to restore the log from.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dfs.core.durable import storage_error
-from dfs.core.errors import StoreUnavailableError
+from dfs.core.errors import BlobMissingError, StoreUnavailableError
 from dfs.core.model import StoreState
 from dfs.storage.base import KeepsSegments
 from dfs.wal.control import LogPosition
@@ -20,9 +23,12 @@ from dfs.wal.frame import Flag
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.reader import Outcome, SegmentReader
 from dfs.wal.segment import SEGMENT_HEADER_BYTES
+from dfs.wal.stub import STUB_BYTES_MAX, Stub, read_stub
 
 CHUNK_BYTES = 4 << 20
 """About so much is written, synced and read back at a time."""
+STUB_COST_BYTES = 1 << 20
+"""A stub takes about the time of so many bytes."""
 NOWHERE = LogPosition(0, 0, 0)
 _CONTINUES = int(Flag.CONTINUES)
 
@@ -73,19 +79,27 @@ class LogShipper:
             stops = self._find_stops(end)
             if position == NOWHERE:
                 position = LogPosition(min(stops), 0, 0)
-        copied_bytes = 0
-        while copied_bytes < bytes_max:
+        copied_bytes = spent_bytes = 0
+        while spent_bytes < bytes_max:
             stop = stops[position.segment_id]
-            for data, reached in self._read_chunks(position, stop):
-                held_bytes = held.get(position.segment_id, 0)
-                copy_chunk(store, position, data, held_bytes=held_bytes)
-                position = reached
-                copied_bytes += len(data)
-                if copied_bytes >= bytes_max:
+            stub = self._find_stub(position, stop) if position.segment_id < end.segment_id else None
+            if stub is not None:
+                copy_stub(store, stub)
+                position = stop
+                copied_bytes += len(stub.data)
+                spent_bytes += STUB_COST_BYTES
+            else:
+                for data, reached in self._read_chunks(position, stop):
+                    held_bytes = held.get(position.segment_id, 0)
+                    copy_chunk(store, position, data, held_bytes=held_bytes)
+                    position = reached
+                    copied_bytes += len(data)
+                    spent_bytes += len(data)
+                    if spent_bytes >= bytes_max:
+                        break
+                if position.offset < stop.offset or position.segment_id == end.segment_id:
                     break
-            if position.offset < stop.offset or position.segment_id == end.segment_id:
-                break
-            store.seal_segment(position.segment_id)
+                store.seal_segment(position.segment_id)
             position = LogPosition(position.segment_id + 1, 0, position.lsn)
         has_excess = max(held.items(), default=(0, 0)) > (end.segment_id, end.offset)
         return Shipped(position, copied_bytes, has_excess)
@@ -133,6 +147,13 @@ class LogShipper:
             if segment_id < end.segment_id and segment.end is not None:
                 stops[segment_id] = LogPosition(segment_id, segment.end, segment.last_lsn or 0)
         return stops
+
+    def _find_stub(self, position: LogPosition, stop: LogPosition) -> Stub | None:
+        """Return the stub of the sealed segment that ends at `stop`, if it lacks a part of it."""
+        if position.offset == stop.offset:
+            return None
+        stub = read_stub(self._log.open_segments.open_anew(position.segment_id))
+        return stub if stub is not None and stub.end == stop else None
 
     def _read_chunks(
         self, position: LogPosition, stop: LogPosition
@@ -190,11 +211,37 @@ def copy_chunk(
         return
     store.append_segment(segment_id, offset, data)
     if store.read_segment(segment_id, offset, len(data), from_disk=True) != data:
-        raise StoreUnavailableError(
-            "The store does not give back what was written to it.",
-            segment_id=segment_id,
-            offset=offset,
-        )
+        raise _not_given_back(segment_id, offset)
+
+
+def copy_stub(store: KeepsSegments, stub: Stub) -> None:
+    """Have a stub in the place of a segment on a store, read back from its medium.
+
+    Raises:
+        StorageError: as `copy_chunk`.
+    """
+    segment_id = stub.end.segment_id
+    if _read_start(store, segment_id) == stub.data:
+        return
+    store.put_segment(segment_id, [stub.data])
+    if _read_start(store, segment_id) != stub.data:
+        raise _not_given_back(segment_id, 0)
+
+
+def _read_start(store: KeepsSegments, segment_id: int) -> bytes | None:
+    """Return what a segment is on a store if it is a stub; else its beginning, or None."""
+    try:
+        return store.read_segment(segment_id, 0, STUB_BYTES_MAX, from_disk=True)
+    except BlobMissingError:
+        return None
+
+
+def _not_given_back(segment_id: int, offset: int) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "The store does not give back what was written to it.",
+        segment_id=segment_id,
+        offset=offset,
+    )
 
 
 def _read_bytes(fd: int, begin: int, end: int) -> bytes:

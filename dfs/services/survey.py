@@ -209,6 +209,8 @@ class Survey:
                 is_owed = self._index.has_debt(store.name, DebtKind.SEGMENT, [unit])
                 if is_owed and not self._is_overdue(blank, manner):
                     yield Step(done, passed_bytes=blank.size, units=1, is_owed=True)
+                elif span is not None and self.segments.is_dropped(store, span):
+                    yield Step(done, passed_bytes=blank.size, units=1)
                 elif span is not None:
                     start = (cursor.offset, cursor.lsn) if cursor.offset else None
                     reading = (

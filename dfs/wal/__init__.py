@@ -6,7 +6,7 @@ All integers are little-endian. CRC32 is the one of zlib, gzip and PNG (ISO-HDLC
 Files
     wal.active                  the open segment
     wal.next                    the one after it, complete with header, in the middle of a rotation
-    segments/NNNNNNNNNN.wal     sealed segments, named by their id in ten decimal digits
+    segments/NNNNNNNNNN.wal     sealed segments, named by their id in ten decimal digits; or stubs
     control                     shared state of the node's processes (`control.py`)
     damaged/                    bytes that repair cut off
 
@@ -39,14 +39,25 @@ Record
 A record is valid if and only if its length is at least 14 and at most `RECORD_BYTES_MAX` and ends
 within the file; its CRC32 fits; its LSN is the one expected; and meta ends within the record.
 
+A sealed segment whose content is not needed any more is replaced by a *stub*: its header, as it
+was, and one record, DropSegment, with which the file ends. The record has the LSN of the segment's
+first record, no flag but COMMIT_START and no data. It names this very segment, its first and last
+LSN and where it ended, as the next segment's header does, too. A stub is shorter than 4096 bytes,
+and its segment was longer: a sealed segment that is too short is a stub if and only if all this
+holds; else it is damaged. Reading a stub gives its one record, then that behind the segment's last
+LSN. In any other place a DropSegment names an older segment, which may be replaced from then on.
+
+A stub says by `moved_lsn` up to where the log has what was still needed of the segment. A log that
+ends before cannot do without the segment: for it, the stub is no copy.
+
 A *change* is one record, or several of which all but the last carry CONTINUES: it happens as a
 whole or not at all. A *commit* is one or more changes appended by one write and made durable by one
 sync. Its first record carries COMMIT_START: whoever wrote it had synced everything before it, which
 is how a reader tells a torn write (nothing durable behind it) from damage to what was durable.
 
 Reading ends in one of three ways (`reader.Outcome`): a clean end (zeros, or the end of the file, or
-the end named by the next segment's header), a torn tail (only in the newest segment), corruption
-(everything else). Records are never skipped.
+the end named by the next segment's header and, in its place, a stub), a torn tail (only in the
+newest segment), corruption (everything else). Records are never skipped.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from dfs.core.durable import storage_error
 from dfs.core.errors import StorageError, WalCorruptError, WalError, WalGapError
+from dfs.wal.control import LogPosition
 from dfs.wal.segment import (
     ACTIVE_NAME,
     FIRST_LSN,
@@ -15,10 +18,12 @@ from dfs.wal.segment import (
     NEXT_NAME,
     SEGMENTS_NAME,
     SegmentHeader,
+    decode_header,
     list_sealed_ids,
     read_header,
     sealed_path,
 )
+from dfs.wal.stub import STUB_BYTES_MAX, Stub, decode_stub
 
 LOOK_ATTEMPTS_MAX = 5
 COPY_HINT = (
@@ -43,12 +48,32 @@ class SegmentFile:
     Attributes:
         end: offset behind its last record; None for the active one, whose end is to be found.
         last_lsn: of its last record; None for the active one.
+        size_bytes: of the file; None for the active one.
+        stub: what stands for it, if it was dropped: then the file does not reach to `end`.
     """
 
     path: Path
     header: SegmentHeader
-    end: int | None
-    last_lsn: int | None
+    end: int | None = None
+    last_lsn: int | None = None
+    size_bytes: int | None = None
+    stub: Stub | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the file has lost a part of what it held."""
+        if self.end is None or self.size_bytes is None or self.stub is not None:
+            return False
+        return self.size_bytes < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What the first bytes of a sealed segment's file say, and how long that is."""
+
+    header: SegmentHeader
+    size_bytes: int
+    stub: Stub | None
 
 
 def find_situation(directory: Path) -> Situation:
@@ -71,7 +96,7 @@ def _has_later_next(directory: Path) -> bool:
 def list_segments(directory: Path) -> list[SegmentFile]:
     """Return all segments of an open log, oldest first, the active one last.
 
-    Reads one header a segment. Needs no lock: it looks again if a rotation came in between.
+    Reads the start of each segment. Needs no lock: it looks again if a rotation came in between.
 
     Raises:
         WalGapError: a segment is missing.
@@ -94,13 +119,34 @@ def list_segments(directory: Path) -> list[SegmentFile]:
             path=active_path,
         )
     paths = [sealed_path(directory, segment_id) for segment_id in ids]
-    headers = [*map(read_header, paths), active]
+    starts = [*map(_read_start, paths)]
+    headers = [*(start.header for start in starts), active]
     _check_chain([*paths, active_path], [*ids, active.segment_id], headers)
-    segments = [
-        SegmentFile(path, header, following.previous_end, following.previous_last_lsn)
-        for path, header, following in zip(paths, headers, headers[1:], strict=False)
-    ]
-    return [*segments, SegmentFile(active_path, active, None, None)]
+    segments = [*map(_describe, paths, starts, headers[1:])]
+    return [*segments, SegmentFile(active_path, active)]
+
+
+def _read_start(path: Path) -> _Start:
+    """Read the header of a sealed segment, and see whether it is a stub, in one look at the file.
+
+    Raises as `read_header`.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(STUB_BYTES_MAX)
+            size_bytes = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise storage_error(error, path=path) from error
+    return _Start(decode_header(data, path=path), size_bytes, decode_stub(data))
+
+
+def _describe(path: Path, start: _Start, following: SegmentHeader) -> SegmentFile:
+    """Return a sealed segment, which ends where the header of the following one says."""
+    end, last_lsn = following.previous_end, following.previous_last_lsn
+    stub = start.stub
+    if stub is not None and stub.end != LogPosition(start.header.segment_id, end, last_lsn):
+        stub = None
+    return SegmentFile(path, start.header, end, last_lsn, start.size_bytes, stub)
 
 
 def _look(directory: Path) -> tuple[Path, SegmentHeader, list[int]]:

@@ -5,6 +5,7 @@ Methods that write are for the holder of `lock()` alone; reading is for everybod
 
 from __future__ import annotations
 
+import contextlib
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,13 +18,14 @@ from dfs.core.errors import (
     StorageError,
     StoreUnavailableError,
     WalCorruptError,
+    WalDroppedError,
     WalError,
     WalGapError,
     WalReadOnlyError,
 )
 from dfs.core.steps import OnStep, ignore_step
 from dfs.wal.control import CONTROL_NAME, ControlFile, LogPosition
-from dfs.wal.frame import Frame, decode_frame
+from dfs.wal.frame import Frame
 from dfs.wal.layout import COPY_HINT, SegmentFile, Situation, find_situation, list_segments
 from dfs.wal.reader import LogReader
 from dfs.wal.repair import cut_tail
@@ -34,13 +36,13 @@ from dfs.wal.segment import (
     NEXT_NAME,
     SEGMENT_HEADER_BYTES,
     SEGMENTS_NAME,
-    OpenSegment,
     OpenSegments,
     SegmentHeader,
     read_header,
     sealed_path,
     write_segment,
 )
+from dfs.wal.stub import read_frame, read_stub
 from dfs.wal.writer import SegmentWriter
 
 
@@ -308,7 +310,7 @@ class WriteAheadLog:
         """
         return LogReader(
             segments=self.segments(),
-            open_segment=self._open_anew,
+            open_segment=self.open_segments.open_anew,
             known=self.control.position,
             after_lsn=after_lsn,
             durable_lsn=durable_lsn,
@@ -320,21 +322,22 @@ class WriteAheadLog:
 
         Raises:
             WalCorruptError: no valid record lies there.
+            WalDroppedError: the segment was dropped since the place was looked up.
             WalGapError: the segment is missing.
             StorageError: the disk failed.
         """
-        place = {"segment_id": segment_id, "offset": offset}
-        try:
-            data = self.open_segments.get(segment_id).read(offset, length)
-            return decode_frame(memoryview(data), **place)
-        except (WalCorruptError, StoreUnavailableError):
-            # The file may have been mended, which is to say replaced, since it was opened.
-            data = self._open_anew(segment_id).read(offset, length)
-            return decode_frame(memoryview(data), **place)
-
-    def _open_anew(self, segment_id: int) -> OpenSegment:
-        self.open_segments.forget(segment_id)
-        return self.open_segments.get(segment_id)
+        place = {"segment_id": segment_id, "offset": offset, "length": length}
+        with contextlib.suppress(WalCorruptError, StoreUnavailableError):
+            return read_frame(self.open_segments.get(segment_id), **place)
+        # The file may have been replaced since it was opened: it was mended, or dropped.
+        segment = self.open_segments.open_anew(segment_id)
+        if read_stub(segment) is not None:
+            raise WalDroppedError(
+                "The segment was dropped: what was needed of it stands elsewhere.",
+                segment_id=segment_id,
+                offset=offset,
+            )
+        return read_frame(segment, **place)
 
     # Writing, inside
 

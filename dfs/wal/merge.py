@@ -18,7 +18,14 @@ from dfs.core.errors import StorageError, WalCorruptError
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Flag, Frame
 from dfs.wal.reader import Outcome, SegmentReader
-from dfs.wal.record import DeleteFile, PutFile, SealSegment, UpdateFile, decode_meta
+from dfs.wal.record import (
+    DeleteFile,
+    DropSegment,
+    PutFile,
+    SealSegment,
+    UpdateFile,
+    decode_meta,
+)
 from dfs.wal.segment import SEGMENT_HEADER_BYTES, SegmentBytes, SegmentHeader
 
 PIECE_BYTES = 1 << 20
@@ -182,11 +189,16 @@ def read_runs(runs: Sequence[Run]) -> Iterator[bytes]:
 
 
 def _look(copy: SegmentCopy, start: LogPosition, *, stop: int | None) -> _Found:
-    """Read a copy from a place on, as far as it is valid. What cannot be read is not valid."""
+    """Read a copy from a place on, as far as it is valid. What cannot be read is not valid.
+
+    A stub has nothing of the segment.
+    """
     end = sure = start
     is_damaged = False
     with contextlib.suppress(StorageError, WalCorruptError):
         reader = _reader(copy, start, stop=stop)
+        if reader.stub is not None:
+            return _Found(copy, start, start, is_damaged=False)
         for frame in reader:
             if frame.flags & _COMMIT_START:
                 sure = end
@@ -248,6 +260,8 @@ def _moment_ms(frame: Frame) -> int:
         case PutFile(created_at_ms=moment) | UpdateFile(updated_at_ms=moment):
             return moment
         case DeleteFile(deleted_at_ms=moment) | SealSegment(sealed_at_ms=moment):
+            return moment
+        case DropSegment(dropped_at_ms=moment):
             return moment
         case _:
             return 0

@@ -21,7 +21,9 @@ from dfs.wal.frame import (
     Frame,
 )
 from dfs.wal.layout import COPY_HINT, SegmentFile
+from dfs.wal.record import RecordType
 from dfs.wal.segment import SEGMENT_HEADER_BYTES, OpenSegment, SegmentBytes
+from dfs.wal.stub import find_stub, names_older
 
 READ_BYTES = 1 << 20
 SEARCH_BYTES = 4 * RECORD_BYTES_MAX
@@ -29,6 +31,7 @@ LSN_SPAN_MAX = 1 << 26
 """More records than a segment holds."""
 _CONTINUES = int(Flag.CONTINUES)  # an enum's own `&` costs more than all else a record needs
 _COMMIT_START = int(Flag.COMMIT_START)
+_DROP_SEGMENT = int(RecordType.DROP_SEGMENT)
 
 
 class Outcome(Enum):
@@ -83,7 +86,8 @@ class SegmentReader:
     """Iterates over the valid records of one segment, in order, and then knows its `end`.
 
     The records of a change come only when all of them are there. What follows a record that is not
-    valid is never returned.
+    valid is never returned. Of a stub, its one record comes, if reading begins before it; the end
+    is that of the segment.
 
     Args:
         start: where to begin: behind the header, or any place between two changes.
@@ -91,6 +95,9 @@ class SegmentReader:
             control file. None for the newest segment, whose end is to be found.
         durable_lsn: records up to this one are known to have been durable, so that damage to them
             is corruption, never a torn write.
+
+    Attributes:
+        stub: what stands for the segment, if it was dropped.
     """
 
     def __init__(
@@ -103,6 +110,8 @@ class SegmentReader:
         self._durable_lsn = durable_lsn
         self._file_end = segment.size()
         self._limit = self._file_end if stop is None else min(stop, self._file_end)
+        is_cut = stop is not None and self._file_end < stop
+        self.stub = find_stub(segment, start, stop) if is_cut else None
         self._end: ReadEnd | None = None
         self._window = memoryview(b"")
         self._window_offset = start.offset
@@ -115,6 +124,11 @@ class SegmentReader:
         return self._end
 
     def __iter__(self) -> Iterator[Frame]:
+        if self.stub is not None:
+            if self._position.offset == SEGMENT_HEADER_BYTES:
+                yield self.stub.frame
+            self._end = ReadEnd(Outcome.CLEAN_END, self._path, self.stub.end)
+            return
         if self._position.offset > self._file_end:
             self._end = ReadEnd(
                 Outcome.CORRUPT,
@@ -168,7 +182,7 @@ class SegmentReader:
         data_at = meta_at + meta_length
         if data_at > end:
             raise _InvalidRecordError("the meta of a record is longer than the record")
-        return Frame(
+        frame = Frame(
             self._position.segment_id,
             offset,
             size,
@@ -178,6 +192,9 @@ class SegmentReader:
             window[meta_at:data_at].tobytes(),
             window[data_at:end],
         )
+        if type_ == _DROP_SEGMENT and not names_older(frame):
+            raise _InvalidRecordError("a segment that is no stub says that it was dropped")
+        return frame
 
     def _load(self, offset: int, size: int) -> int:
         """Have `size` bytes from `offset` on in the window; return where in it they begin."""
@@ -271,6 +288,9 @@ class LogReader:
         after_lsn: of the last record that is not wanted.
         durable_lsn: damage up to this LSN is corruption, never a torn write.
         until: where the log ends, for a reader that does not hold the lock; None finds out.
+
+    Attributes:
+        moved_lsn: the stubs of the log say that it was durable at least up to here.
     """
 
     def __init__(
@@ -287,7 +307,9 @@ class LogReader:
         self._open_segment = open_segment
         self._known = known
         self._after_lsn = after_lsn
-        self._durable_lsn = durable_lsn
+        stubs = [segment.stub for segment in segments if segment.stub is not None]
+        self.moved_lsn = max((stub.drop.moved_lsn for stub in stubs), default=0)
+        self._durable_lsn = max(durable_lsn, self.moved_lsn)
         self._until = until
         self._end: ReadEnd | None = None
 

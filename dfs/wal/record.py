@@ -28,6 +28,7 @@ class RecordType(IntEnum):
     RESTORE_FILE = 6
     PURGE_FILE = 7
     DROP_BLOB = 8
+    DROP_SEGMENT = 9
 
 
 class PutBlob(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -146,8 +147,38 @@ class SealSegment(msgspec.Struct, frozen=True, gc=False):
     sealed_at_ms: int
 
 
+class DropSegment(msgspec.Struct, frozen=True, gc=False):
+    """An older, sealed segment holds nothing any more that is needed, and becomes a stub.
+
+    It stands in the log when that is decided, and in the stub as its only record (`stub.py`).
+
+    Attributes:
+        first_lsn, last_lsn: of the segment.
+        end: offset behind its last record.
+        sealed_at_ms: as in its `SealSegment`.
+        moved_lsn: all that was still needed of it has been appended anew, up to this LSN. So only
+            a log that reaches this record can do without the segment.
+    """
+
+    segment_id: int
+    first_lsn: int
+    last_lsn: int
+    end: int
+    sealed_at_ms: int
+    moved_lsn: int
+    dropped_at_ms: int
+
+
 Meta = (
-    PutBlob | PutFile | DeleteFile | UpdateFile | SealSegment | RestoreFile | PurgeFile | DropBlob
+    PutBlob
+    | PutFile
+    | DeleteFile
+    | UpdateFile
+    | SealSegment
+    | RestoreFile
+    | PurgeFile
+    | DropBlob
+    | DropSegment
 )
 
 STRUCTURES: dict[RecordType, type[Meta]] = {
@@ -159,6 +190,7 @@ STRUCTURES: dict[RecordType, type[Meta]] = {
     RecordType.RESTORE_FILE: RestoreFile,
     RecordType.PURGE_FILE: PurgeFile,
     RecordType.DROP_BLOB: DropBlob,
+    RecordType.DROP_SEGMENT: DropSegment,
 }
 _TYPES = {structure: record_type for record_type, structure in STRUCTURES.items()}
 _DECODERS = {

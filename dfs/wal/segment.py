@@ -7,6 +7,7 @@ import os
 import re
 import struct
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ FIRST_SEGMENT_ID = 1
 FIRST_LSN = 1
 OPEN_SEGMENTS_MAX = 128
 OPEN_ATTEMPTS_MAX = 5
+SWEEP_INTERVAL_S = 10.0
 
 _FIELDS = struct.Struct("<8sIIQ16sQQQQI")
 _CRC = struct.Struct("<I")
@@ -85,6 +87,10 @@ class OpenSegment:
         except OSError as error:
             raise storage_error(error, path=self.path) from error
 
+    def is_removed(self) -> bool:
+        """Tell whether the file has no name any more, so that only its readers keep it."""
+        return os.fstat(self.fd).st_nlink == 0
+
     def drop_cache(self) -> None:
         """Have the next reads come from the disk. Advice only: never raises."""
         with contextlib.suppress(OSError):
@@ -98,6 +104,9 @@ class OpenSegment:
 class OpenSegments:
     """The segments of one log that are open for reading, the least used closed first.
 
+    Whoever reads from a file goes on with it when another takes its name. Files that have no name
+    any more are closed soon, since until then they take their space on the disk.
+
     Args:
         directory: of the log.
     """
@@ -106,6 +115,7 @@ class OpenSegments:
         self._directory = directory
         self._open: OrderedDict[int, OpenSegment] = OrderedDict()
         self._lock = threading.Lock()
+        self._sweep_at_s = time.monotonic() + SWEEP_INTERVAL_S
 
     def get(self, segment_id: int) -> OpenSegment:
         """Return a segment, whether sealed or active.
@@ -115,6 +125,8 @@ class OpenSegments:
             StorageError: it cannot be opened.
         """
         with self._lock:
+            if time.monotonic() >= self._sweep_at_s:
+                self._sweep()
             segment = self._open.get(segment_id)
             if segment is None:
                 segment = self._open[segment_id] = self._find(segment_id)
@@ -124,8 +136,13 @@ class OpenSegments:
                 self._open.move_to_end(segment_id)
         return segment
 
+    def open_anew(self, segment_id: int) -> OpenSegment:
+        """Return a segment as it is now: another file may have taken its name. Raises as `get`."""
+        self.forget(segment_id)
+        return self.get(segment_id)
+
     def forget(self, segment_id: int) -> None:
-        """Open a segment anew when it is wanted again: another file may have taken its name."""
+        """Open a segment anew when it is wanted again."""
         with self._lock:
             self._open.pop(segment_id, None)
 
@@ -133,6 +150,12 @@ class OpenSegments:
         """Forget them all; each is closed when its last user is done."""
         with self._lock:
             self._open.clear()
+
+    def _sweep(self) -> None:
+        removed = [number for number, segment in self._open.items() if segment.is_removed()]
+        for segment_id in removed:
+            del self._open[segment_id]
+        self._sweep_at_s = time.monotonic() + SWEEP_INTERVAL_S
 
     def _find(self, segment_id: int) -> OpenSegment:
         path = sealed_path(self._directory, segment_id)

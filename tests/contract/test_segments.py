@@ -248,3 +248,35 @@ def test_quarantine_segment_takes_it_from_its_place(segments: KeepsSegments, sea
     assert segments.list_segments() == []
     with pytest.raises(BlobMissingError):
         segments.read_segment(8, 0, 1)
+
+
+@pytest.mark.parametrize("size", [200, MIB, 2 * MIB + 17])
+@pytest.mark.parametrize("sealed", [False, True])
+def test_put_segment_that_is_shorter_leaves_nothing_of_the_old(
+    segments: KeepsSegments, size: int, sealed: bool
+) -> None:
+    """A stub takes the place of a segment, whether that was sealed or still growing."""
+    segments.append_segment(7, 0, random.Random(5).randbytes(size))
+    if sealed:
+        segments.seal_segment(7)
+
+    segments.put_segment(7, [b"stub"])
+    segments.seal_segment(7)
+
+    assert read_whole(segments, 7) == b"stub"
+    assert segments.read_segment(7, 4, size) == b""
+    assert segments.list_segments() == [(7, 4)]
+
+
+def test_append_in_the_place_of_a_short_segment_brings_nothing_old_back(
+    segments: KeepsSegments,
+) -> None:
+    """A segment that is shipped again where its stub was is what was shipped."""
+    content = random.Random(6).randbytes(2 * MIB + 5)
+    segments.append_segment(7, 0, content)
+    segments.put_segment(7, [b"stub"])
+
+    segments.append_segment(7, 0, content[:MIB])
+    segments.append_segment(7, MIB, content[MIB : MIB + 9])
+
+    assert read_whole(segments, 7) == content[: MIB + 9]

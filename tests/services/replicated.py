@@ -14,7 +14,7 @@ from dfs.core.config import Config
 from dfs.core.steps import OnStep, ignore_step
 from dfs.services.mending import mend_segment
 from dfs.services.restore import Restored, restore_log
-from dfs.services.segment_copies import SegmentStore
+from dfs.services.segment_sources import SegmentStore
 from dfs.storage.local_store import LocalStore
 from dfs.wal.control import LogPosition
 from dfs.wiring import Services, open_services

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dfs.core.errors import StoreUnavailableError
-from dfs.services.segment_copies import SegmentStore
+from dfs.services.segment_sources import SegmentStore
 from dfs.services.shipping import NOWHERE, LogShipper
 from dfs.storage.identity import new_identity
 from dfs.storage.object_store import ObjectStore

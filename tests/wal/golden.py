@@ -13,6 +13,7 @@ from pathlib import Path
 from dfs.wal.record import (
     DeleteFile,
     DropBlob,
+    DropSegment,
     FileExtent,
     PurgeFile,
     PutBlob,
@@ -21,13 +22,23 @@ from dfs.wal.record import (
     SealSegment,
     UpdateFile,
 )
-from tests.wal.logs import Change, Commit, Written, encode_commits, encode_segment, put_blob
+from dfs.wal.stub import encode_stub
+from tests.wal.logs import (
+    Change,
+    Commit,
+    Written,
+    encode_commits,
+    encode_segment,
+    header_of,
+    put_blob,
+)
 
 GOLDEN_PATH = Path(__file__).parent.parent / "data" / "wal" / "format-1"
 SPACE_PATH = GOLDEN_PATH.with_name("format-1-space")
-"""Of the record types and fields that came with the trash."""
+"""Of the record types and fields that came with the trash and the stubs."""
 TIME_MS = 1_700_000_000_000
 ZEROS = 512
+STUB_NAME = "stubs/0000000001.wal"
 
 
 def _digest(content: bytes) -> bytes:
@@ -54,6 +65,15 @@ BIG = PutBlob(
     size=(2 << 20) + 5,
     inline=False,
     block_crc32s=bytes.fromhex("0123456789abcdeffedcba98"),
+)
+DROP = DropSegment(
+    segment_id=1,
+    first_lsn=1,
+    last_lsn=9,
+    end=1 << 26,
+    sealed_at_ms=TIME_MS + 10,
+    moved_lsn=12,
+    dropped_at_ms=TIME_MS + 40,
 )
 UNICODE_KEY = "Grüße/日本語/\U0001f5c4 e\u0301.txt"
 
@@ -153,7 +173,8 @@ def space_commits() -> list[Commit]:
 def build_space() -> tuple[dict[str, bytes], list[list[Written]]]:
     """Return the same as `build`, of the second log."""
     active = encode_commits(space_commits())
-    return {"wal.active": encode_segment(active, zeros=ZEROS)}, [active]
+    stub = encode_stub(header_of(), DROP)
+    return {"wal.active": encode_segment(active, zeros=ZEROS), STUB_NAME: stub}, [active]
 
 
 def main() -> None:

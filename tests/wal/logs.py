@@ -10,10 +10,20 @@ from pathlib import Path
 
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Flag, Frame, encode_frame
+from dfs.wal.layout import SegmentFile
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.reader import Outcome, ReadEnd, SegmentReader
-from dfs.wal.record import Meta, PutBlob, PutFile, RecordType, SealSegment, encode_meta
+from dfs.wal.record import (
+    DropSegment,
+    Meta,
+    PutBlob,
+    PutFile,
+    RecordType,
+    SealSegment,
+    encode_meta,
+)
 from dfs.wal.segment import SEGMENT_HEADER_BYTES, OpenSegment, SegmentHeader, encode_header
+from dfs.wal.stub import encode_stub
 
 CLUSTER_ID = bytes(range(16))
 SEGMENT_BYTES = 1 << 16
@@ -163,6 +173,30 @@ def rotate(log: WriteAheadLog) -> Written:
     seal = seal_of(log)
     log.rotate(seal.raw, last_lsn=seal.lsn)
     return seal
+
+
+def drop_of(segment: SegmentFile, *, moved_lsn: int | None = None) -> DropSegment:
+    """Return the record that drops a sealed segment, by default as if nothing of it was needed."""
+    assert segment.end is not None
+    assert segment.last_lsn is not None
+    return DropSegment(
+        segment_id=segment.header.segment_id,
+        first_lsn=segment.header.first_lsn,
+        last_lsn=segment.last_lsn,
+        end=segment.end,
+        sealed_at_ms=1_700_000_000_000,
+        moved_lsn=segment.last_lsn if moved_lsn is None else moved_lsn,
+        dropped_at_ms=1_700_000_000_002,
+    )
+
+
+def place_stub(segment: SegmentFile, *, moved_lsn: int | None = None) -> bytes:
+    """Put a stub in the place of a sealed segment, as dropping does; return it."""
+    stub = encode_stub(segment.header, drop_of(segment, moved_lsn=moved_lsn))
+    temporary = segment.path.with_suffix(".new")
+    temporary.write_bytes(stub)
+    temporary.rename(segment.path)
+    return stub
 
 
 def recover(log: WriteAheadLog, *, durable_lsn: int = 0) -> list[Frame]:

@@ -13,6 +13,7 @@ from dfs.wal.record import (
     STRUCTURES,
     DeleteFile,
     DropBlob,
+    DropSegment,
     FileExtent,
     Meta,
     PurgeFile,
@@ -71,6 +72,7 @@ METAS = st.one_of(
     st.builds(RestoreFile, id=TEXT, restored_at_ms=NUMBER, expires_at_ms=st.none() | NUMBER),
     st.builds(PurgeFile, id=TEXT, purged_at_ms=NUMBER, first_lsn=NUMBER),
     st.builds(DropBlob, digest=DIGEST, first_lsn=NUMBER, at_lsn=NUMBER),
+    st.builds(DropSegment, **dict.fromkeys(DropSegment.__struct_fields__, NUMBER)),
 )
 
 

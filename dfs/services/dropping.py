@@ -1,0 +1,113 @@
+"""Dropping segments of which nothing is needed any more: a stub takes the place of each.
+
+The log says first that a segment may go (`DropSegment`); then each store owes it. Whoever reads the
+old file goes on; whoever opens the stub with an old place looks the index up again.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from dfs.core.durable import replace_durably, storage_error, sync_directory
+from dfs.core.errors import WalCorruptError, WalError
+from dfs.core.steps import OnStep, ignore_step
+from dfs.services.segment_sources import read_following, read_own_header
+from dfs.services.shipping import copy_stub
+from dfs.services.workshop import workshop
+from dfs.storage.base import KeepsSegments
+from dfs.wal.control import LogPosition
+from dfs.wal.log import WriteAheadLog
+from dfs.wal.record import DropSegment
+from dfs.wal.segment import sealed_path
+from dfs.wal.stub import STUB_BYTES_MAX, encode_stub, read_stub
+
+LOCK_WAIT_S = 10.0
+
+logger = structlog.get_logger()
+
+
+def drop_segment(log: WriteAheadLog, drop: DropSegment, *, on_step: OnStep = ignore_step) -> bool:
+    """Replace a sealed segment of the node by its stub. May be repeated.
+
+    A segment that takes no more than the space of a stub stays.
+
+    Args:
+        log: open and recovered; its lock is not held.
+        drop: as it was committed, with all that it says was moved.
+
+    Returns:
+        Whether it was replaced; not, if it is a stub already, or stays.
+
+    Raises:
+        WalCorruptError: the segment is not the one described, or has to be mended before.
+        WalGapError: the one behind it has to be mended before.
+        WalError: the log does not reach as far as the record says; or another process works on
+            segments: do it again.
+        StorageError: the disk failed; the segment is as it was, or replaced.
+
+    Durability: on return the stub is on disk; whenever the process dies, segment or stub is there.
+    """
+    if drop.end <= STUB_BYTES_MAX:
+        return False
+    with workshop(log.path, timeout_s=LOCK_WAIT_S) as directory:
+        stub = _make_stub(log, drop)
+        path = sealed_path(log.path, drop.segment_id)
+        is_new = read_stub(log.open_segments.open_anew(drop.segment_id)) is None
+        if is_new:
+            written = directory / path.name
+            replace_durably(written, stub)
+            on_step("drop.written")
+            try:
+                written.replace(path)
+            except OSError as error:
+                raise storage_error(error, path=path) from error
+            on_step("drop.renamed")
+        sync_directory(path.parent)  # whoever renamed it may have died before
+    on_step("drop.placed")
+    log.open_segments.forget(drop.segment_id)
+    if is_new:
+        logger.info("segment_dropped", segment_id=drop.segment_id, size_bytes=drop.end)
+    return is_new
+
+
+def drop_copy(
+    log: WriteAheadLog, store: KeepsSegments, segment_id: int, position: LogPosition
+) -> bool:
+    """Replace a replica's copy of a segment by the stub that the node has. May be repeated.
+
+    For one caller at a time, as all that changes the segments of a store.
+
+    Args:
+        position: up to here the store has the log.
+
+    Returns:
+        Whether the store has the stub now. Not, if it is too early: the node has the segment
+        itself, or the store lacks some of what was moved.
+
+    Raises:
+        WalGapError: the node's own segment is missing.
+        StorageError: the store failed; its copy is as it was, or replaced.
+
+    Durability: on return the stub is durable on the store, and was read back.
+    """
+    stub = read_stub(log.open_segments.open_anew(segment_id))
+    if stub is None or position.lsn < stub.drop.moved_lsn:
+        return False
+    copy_stub(store, stub)
+    return True
+
+
+def _make_stub(log: WriteAheadLog, drop: DropSegment) -> bytes:
+    """Return the stub of a segment, if that is the one described and can be done without."""
+    end = log.position
+    if drop.segment_id >= end.segment_id or drop.moved_lsn > end.lsn:
+        raise WalError("The segment is still needed.", segment_id=drop.segment_id)
+    following = read_following(log, drop.segment_id)
+    header = read_own_header(sealed_path(log.path, drop.segment_id), drop.segment_id)
+    is_end = (following.previous_end, following.previous_last_lsn) == (drop.end, drop.last_lsn)
+    if header is None or header.first_lsn != drop.first_lsn or not is_end:
+        raise WalCorruptError(
+            "The segment that is to be dropped is damaged, or another one than was meant.",
+            segment_id=drop.segment_id,
+        )
+    return encode_stub(header, drop)

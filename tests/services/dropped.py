@@ -1,0 +1,141 @@
+"""Segments that are dropped, for tests: what compaction does, in the simplest way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from dfs.core.clock import now_ms
+from dfs.core.model import File
+from dfs.db.transaction import IndexTransaction
+from dfs.services.command import RECORD_OVERHEAD_BYTES, Draft
+from dfs.services.dropping import drop_segment
+from dfs.storage.base import StagedBlob
+from dfs.wal.control import LogPosition
+from dfs.wal.frame import Frame
+from dfs.wal.layout import SegmentFile
+from dfs.wal.reader import SegmentReader
+from dfs.wal.record import (
+    DropBlob,
+    DropSegment,
+    FileExtent,
+    PurgeFile,
+    PutBlob,
+    PutFile,
+    SealSegment,
+    decode_meta,
+)
+from dfs.wal.segment import SEGMENT_HEADER_BYTES
+from dfs.wiring import Services
+
+
+class Append:
+    """A command that appends records as they are given."""
+
+    file_ids: Sequence[str] = ()
+    new_file_ids: Sequence[str] = ()
+    digests: Sequence[bytes] = ()
+
+    def __init__(self, *drafts: Draft) -> None:
+        self._drafts = drafts
+        self.log_bytes_max = sum(RECORD_OVERHEAD_BYTES + len(draft.data) for draft in drafts)
+
+    def plan(self, index: IndexTransaction) -> Sequence[Draft]:
+        return self._drafts
+
+    def staged(self) -> Sequence[tuple[StagedBlob, bytes, int]]:
+        return ()
+
+    def read_back(self, index: IndexTransaction) -> None:
+        """Nothing is wanted."""
+
+
+def find_segment(node: Services, segment_id: int) -> SegmentFile:
+    """Return a sealed segment of a node."""
+    return next(s for s in node.log.segments() if s.header.segment_id == segment_id)
+
+
+def read_segment(node: Services, segment: SegmentFile) -> list[Frame]:
+    """Return the records of a sealed segment."""
+    header = segment.header
+    start = LogPosition(header.segment_id, SEGMENT_HEADER_BYTES, header.first_lsn - 1)
+    return list(
+        SegmentReader(
+            segment=node.log.open_segments.open_anew(header.segment_id),
+            start=start,
+            stop=segment.end,
+            durable_lsn=node.log.position.lsn,
+        )
+    )
+
+
+def move_alive(node: Services, segment_id: int) -> None:
+    """Append anew what is still needed of a segment, blobs before the files that refer to them."""
+    drafts = [
+        draft
+        for frame in read_segment(node, find_segment(node, segment_id))
+        if (draft := _move(node, frame)) is not None
+    ]
+    for draft in drafts:
+        node.committer.submit(Append(draft))
+
+
+def _move(node: Services, frame: Frame) -> Draft | None:
+    meta = decode_meta(frame)
+    if isinstance(meta, PurgeFile | DropBlob):
+        return Draft(meta)
+    with node.index.begin() as index:
+        if isinstance(meta, PutBlob):
+            blob = index.blob(meta.digest)
+            is_alive = blob is not None and blob.lsn == frame.lsn and blob.references > 0
+            moved = msgspec.structs.replace(meta, first_lsn=blob.first_lsn) if is_alive else None
+            return Draft(moved, bytes(frame.data)) if moved else None
+        file = None if isinstance(meta, SealSegment | DropSegment) else index.file(meta.id)
+        is_alive = file is not None and frame.lsn in (file.lsn, file.base_lsn)
+        return Draft(_take_snapshot(file)) if is_alive else None
+
+
+def _take_snapshot(file: File) -> PutFile:
+    return PutFile(
+        id=file.id,
+        bucket=file.bucket,
+        key=file.key,
+        size=file.size,
+        digest=file.digest,
+        content_type=file.content_type,
+        created_at_ms=file.created_at_ms,
+        metadata=dict(file.metadata),
+        expires_at_ms=file.expires_at_ms,
+        extents=[FileExtent(run.digest, run.offset, run.length) for run in file.extents],
+        updated_at_ms=file.updated_at_ms,
+        deleted_at_ms=file.deleted_at_ms,
+        first_lsn=file.first_lsn,
+    )
+
+
+def decide(node: Services, segment_id: int) -> DropSegment:
+    """Move what is alive, and commit that the segment may go; return that record."""
+    move_alive(node, segment_id)
+    segment = find_segment(node, segment_id)
+    assert segment.end is not None
+    assert segment.last_lsn is not None
+    drop = DropSegment(
+        segment_id=segment_id,
+        first_lsn=segment.header.first_lsn,
+        last_lsn=segment.last_lsn,
+        end=segment.end,
+        sealed_at_ms=now_ms(),
+        moved_lsn=node.log.position.lsn,
+        dropped_at_ms=now_ms(),
+    )
+    node.committer.submit(Append(Draft(drop)))
+    return drop
+
+
+def compact(node: Services, *segment_ids: int) -> list[DropSegment]:
+    """Have segments of a node replaced by their stubs."""
+    drops = [decide(node, segment_id) for segment_id in segment_ids]
+    for drop in drops:
+        assert drop_segment(node.log, drop)
+    return drops
