@@ -299,6 +299,7 @@ def _build_scrub(parts: _Parts) -> Scrub:
         index=parts.repository,
         stores=parts.stores,
         cluster_id=parts.recovered.cluster_id,
+        orphan_age_s=parts.config.delete_grace_s,
     )
     return Scrub(
         survey=survey,

@@ -3,9 +3,9 @@
     python -m scripts.repair_replicas [--store NAME] [--verify full|quick] [--json] [--apply]
 
 Works while the node runs and when it is stopped. Without `--apply` nothing is changed. With it,
-what is damaged is put aside (moved to `damaged/` of its store, never deleted) and copied anew from
-a store that has it whole, what is missing is copied, and what nobody knows is put aside; then
-everything is looked at once more, and that look is the one that counts.
+what is damaged is put aside (moved to `damaged/` of its store) and copied anew from a store that
+has it whole, what is missing is copied, and what nobody knows and is older than DFS_DELETE_GRACE_S
+is put aside; then everything is looked at once more, and that look is the one that counts.
 
 Exit status: 0 = clean, 1 = something was found, 2 = it could not be told.
 """
@@ -152,6 +152,7 @@ def build_repair(services: Services, locks: Mapping[str, FileLock]) -> Repair:
         index=index,
         stores=services.stores,
         cluster_id=services.recovered.cluster_id,
+        orphan_age_s=services.config.delete_grace_s,
     )
     quarantine = Quarantine(
         survey=survey,

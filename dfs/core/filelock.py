@@ -1,4 +1,4 @@
-"""A lock between threads and processes, which the kernel releases when its holder dies."""
+"""Locks between threads and processes, which the kernel releases when their holder dies."""
 
 from __future__ import annotations
 
@@ -58,18 +58,71 @@ class FileLock:
             self._fd = -1
 
     def _lock_file(self, deadline_s: float) -> bool:
-        """Take the lock between processes. There is no call that waits for a limited time."""
         if self._fd < 0:
-            try:
-                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                raise storage_error(error, path=self._path) from error
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline_s:
-                    return False
-                time.sleep(LOOK_AGAIN_S)
-            else:
-                return True
+            self._fd = _open_file(self._path)
+        return _lock_within(self._fd, deadline_s=deadline_s)
+
+
+class Gate:
+    """A lock on a file that many may pass at a time, or one may shut. Needs no closing.
+
+    Each use opens the file anew, because flock knows open files, not threads.
+
+    Args:
+        path: the file, made when it is needed; its directory exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextlib.contextmanager
+    def passing(self) -> Iterator[None]:
+        """Keep the gate from being shut inside the block; waits while it is.
+
+        Raises:
+            StorageError: the file cannot be made.
+        """
+        with self._open() as fd:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            yield
+
+    @contextlib.contextmanager
+    def shut(self, *, timeout_s: float) -> Iterator[bool]:
+        """Keep everybody from passing inside the block, if nobody does within that time.
+
+        Yields:
+            Whether it is shut.
+
+        Raises:
+            StorageError: the file cannot be made.
+        """
+        with self._open() as fd:
+            yield _lock_within(fd, deadline_s=time.monotonic() + timeout_s)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[int]:
+        fd = _open_file(self._path)
+        try:
+            yield fd
+        finally:
+            os.close(fd)  # and with it the lock
+
+
+def _open_file(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise storage_error(error, path=path) from error
+
+
+def _lock_within(fd: int, *, deadline_s: float) -> bool:
+    """Take the lock between processes. There is no call that waits for a limited time."""
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(LOOK_AGAIN_S)
+        else:
+            return True

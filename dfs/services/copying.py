@@ -16,7 +16,8 @@ from dfs.core.errors import (
     StoreUnavailableError,
 )
 from dfs.core.model import Blob
-from dfs.storage.base import BlobReader, BlobStore, StagedBlob, read_verified
+from dfs.storage.base import BlobReader, BlobStore, StagedBlob
+from dfs.storage.verified import read_verified
 
 
 @dataclass(slots=True)
@@ -71,8 +72,11 @@ class BlobCopier:
         self._on_progress = on_progress
         self._publish_lock = publish_lock
 
-    def copy(self, blobs: Sequence[Blob]) -> Copied:
+    def copy(self, blobs: Sequence[Blob], *, anew: bool = False) -> Copied:
         """Have these blobs whole on the target. One found whole there is left as it is.
+
+        Args:
+            anew: write them all the same, so that they are as young as this call.
 
         Raises:
             StorageError: the target failed; nothing is known of these blobs on it.
@@ -81,11 +85,7 @@ class BlobCopier:
         from its medium.
         """
         copied = Copied()
-        missing = [
-            blob
-            for blob, is_whole in zip(blobs, self._threads.map(self._confirm, blobs), strict=True)
-            if not is_whole
-        ]
+        missing = list(blobs) if anew else self._find_missing(blobs)
         copied.whole = {blob.digest for blob in blobs} - {blob.digest for blob in missing}
         staged: list[tuple[StagedBlob, Blob]] = []
         futures = [self._threads.submit(self._stage, blob, copied) for blob in missing]
@@ -106,6 +106,10 @@ class BlobCopier:
             for blob_staged, _ in staged:
                 blob_staged.discard()
         return copied
+
+    def _find_missing(self, blobs: Sequence[Blob]) -> list[Blob]:
+        confirmed = self._threads.map(self._confirm, blobs)
+        return [blob for blob, is_whole in zip(blobs, confirmed, strict=True) if not is_whole]
 
     def _confirm(self, blob: Blob) -> bool:
         """Tell whether the target holds the blob whole already, and see to it that it stays.

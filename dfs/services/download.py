@@ -15,7 +15,8 @@ from dfs.core.errors import (
 from dfs.core.model import Blob, BlobKind, Extent, File
 from dfs.services.damage import DamageBook
 from dfs.services.stores import Stores
-from dfs.storage.base import BlobReader, BlobStore, KeepsSegments, read_verified
+from dfs.storage.base import BlobReader, BlobStore, KeepsSegments
+from dfs.storage.verified import read_verified
 from dfs.wal.frame import Frame, decode_frame
 from dfs.wal.log import WriteAheadLog
 

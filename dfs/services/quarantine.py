@@ -7,7 +7,7 @@ is of them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import structlog
 
@@ -20,13 +20,14 @@ from dfs.db.transaction import IndexTransaction
 from dfs.services.damage import OnDamage, ignore_damage
 from dfs.services.hints import ignore_hint
 from dfs.services.ledger import Ledger
-from dfs.services.stores import Stores
+from dfs.services.stores import Stores, copying_gate
 from dfs.services.survey import Survey
 from dfs.services.verification import Fault, Finding, drain, look_again_at_blob, read_blob
 from dfs.storage.base import BlobStore, QuarantinesBlobs
 from dfs.wal.log import WriteAheadLog
 
 LOCK_WAIT_S = 10.0
+GATE_WAIT_S = 1.0
 OnTaken = Callable[[IndexTransaction], None]
 
 logger = structlog.get_logger()
@@ -111,8 +112,11 @@ class Quarantine:
     def put_extra_aside(self, found: Finding) -> bool:
         """Move what nobody knows to the store's `damaged`, unless somebody knows it by now.
 
+        Nothing is published on the store meanwhile. What comes later finds the place empty, and
+        what came just before is young.
+
         Returns:
-            Whether it was moved.
+            Whether it was moved; not, if others are busy there.
 
         Raises:
             NoSpaceError, StoreUnavailableError, MetadataError: it may still be in its place.
@@ -121,12 +125,49 @@ class Quarantine:
         self._survey.require_same(store)
         if found.kind is DebtKind.SEGMENT:
             return self._put_segment_aside(found, is_extra=True)
-        with self._log.lock():  # no commit is about to refer to it
-            is_known = self._index.find_blob(found.unit) is not None
-            if is_known or not isinstance(store, QuarantinesBlobs):
+        if not isinstance(store, QuarantinesBlobs):
+            return False
+        with self._hold_still(store.name) as is_still:
+            if not is_still or not self._survey.is_orphan(store, found.unit, found.size):
                 return False
             store.quarantine_blob(found.unit)
-            return True
+        logger.warning("orphan_put_aside", store=store.name, unit=found.name, size_bytes=found.size)
+        return True
+
+    def sweep(self, name: str) -> int:
+        """Remove what was put aside in a store for so long that nobody will come for it.
+
+        What is owed to be mended stays: of a blob that is damaged everywhere it may be the rest.
+
+        Returns:
+            How many files.
+
+        Raises:
+            StorageError, MetadataError: the rest is left to the next time.
+        """
+        store = self._stores.get(name)
+        if not isinstance(store, QuarantinesBlobs):
+            return 0
+        before_ms = now_ms() - self._survey.orphan_age_s * 1000
+        old = [unit for unit in store.list_put_aside() if unit.at_ms < before_ms]
+        count = 0
+        for unit in old:
+            if not self._index.has_debt(name, unit.kind, [unit.unit]):
+                store.remove_put_aside(unit)
+                count += 1
+        if count:
+            logger.info("quarantine_swept", store=name, count=count)
+        return count
+
+    @contextlib.contextmanager
+    def _hold_still(self, name: str) -> Iterator[bool]:
+        """Let no blob get its name in a store inside the block; yield whether that is so."""
+        if name == self._stores.primary.name:
+            with self._log.lock():
+                yield True
+        else:
+            with copying_gate(self._log.path, name).shut(timeout_s=GATE_WAIT_S) as is_shut:
+                yield is_shut
 
     # Blobs
 

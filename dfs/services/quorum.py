@@ -11,7 +11,7 @@ and from then on is passed over.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from dfs.db.repository import IndexRepository
 from dfs.services.batch import quorum_error
 from dfs.services.copying import BlobCopier
 from dfs.services.shipping import LogShipper, position_of
-from dfs.services.stores import ReplicaStore, Stores
+from dfs.services.stores import ReplicaStore, Stores, copying_gate
 from dfs.services.upload import BlobWriter
 from dfs.storage.base import BlobReader, StagedBlob
 from dfs.wal.control import LogPosition
@@ -129,9 +129,12 @@ class Quorum:
         staged = [(blob.staged, _describe(blob)) for blob in blobs if blob.staged is not None]
         if not staged:
             return None
+        # What a replica holds of a blob that nobody knows may be put aside at any moment.
+        digests = [blob.digest for _, blob in staged]
+        unknown = {digest for digest in digests if self._index.find_blob(digest) is None}
         states = self._index.store_states()
         futures = {
-            name: self._copiers[name].submit(self._copy, store, staged)
+            name: self._copiers[name].submit(self._copy, store, staged, unknown)
             for name, store in self._stores.replicas.items()
             if _is_fit(states.get(name))
         }
@@ -146,15 +149,21 @@ class Quorum:
             raise quorum_error(copies, held, failed)
         return frozenset(held)
 
-    def _copy(self, store: ReplicaStore, staged: Sequence[tuple[StagedBlob, Blob]]) -> None:
+    def _copy(
+        self,
+        store: ReplicaStore,
+        staged: Sequence[tuple[StagedBlob, Blob]],
+        unknown: Collection[bytes],
+    ) -> None:
         for source, blob in staged:
             copier = BlobCopier(
                 target=store,
                 sources=[_StagedSource(source)],
                 threads=self._threads,
                 on_progress=lambda: None,
+                publish_lock=copying_gate(self._log.path, store.name).passing,
             )
-            for error in copier.copy([blob]).failed.values():
+            for error in copier.copy([blob], anew=blob.digest in unknown).failed.values():
                 raise error
 
     # Inside the commit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,9 +17,6 @@ from dfs.services.verification import Fault, Finding
 PAY_BUDGET_S = 2.0
 PAY_ROUNDS = 2
 """A copy that turns out damaged while others are made from it is mended in the second."""
-EXTRA_AGE_S = 12.0
-EXTRA_BYTES_PER_S = 8 << 20
-"""A blob that is being written synchronously is on a replica for so long before it is known."""
 
 
 class Turn(Protocol):
@@ -50,7 +46,6 @@ class StoreLook:
         looked_at: units gone through, by kind, those owed included.
         owed: units not looked at, since they are owed and on their way.
         bytes: read, or in a quick look: accounted for.
-        seen_at_s: when it was over, on the monotonic clock.
         error: why it could not be told; then nothing here is complete.
     """
 
@@ -59,7 +54,6 @@ class StoreLook:
     owed: int = 0
     bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
-    seen_at_s: float = 0.0
     error: str | None = None
 
     def count(self, kind: DebtKind, fault: Fault) -> int:
@@ -122,7 +116,6 @@ class Repair:
                 on_look(name, Extent(done_units, done_bytes), total)
         except (StorageError, MetadataError, WalError) as error:
             look.error = str(error)
-        look.seen_at_s = time.monotonic()
         return look
 
     def mend(self, looks: Sequence[StoreLook]) -> list[str]:
@@ -137,9 +130,6 @@ class Repair:
         failures: list[str] = []
         for look in looks:
             for found in look.findings:
-                if found.fault is Fault.EXTRA:
-                    age_s = EXTRA_AGE_S + found.size / EXTRA_BYTES_PER_S
-                    time.sleep(max(0.0, look.seen_at_s + age_s - time.monotonic()))
                 try:
                     self._take(found)
                 except (StorageError, MetadataError) as error:

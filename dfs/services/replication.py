@@ -34,7 +34,7 @@ from dfs.services.copying import BlobCopier
 from dfs.services.damage import DamageBook
 from dfs.services.ledger import Ledger
 from dfs.services.shipping import NOWHERE, LogShipper, advance, position_of
-from dfs.services.stores import ReplicaStore, Stores
+from dfs.services.stores import ReplicaStore, Stores, copying_gate
 from dfs.services.turn import Turn, Turns
 from dfs.storage.base import BlobStore
 from dfs.storage.local_store import LocalStore
@@ -295,7 +295,8 @@ class Replication:
             on_progress=turn.note_progress,
             publish_lock=self._log.lock if store is self._stores.primary else nullcontext,
         )
-        copied = copier.copy(list(blobs.values()))
+        with copying_gate(self._log.path, store.name).passing():
+            copied = copier.copy(list(blobs.values()))
         for name, blob, error in copied.damaged:
             self._damage.note_blob(name, blob, error)
         # A blob that nobody knows any more is owed to nobody.

@@ -16,7 +16,7 @@ import structlog
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, StorageError
-from dfs.core.model import BLOCK_BYTES, ScrubState, StoreState
+from dfs.core.model import BLOCK_BYTES, DebtKind, ScrubState, StoreState
 from dfs.db.repository import IndexRepository
 from dfs.db.transaction import IndexTransaction
 from dfs.services.breaker import Breaker, find_breaker
@@ -24,7 +24,7 @@ from dfs.services.ledger import Ledger
 from dfs.services.quarantine import Quarantine
 from dfs.services.stores import Stores
 from dfs.services.survey import Cursor, Manner, Step, Survey
-from dfs.services.verification import Fault
+from dfs.services.verification import Fault, Finding
 from dfs.storage.base import BlobStore
 
 SPENDING_MS_MAX = 10_000
@@ -223,7 +223,9 @@ class Scrub:
             self._save(store.name, part)
             raise
         self._save(store.name, part)
-        if not part.is_finished:
+        if part.is_finished:
+            self._quarantine.sweep(store.name)
+        else:
             self._walks[store.name] = _Walk(part.position(), steps)
         return ScrubReport(not part.is_finished, part.read_bytes, part.damaged)
 
@@ -239,7 +241,7 @@ class Scrub:
                 return
             finding = step.finding
             if finding is not None and finding.fault is Fault.EXTRA:
-                logger.warning("extra_found", store=finding.store, unit=finding.name)
+                self._take_extra(finding)
             elif finding is not None:
                 counter = self._counter(finding.store)
                 part.damaged += self._quarantine.take(finding, on_taken=counter)
@@ -249,6 +251,13 @@ class Scrub:
             # Of what is damaged, another copy was read as well.
             spent_bytes = step.read_bytes + (finding.size if finding is not None else 0)
             part.paid_until_ms += spent_bytes * 1000 / self._bytes_per_s
+
+    def _take_extra(self, finding: Finding) -> None:
+        """Put an orphan aside. A segment is left alone: it may be of a log that was lost here."""
+        if finding.kind is DebtKind.BLOB:
+            self._quarantine.put_extra_aside(finding)
+        else:
+            logger.warning("extra_found", store=finding.store, unit=finding.name)
 
     def _counter(self, name: str) -> Callable[[IndexTransaction], None]:
         """Return what counts a damaged unit in the transaction that owes its mend."""

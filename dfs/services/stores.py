@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from dfs.core.errors import NoSuchStoreError
+from dfs.core.filelock import Gate
 from dfs.storage.base import BlobStore, KeepsSegments, ListsBlobs, QuarantinesBlobs
+
+
+def copying_gate(wal_path: Path, store: str) -> Gate:
+    """Return what everybody passes who copies blobs to a store.
+
+    It is shut while a blob is put aside that nobody knows: a copy that is made there at that
+    moment, or found there, may be of the same bytes.
+    """
+    return Gate(wal_path / f"{store}.copying")
 
 
 class ReplicaStore(BlobStore, KeepsSegments, ListsBlobs, QuarantinesBlobs, Protocol):

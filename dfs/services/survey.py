@@ -12,7 +12,7 @@ from enum import Enum
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import StoreUnavailableError, WalError
-from dfs.core.model import SEGMENT_UNIT_BYTES, Blob, DebtKind, StoreState
+from dfs.core.model import REMOVALS, SEGMENT_UNIT_BYTES, Blob, DebtKind, StoreState
 from dfs.db.repository import IndexRepository
 from dfs.services.lag import measure_lag
 from dfs.services.log_survey import LogSurvey
@@ -25,6 +25,9 @@ from dfs.wal.segment import FIRST_SEGMENT_ID
 PAGE_BLOBS = 256
 OWED_GRACE_MS = 60_000
 """What is owed for less is on its way, and nothing to be reported."""
+ORPHAN_AGE_S_MIN = 1800
+COPY_BYTES_PER_S_MIN = 8 << 20
+"""No synchronous write takes longer from the copies of its blobs to its commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +136,20 @@ class Survey:
 
     Args:
         cluster_id: 16 bytes, of the node's log.
+        orphan_age_s: a blob that nobody knows is an orphan when it is older than that, or than
+            half an hour: before, somebody may be about to say what it is.
     """
 
     def __init__(
-        self, *, log: WriteAheadLog, index: IndexRepository, stores: Stores, cluster_id: bytes
+        self,
+        *,
+        log: WriteAheadLog,
+        index: IndexRepository,
+        stores: Stores,
+        cluster_id: bytes,
+        orphan_age_s: float,
     ) -> None:
+        self.orphan_age_s = max(orphan_age_s, ORPHAN_AGE_S_MIN)
         self.segments = LogSurvey(log=log, index=index, stores=stores, cluster_id=cluster_id)
         self._log = log
         self._index = index
@@ -170,6 +182,28 @@ class Survey:
         sealed = self._index.list_segments(limit=end.segment_id)
         log_bytes = sum(row.size_bytes for row in sealed if row.id < end.segment_id)
         return Extent(count + end.segment_id, size + log_bytes + end.offset)
+
+    def is_orphan(self, store: BlobStore, digest: bytes, size: int) -> bool:
+        """Tell whether nobody knows a blob, and nobody is about to. One to be removed is known.
+
+        It stays so only as long as nothing is published on the store: see `Quarantine`.
+
+        Raises:
+            StoreUnavailableError, MetadataError.
+        """
+        end = self._log.position  # first: the index is ahead of it, if anything
+        if self._index.find_blob(digest) is not None:
+            return False
+        state = self._index.node_state()
+        if state is None or state.applied_lsn < end.lsn:  # it has lost its newest rows
+            return False
+        if any(self._index.has_debt(store.name, kind, [digest]) for kind in REMOVALS):
+            return False
+        written_at_ms = store.written_at_ms(digest) if isinstance(store, ListsBlobs) else None
+        age_s = self.orphan_age_s + size / COPY_BYTES_PER_S_MIN
+        is_old = written_at_ms is not None and now_ms() - written_at_ms > age_s * 1000
+        # The files that a replica's own log knows must be whole there, though they are deleted.
+        return is_old and not self._is_far_behind(store.name)
 
     def walk(self, store: BlobStore, cursor: Cursor, manner: Manner) -> Iterator[Step]:
         """Go through a store, from a place on.
@@ -228,16 +262,18 @@ class Survey:
 
     def _find_lag(self, store: BlobStore, cursor: Cursor) -> Generator[Step, None, None]:
         """Yield a finding if the store has been owed the end of the log for long."""
-        state = self._index.store_states().get(store.name)
-        if state is None or store.name not in self._stores.replicas:
-            return
-        end = self._log.position
-        oldest_at_ms = measure_lag(state, log=self._log, index=self._index, end=end).oldest_at_ms
-        if oldest_at_ms is not None and now_ms() - oldest_at_ms > OWED_GRACE_MS:
-            unit = end.segment_id.to_bytes(SEGMENT_UNIT_BYTES, "big")
-            detail = state.error or "the end of the log is owed"
+        if self._is_far_behind(store.name):
+            unit = self._log.position.segment_id.to_bytes(SEGMENT_UNIT_BYTES, "big")
+            detail = self._index.store_states()[store.name].error or "the end of the log is owed"
             finding = Finding(store.name, DebtKind.SEGMENT, unit, Fault.OWED, 0, detail)
             yield Step(cursor, finding=finding)
+
+    def _is_far_behind(self, name: str) -> bool:
+        state = self._index.store_states().get(name)
+        if state is None or name not in self._stores.replicas:
+            return False
+        lag = measure_lag(state, log=self._log, index=self._index, end=self._log.position)
+        return lag.oldest_at_ms is not None and now_ms() - lag.oldest_at_ms > OWED_GRACE_MS
 
     def _walk_blobs(
         self, store: BlobStore, cursor: Cursor, manner: Manner
@@ -323,7 +359,7 @@ class Survey:
                 while current is not None and current < digest:
                     current = next(known, None)
                 finding = None
-                if current != digest and self._index.find_blob(digest) is None:
+                if current != digest and self.is_orphan(store, digest, size):
                     detail = "nobody knows it"
                     finding = Finding(store.name, DebtKind.BLOB, digest, Fault.EXTRA, size, detail)
                 cursor = Cursor(Phase.EXTRA, digest.hex())

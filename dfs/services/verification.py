@@ -22,7 +22,8 @@ from dfs.core.errors import (
     WalFormatError,
 )
 from dfs.core.model import BLOCK_BYTES, SEGMENT_UNIT_BYTES, Blob, DebtKind
-from dfs.storage.base import BlobReader, BlobStore, KeepsSegments, read_verified
+from dfs.storage.base import BlobReader, BlobStore, KeepsSegments
+from dfs.storage.verified import read_verified
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Flag
 from dfs.wal.reader import READ_BYTES, Outcome, SegmentReader

@@ -1,4 +1,4 @@
-"""What a store of blobs must do, and what any store can share.
+"""What a store of blobs must do.
 
 `BlobStore` is the core that every store has. A further power is an interface of its own, which the
 caller asks for with `isinstance`: `SweepsTemporaries`, `ListsBlobs`, `RemovesBlobs`,
@@ -21,10 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, Self, runtime_checkable
 
-from dfs.core.checksum import CRC32_BYTES, crc32
-from dfs.core.errors import BlobCorruptError
-from dfs.core.model import BLOCK_BYTES
 from dfs.storage.identity import StoreIdentity
+from dfs.storage.names import PutAside
 
 
 class StagedBlob(Protocol):
@@ -231,6 +229,13 @@ class ListsBlobs(Protocol):
             StoreUnavailableError: the listing broke off.
         """
 
+    def written_at_ms(self, digest: bytes) -> int | None:
+        """Return when a blob was written, by the clock of the store; None if it is not there.
+
+        Raises:
+            StoreUnavailableError: the store could not tell.
+        """
+
 
 @runtime_checkable
 class RemovesBlobs(Protocol):
@@ -251,15 +256,29 @@ class RemovesBlobs(Protocol):
 
 @runtime_checkable
 class QuarantinesBlobs(Protocol):
-    """A store that can put a damaged blob aside."""
+    """A store that can put a damaged blob aside, and clear away what was put aside."""
 
     def quarantine_blob(self, digest: bytes) -> None:
-        """Move a blob to `damaged/<its name>-<time in ms>`, where it is kept. May be missing.
+        """Move a blob to `damaged/<its name>-<time in ms>`, if it is there.
 
         Raises:
             NoSpaceError, StoreUnavailableError: it may still be in its place.
 
         Durability: on return it stays away after a power cut.
+        """
+
+    def list_put_aside(self) -> Iterator[PutAside]:
+        """Yield what is in `damaged`, blobs and segments.
+
+        Raises:
+            StoreUnavailableError: the listing broke off.
+        """
+
+    def remove_put_aside(self, unit: PutAside) -> None:
+        """Remove what was put aside, for good. May be missing.
+
+        Raises:
+            StoreUnavailableError: it may still be there.
         """
 
 
@@ -325,72 +344,3 @@ class KeepsSegments(Protocol):
 
         Durability: on return it stays away after a power cut.
         """
-
-
-def read_verified(
-    reader: BlobReader,
-    *,
-    size: int,
-    block_crc32s: bytes,
-    start: int,
-    stop: int,
-    digest: bytes | None = None,
-) -> Iterator[bytes]:
-    """Read a run of bytes of a blob, each block of it checked before a byte of it is passed on.
-
-    Args:
-        reader: the blob; stays open.
-        size: bytes the blob must have.
-        block_crc32s: as in `model.Blob`.
-        start, stop: the run is [start, stop), with 0 <= start <= stop <= size.
-        digest: only for the text of an error.
-
-    Returns:
-        The run in pieces of at most `BLOCK_BYTES`, in order, none empty. Blocks are read one by
-        one as the pieces are asked for.
-
-    Raises:
-        BlobCorruptError: at once if blob or checksums do not have their sizes; while reading, at
-            the first block that is short or does not have its checksum (context: `block`).
-        StoreUnavailableError: while reading.
-        ValueError: the run is not inside the blob.
-    """
-    if not 0 <= start <= stop <= size:
-        raise ValueError(f"[{start}, {stop}) is not inside {size} bytes")
-    named = {"digest": digest.hex()} if digest is not None else {}
-    if reader.size != size:
-        raise BlobCorruptError(
-            "The blob does not have its size.", size=reader.size, size_expected=size, **named
-        )
-    if len(block_crc32s) != -(-size // BLOCK_BYTES) * CRC32_BYTES:
-        raise BlobCorruptError(
-            "The blob does not have one checksum a block.",
-            size=size,
-            checksum_bytes=len(block_crc32s),
-            **named,
-        )
-    return _verified_pieces(reader, block_crc32s, start, stop, named)
-
-
-def _verified_pieces(
-    reader: BlobReader, block_crc32s: bytes, start: int, stop: int, named: dict[str, str]
-) -> Iterator[bytes]:
-    """Yield the run that `read_verified` has found to be sound in its sizes."""
-    position = start
-    while position < stop:
-        block = position // BLOCK_BYTES
-        block_start = block * BLOCK_BYTES
-        length = min(BLOCK_BYTES, reader.size - block_start)
-        data = reader.read(block_start, length)
-        checksum = block_crc32s[block * CRC32_BYTES : (block + 1) * CRC32_BYTES]
-        if len(data) != length or crc32(data) != int.from_bytes(checksum, "little"):
-            raise BlobCorruptError(
-                "A block of the blob does not have its checksum.",
-                block=block,
-                offset=block_start,
-                read_bytes=len(data),
-                **named,
-            )
-        # Slicing a whole `bytes` object returns the object itself: no copy on the common way.
-        yield data[position - block_start : stop - block_start]
-        position = block_start + length

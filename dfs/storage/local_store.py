@@ -2,7 +2,7 @@
 
     <path>/blobs/ab/cd/<sha256>    blob files, immutable
     <path>/segments/<id>.wal       copies of the log, see `local_segments`
-    <path>/damaged/<name>-<ms>     what was found damaged, kept
+    <path>/damaged/<name>-<ms>     what was found damaged or unknown, kept for a while
     <path>/tmp/<pid>-<random>      uploads in flight, see `local_staging`
     <path>/dfs.json                see `identity`
 
@@ -31,10 +31,18 @@ from dfs.storage.local_reader import LocalBlobReader, require_directory
 from dfs.storage.local_segments import LocalSegments
 from dfs.storage.local_shards import ShardDirectories
 from dfs.storage.local_staging import LocalStagedBlob, sweep_leftovers
-from dfs.storage.names import blob_name, damaged_name, segment_name
+from dfs.storage.names import (
+    DAMAGED,
+    PutAside,
+    blob_name,
+    damaged_name,
+    parse_damaged,
+    segment_name,
+)
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _BLOB = re.compile(r"[0-9a-f]{64}")
+_ANY = re.compile(r".+")
 
 _log = structlog.get_logger(__name__)
 
@@ -65,7 +73,7 @@ class LocalStore:
         self._disks = disks
         self._blobs = self._path / "blobs"
         self._tmp = self._path / "tmp"
-        self._damaged = self._path / "damaged"
+        self._damaged = self._path / DAMAGED
         self._shards = ShardDirectories(root=self._blobs)
         self._segments = LocalSegments(root=self._path)
 
@@ -190,6 +198,17 @@ class LocalStore:
                     if size is not None and name.startswith(first + second):
                         yield bytes.fromhex(name), size
 
+    def written_at_ms(self, digest: bytes) -> int | None:
+        """See `ListsBlobs`."""
+        path = self.blob_path(digest)
+        try:
+            return path.stat().st_mtime_ns // 1_000_000
+        except FileNotFoundError:
+            require_directory(self._blobs)
+            return None
+        except OSError as error:
+            raise storage_error(error, path=path) from error
+
     def remove(self, digest: bytes) -> bool:
         """See `RemovesBlobs`."""
         path = self.blob_path(digest)
@@ -206,6 +225,22 @@ class LocalStore:
     def quarantine_blob(self, digest: bytes) -> None:
         """See `QuarantinesBlobs`."""
         self._quarantine(blob_name(digest))
+
+    def list_put_aside(self) -> Iterator[PutAside]:
+        """See `QuarantinesBlobs`."""
+        require_directory(self._damaged)
+        for name in _matching_names(self._damaged, _ANY):
+            unit = parse_damaged(name)
+            if unit is not None:
+                yield unit
+
+    def remove_put_aside(self, unit: PutAside) -> None:
+        """See `QuarantinesBlobs`. Not synced: what comes back after a power cut is removed anew."""
+        path = self._damaged / unit.name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, path=path) from error
 
     def list_segments(self) -> list[tuple[int, int]]:
         """See `KeepsSegments`."""

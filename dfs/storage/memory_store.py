@@ -8,7 +8,15 @@ from dfs.core.clock import now_ms
 from dfs.core.errors import BlobMissingError, StoreUnavailableError
 from dfs.storage.base import BlobReader, StagedBlob
 from dfs.storage.identity import StoreIdentity, require_free
-from dfs.storage.names import blob_name, damaged_name, require_digest, segment_name
+from dfs.storage.names import (
+    DAMAGED,
+    PutAside,
+    blob_name,
+    damaged_name,
+    parse_damaged,
+    require_digest,
+    segment_name,
+)
 
 
 class MemoryStagedBlob:
@@ -92,6 +100,7 @@ class MemoryStore:
         self._name = name
         self._identity: StoreIdentity | None = None
         self._blobs: dict[bytes, bytes] = {}
+        self._written_at_ms: dict[bytes, int] = {}
         self._segments: dict[int, bytearray] = {}
         self._damaged: dict[str, bytes] = {}
 
@@ -133,6 +142,7 @@ class MemoryStore:
             if digest not in self._blobs:
                 added.append(digest)
             self._blobs[digest] = content
+            self._written_at_ms[digest] = now_ms()
             blob.discard()
         return added
 
@@ -164,6 +174,10 @@ class MemoryStore:
         for digest, content in sorted(self._blobs.items()):
             yield digest, len(content)
 
+    def written_at_ms(self, digest: bytes) -> int | None:
+        """See `ListsBlobs`."""
+        return self._written_at_ms[digest] if digest in self._blobs else None
+
     def remove(self, digest: bytes) -> bool:
         """See `RemovesBlobs`."""
         return self._blobs.pop(digest, None) is not None
@@ -171,6 +185,17 @@ class MemoryStore:
     def quarantine_blob(self, digest: bytes) -> None:
         """See `QuarantinesBlobs`."""
         self._put_aside(blob_name(digest), self._blobs.pop(digest, None))
+
+    def list_put_aside(self) -> Iterator[PutAside]:
+        """See `QuarantinesBlobs`."""
+        for name in sorted(self._damaged):
+            unit = parse_damaged(name.removeprefix(f"{DAMAGED}/"))
+            if unit is not None:
+                yield unit
+
+    def remove_put_aside(self, unit: PutAside) -> None:
+        """See `QuarantinesBlobs`."""
+        self._damaged.pop(f"{DAMAGED}/{unit.name}", None)
 
     def list_segments(self) -> list[tuple[int, int]]:
         """See `KeepsSegments`."""

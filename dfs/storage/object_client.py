@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import IO, Any, ClassVar, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -32,6 +32,9 @@ from dfs.storage.object_faults import (
     describe_fault,
     storage_fault,
 )
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 CHUNK_BYTES = 5 << 20
 """The smallest part that S3 takes, except for the last one."""
@@ -57,11 +60,13 @@ class StoredObject:
     Attributes:
         name: relative to the prefix of the client.
         etag: changes with the bytes; None if the server gives none.
+        written_at_ms: by the clock of the server.
     """
 
     name: str
     size: int
     etag: str | None
+    written_at_ms: int
 
 
 class ObjectClient:
@@ -168,7 +173,7 @@ class ObjectClient:
             meta = self._call(obstore.head, name)
         except BlobMissingError:
             return None
-        return StoredObject(name, meta["size"], meta["e_tag"])
+        return _describe(meta, name)
 
     def list(self, folder: str, *, after: str | None = None) -> Iterator[StoredObject]:
         """Yield the objects below a folder in the order of their names.
@@ -187,7 +192,7 @@ class ObjectClient:
             if chunk is None:
                 return
             for meta in chunk:
-                yield StoredObject(meta["path"], meta["size"], meta["e_tag"])
+                yield _describe(meta, meta["path"])
 
     def delete(self, names: Sequence[str]) -> None:
         """Remove objects; those that are missing are no error."""
@@ -277,6 +282,11 @@ class ObjectClient:
                 },
             },
         )
+
+
+def _describe(meta: ObjectMeta, name: str) -> StoredObject:
+    written_at_ms = int(meta["last_modified"].timestamp() * 1000)
+    return StoredObject(name, meta["size"], meta["e_tag"], written_at_ms)
 
 
 def call_each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

@@ -31,7 +31,7 @@ from dfs.storage.identity import (
     encode_identity,
     require_free,
 )
-from dfs.storage.names import blob_name, damaged_name
+from dfs.storage.names import DAMAGED, PutAside, blob_name, damaged_name, parse_damaged
 from dfs.storage.object_client import ObjectClient, StoredObject, call_each
 from dfs.storage.object_segments import ObjectSegments
 from dfs.storage.object_staging import ObjectStagedBlob, Spool
@@ -220,6 +220,11 @@ class ObjectStore:
             if match is not None:
                 yield bytes.fromhex(match[3]), stored.size
 
+    def written_at_ms(self, digest: bytes) -> int | None:
+        """See `ListsBlobs`. Of a large blob it is when its upload began."""
+        stored = self._client.head(blob_name(digest))
+        return None if stored is None else stored.written_at_ms
+
     def remove(self, digest: bytes) -> bool:
         """See `RemovesBlobs`."""
         name = blob_name(digest)
@@ -236,6 +241,17 @@ class ObjectStore:
             return
         self._copy(stored, damaged_name(name, now_ms=now_ms()))
         self._client.delete([name])
+
+    def list_put_aside(self) -> Iterator[PutAside]:
+        """See `QuarantinesBlobs`."""
+        for stored in self._client.list(DAMAGED):
+            unit = parse_damaged(stored.name.removeprefix(f"{DAMAGED}/"))
+            if unit is not None:
+                yield unit
+
+    def remove_put_aside(self, unit: PutAside) -> None:
+        """See `QuarantinesBlobs`."""
+        self._client.delete([f"{DAMAGED}/{unit.name}"])
 
     def list_segments(self) -> list[tuple[int, int]]:
         """See `KeepsSegments`."""

@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 
 from dfs.core.checksum import block_checksums
+from dfs.core.clock import now_ms
 from dfs.core.errors import BlobMissingError
-from dfs.core.model import BLOCK_BYTES
+from dfs.core.model import BLOCK_BYTES, DebtKind
 from dfs.storage.base import (
     BlobStore,
+    KeepsSegments,
     ListsBlobs,
     QuarantinesBlobs,
     RemovesBlobs,
     StagedBlob,
     SweepsTemporaries,
-    read_verified,
 )
 from dfs.storage.local_store import LocalStore
 from dfs.storage.memory_store import MemoryStore
 from dfs.storage.object_store import ObjectStore
+from dfs.storage.verified import read_verified
 
 ABSENT = bytes(32)
 
@@ -401,6 +403,43 @@ def test_quarantine_blob_takes_it_from_its_place(store: BlobStore) -> None:
     assert list(store.list_blobs()) == []
     put(store, b"damaged")
     assert read_all(store, digest) == b"damaged"
+
+
+def test_what_was_put_aside_is_listed_and_can_be_removed(store: BlobStore) -> None:
+    """By what it was and since when; what is removed twice is no error."""
+    assert isinstance(store, QuarantinesBlobs)
+    assert isinstance(store, KeepsSegments)
+    before_ms = now_ms()
+    digest = put(store, b"damaged")
+    store.quarantine_blob(digest)
+    store.append_segment(7, 0, b"damaged")
+    store.quarantine_segment(7)
+
+    blob, segment = sorted(store.list_put_aside(), key=lambda unit: unit.kind)
+    assert (blob.kind, blob.unit) == (DebtKind.BLOB, digest)
+    assert (segment.kind, segment.unit) == (DebtKind.SEGMENT, (7).to_bytes(8, "big"))
+    assert before_ms <= min(blob.at_ms, segment.at_ms) <= now_ms()
+    store.remove_put_aside(segment)
+    store.remove_put_aside(segment)
+    assert list(store.list_put_aside()) == [blob]
+    put(store, b"damaged")
+    store.remove_put_aside(blob)
+    assert list(store.list_put_aside()) == []
+    assert read_all(store, digest) == b"damaged"
+
+
+def test_blob_tells_when_it_was_written(store: BlobStore) -> None:
+    """And is as young as the last who has published it; a server's clock may differ a little."""
+    assert isinstance(store, ListsBlobs)
+    digest = put(store, b"content")
+    first_ms = store.written_at_ms(digest)
+    assert first_ms is not None
+    assert abs(first_ms - now_ms()) < 60_000
+    put(store, b"content")
+    second_ms = store.written_at_ms(digest)
+    assert second_ms is not None
+    assert second_ms >= first_ms
+    assert store.written_at_ms(bytes(32)) is None
 
 
 def test_sweep_spares_uploads_in_flight(store: BlobStore) -> None:

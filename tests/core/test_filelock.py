@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from dfs.core.filelock import FileLock
+from dfs.core.filelock import FileLock, Gate
 
 HOLDER = """
 import sys
@@ -53,3 +53,32 @@ def test_filelock_held_by_another_thread_is_refused(tmp_path: Path) -> None:
     look()
     assert seen == [False, True]
     lock.close()
+
+
+def test_gate_lets_many_pass_and_one_shut_it(tmp_path: Path) -> None:
+    """Threads count like processes, each use by itself."""
+    gate = Gate(tmp_path / "gate")
+    with gate.passing(), gate.passing(), gate.shut(timeout_s=0.02) as is_shut:
+        assert not is_shut
+    with gate.shut(timeout_s=0) as is_shut:
+        assert is_shut
+        with Gate(tmp_path / "gate").shut(timeout_s=0) as is_shut_again:
+            assert not is_shut_again
+
+
+def test_gate_that_is_shut_keeps_others_waiting(tmp_path: Path) -> None:
+    """Until it is opened again."""
+    gate = Gate(tmp_path / "gate")
+    passed = threading.Event()
+
+    def go_through() -> None:
+        with gate.passing():
+            passed.set()
+
+    thread = threading.Thread(target=go_through)
+    with gate.shut(timeout_s=0) as is_shut:
+        assert is_shut
+        thread.start()
+        assert not passed.wait(0.05)
+    assert passed.wait(30)
+    thread.join()

@@ -16,7 +16,6 @@ import pytest
 
 from dfs.core.clock import now_ms
 from dfs.core.model import Debt
-from dfs.services import repair as repair_module
 from dfs.wiring import Services, open_services
 from scripts.progress import ProgressLine, describe, format_bytes, format_seconds
 from scripts.repair_replicas import main, parse_arguments, run
@@ -51,9 +50,8 @@ def node(tmp_path: Path, environ: dict[str, str]) -> Iterator[Services]:
 
 
 @pytest.fixture
-def rig(node: Services, monkeypatch: pytest.MonkeyPatch) -> Rig:
+def rig(node: Services) -> Rig:
     """A node whose stores hold three blob files and a sealed segment each."""
-    monkeypatch.setattr(repair_module, "EXTRA_AGE_S", 0.0)
     rig = build_rig(node)
     fill(rig, segments=1)
     return rig
@@ -116,9 +114,10 @@ def test_repair_sound_stores_are_clean(script: Script, verify: str) -> None:
 
 
 def add_extra(path: Path) -> None:
-    """Put a blob beside this one that nobody knows."""
-    name = path.name[:4] + "ab" * 30
-    path.with_name(name).write_bytes(b"extra")
+    """Put a blob beside this one that nobody knows, and has known for long."""
+    extra = path.with_name(path.name[:4] + "ab" * 30)
+    extra.write_bytes(b"extra")
+    os.utime(extra, (0, 0))
 
 
 BLOB_DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {

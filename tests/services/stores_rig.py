@@ -20,6 +20,7 @@ from tests.services.conftest import store_bytes
 REPLICAS = ("replica1", "replica2")
 BLOB_BYTES = 3 << 20
 FAST = 1 << 40
+ORPHAN_AGE_S = 7 * 86400
 
 
 @dataclass
@@ -88,7 +89,11 @@ def build_rig(node: Services) -> Rig:
     """Return the rig of an open node."""
     index = IndexRepository(node.index)
     survey = Survey(
-        log=node.log, index=index, stores=node.stores, cluster_id=node.recovered.cluster_id
+        log=node.log,
+        index=index,
+        stores=node.stores,
+        cluster_id=node.recovered.cluster_id,
+        orphan_age_s=ORPHAN_AGE_S,
     )
     locks = {
         name: FileLock(store_lock_path(node.config.wal_path, name)) for name in node.stores.replicas

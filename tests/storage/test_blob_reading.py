@@ -13,9 +13,9 @@ from dfs.core.checksum import block_checksums, crc32
 from dfs.core.errors import BlobCorruptError
 from dfs.core.model import BLOCK_BYTES
 from dfs.storage import base
-from dfs.storage.base import read_verified
 from dfs.storage.memory_store import MemoryBlobReader
 from dfs.storage.names import blob_name
+from dfs.storage.verified import read_verified
 
 SMALL_BLOCK_BYTES = 16
 
