@@ -23,7 +23,9 @@ RECORD = struct.Struct("<IIQBBI")
 CONTINUES = 1
 KNOWN_FLAGS = 3
 PUT_BLOB, PUT_FILE, DELETE_FILE, UPDATE_FILE, SEAL_SEGMENT = range(1, 6)
-RESTORE_FILE, PURGE_FILE, DROP_BLOB = range(6, 9)
+RESTORE_FILE, PURGE_FILE, DROP_BLOB, DROP_SEGMENT = range(6, 10)
+COMMIT_START = 2
+STUB_BYTES_MAX = 4096
 RECORD_BYTES_MAX = 16 << 20
 BLOCK_BYTES = 1 << 20
 
@@ -54,8 +56,10 @@ class StoredBlob:
     Attributes:
         place: (path of the segment, offset) of an inline one; None for a blob file.
         crc32s: of the blocks of a blob file, 4 bytes each.
+        lsn: of the record that put it.
     """
 
+    lsn: int
     size: int
     place: tuple[Path, int] | None
     crc32s: bytes
@@ -63,11 +67,16 @@ class StoredBlob:
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment:
-    """A segment, and the offset behind its last record."""
+    """A segment, and the offset behind its last record.
+
+    Attributes:
+        moved_lsn: of a stub: up to there the log must have what was still needed; else 0.
+    """
 
     id: int
     path: Path
     end: int
+    moved_lsn: int = 0
 
 
 @dataclass(slots=True)
@@ -129,9 +138,35 @@ def read_log(segments: Path, active: Path | None = None) -> StoredLog:
             raise FormatError(f"{path}: of another cluster")
         if header.first_lsn != log.lsn + 1 or header.previous_last_lsn != log.lsn:
             raise FormatError(f"{path}: does not begin behind LSN {log.lsn}")
+        if following is not None and path.stat().st_size < following.previous_end:
+            log.segments.append(_read_stub(log, path, header, following))
+            continue
         end = _replay_segment(log, path, None if following is None else following.previous_end)
         log.segments.append(StoredSegment(number, path, end))
+    for segment in log.segments:
+        if segment.moved_lsn > log.lsn:
+            raise FormatError(f"{segment.path}: needs the log up to LSN {segment.moved_lsn}")
     return log
+
+
+def _read_stub(log: StoredLog, path: Path, header: _Header, following: _Header) -> StoredSegment:
+    """Read what stands for a segment that was dropped, and go on behind that."""
+    data = path.read_bytes()
+    record, end = _read_record(path, data, HEADER.size, header.first_lsn)
+    meta = record.meta
+    said = [meta.get(name) for name in ("segment_id", "first_lsn", "last_lsn", "end")]
+    known = [
+        header.segment_id,
+        header.first_lsn,
+        following.previous_last_lsn,
+        following.previous_end,
+    ]
+    if (record.type, record.flags, len(record.data)) != (DROP_SEGMENT, COMMIT_START, 0):
+        raise FormatError(f"{path}: shorter than it was, and no stub")
+    if said != known or end != len(data) or not end < STUB_BYTES_MAX < following.previous_end:
+        raise FormatError(f"{path}: not the stub of this segment")
+    log.lsn = following.previous_last_lsn
+    return StoredSegment(header.segment_id, path, end, meta["moved_lsn"])
 
 
 def _read_header(path: Path, segment_id: int) -> _Header:
@@ -162,6 +197,7 @@ def _replay_segment(log: StoredLog, path: Path, end: int | None) -> int:
         change.append(record)
         if not record.flags & CONTINUES:
             for part in change:
+                _require_older(path, part)
                 _apply(log, path, part)
             change.clear()
     if change:
@@ -169,6 +205,17 @@ def _replay_segment(log: StoredLog, path: Path, end: int | None) -> int:
     if end is None and any(data[offset:]):
         raise FormatError(f"{path}: something lies behind offset {offset}")
     return offset
+
+
+def _require_older(path: Path, record: _Record) -> None:
+    """Only a stub says of its own segment that it was dropped."""
+    if record.type == DROP_SEGMENT and record.meta["segment_id"] >= _segment_id(path):
+        raise FormatError(f"{path}: LSN {record.lsn}: drops a segment that is not older")
+
+
+def _segment_id(path: Path) -> int:
+    with path.open("rb") as file:
+        return int(HEADER.unpack(file.read(HEADER.size))[3])
 
 
 def _read_record(path: Path, data: bytes, offset: int, lsn: int) -> tuple[_Record, int]:
@@ -202,13 +249,17 @@ def _apply(log: StoredLog, path: Path, record: _Record) -> None:
         if meta["inline"] and hashlib.sha256(record.data).digest() != meta["digest"]:
             raise FormatError(f"{path}: LSN {record.lsn}: the inline bytes are others")
         place = (path, record.data_offset) if meta["inline"] else None
-        log.blobs[meta["digest"]] = StoredBlob(meta["size"], place, meta.get("block_crc32s", b""))
+        crc32s = meta.get("block_crc32s", b"")
+        log.blobs[meta["digest"]] = StoredBlob(record.lsn, meta["size"], place, crc32s)
     elif record.type == PUT_FILE:
         extents = tuple(
             (extent["digest"], extent["offset"], extent["length"])
             for extent in meta.get("extents", [])
         )
-        log.files[meta["id"]] = StoredFile(
+        is_deleted = meta.get("deleted_at_ms") is not None
+        log.files.pop(meta["id"], None)
+        log.deleted.pop(meta["id"], None)
+        (log.deleted if is_deleted else log.files)[meta["id"]] = StoredFile(
             meta["key"],
             meta["digest"].hex(),
             meta["size"],
@@ -227,9 +278,15 @@ def _apply(log: StoredLog, path: Path, record: _Record) -> None:
     elif record.type == PURGE_FILE:
         log.deleted.pop(meta["id"], None)
     elif record.type == DROP_BLOB:
-        log.blobs.pop(meta["digest"], None)
-    elif record.type != SEAL_SEGMENT:
+        _drop_blob(log, meta["digest"], meta.get("at_lsn") or record.lsn)
+    elif record.type not in (SEAL_SEGMENT, DROP_SEGMENT):
         raise FormatError(f"{path}: LSN {record.lsn}: unknown type {record.type}")
+
+
+def _drop_blob(log: StoredLog, digest: bytes, at_lsn: int) -> None:
+    known = log.blobs.get(digest)
+    if known is not None and known.lsn < at_lsn:
+        del log.blobs[digest]
 
 
 def find_bad_files(log: StoredLog, store: Path) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,8 @@ from tests.project.independent import (
 )
 from tests.project.replica_chaos import Options, Summary, run_drill
 from tests.services.conftest import make_config, store_bytes
+from tests.services.dropped import compact
+from tests.services.replicated import ReplicatedNode, fill
 from tests.wal.golden import GOLDEN_PATH, HELLO, UNICODE_KEY
 
 BLOB = bytes(range(256)) * 8192
@@ -167,3 +169,38 @@ def test_reader_finds_copies_that_differ(node: Path, tmp_path: Path) -> None:
     assert list(find_differences(log, read_log(copy.parent))) == []
     copy.write_bytes(content + b"\0")
     assert "segment 1" in next(find_differences(log, read_log(copy.parent)))
+
+
+@pytest.fixture
+def dropped(tmp_path: Path) -> Path:
+    """A stopped node of which segment 2 was dropped."""
+    cluster = ReplicatedNode(tmp_path / "dropped", f"sqlite:///{tmp_path / 'dfs.db'}", replicas=0)
+    services = cluster.open()
+    fill(services)
+    compact(services, 2)
+    cluster.close()
+    return cluster.directory
+
+
+def test_reader_finds_every_file_in_a_log_with_a_stub(dropped: Path) -> None:
+    """What was needed of the dropped segment is found where it was moved to."""
+    log = read(dropped)
+    assert len(log.files) == 14
+    assert list(find_bad_files(log, dropped / "primary")) == []
+    assert [segment.id for segment in log.segments if segment.moved_lsn] == [2]
+
+
+@pytest.mark.parametrize("offset", [0, 16, 77, 80, 84, 88, 96, 97, 120, -1])
+def test_reader_refuses_a_flipped_bit_in_a_stub(dropped: Path, offset: int) -> None:
+    """A stub is held to all that the format says of it."""
+    path = dropped / "wal/segments/0000000002.wal"
+    flip(path, offset)
+    with pytest.raises(FormatError):
+        read(dropped)
+
+
+def test_reader_refuses_a_stub_whose_content_is_not_in_the_log(dropped: Path) -> None:
+    """A log that ends before what was moved lacks the segment itself."""
+    os.truncate(dropped / "wal/wal.active", 80)
+    with pytest.raises(FormatError, match="needs the log up to"):
+        read(dropped)

@@ -20,6 +20,7 @@ from dfs.wal.record import (
     DropBlob,
     DropSegment,
     FileExtent,
+    Meta,
     PurgeFile,
     PutBlob,
     PutFile,
@@ -37,7 +38,8 @@ class Append:
     new_file_ids: Sequence[str] = ()
     digests: Sequence[bytes] = ()
 
-    def __init__(self, *drafts: Draft) -> None:
+    def __init__(self, *records: Draft | Meta) -> None:
+        drafts = [draft if isinstance(draft, Draft) else Draft(draft) for draft in records]
         self._drafts = drafts
         self.log_bytes_max = sum(RECORD_OVERHEAD_BYTES + len(draft.data) for draft in drafts)
 
@@ -70,12 +72,13 @@ def read_segment(node: Services, segment: SegmentFile) -> list[Frame]:
     )
 
 
-def move_alive(node: Services, segment_id: int) -> None:
-    """Append anew what is still needed of a segment, blobs before the files that refer to them."""
+def move_alive(node: Services, segment_id: int, *, tombstones: bool) -> None:
+    """Append anew what is still needed of a segment."""
     drafts = [
         draft
         for frame in read_segment(node, find_segment(node, segment_id))
         if (draft := _move(node, frame)) is not None
+        and (tombstones or not isinstance(draft.meta, PurgeFile | DropBlob))
     ]
     for draft in drafts:
         node.committer.submit(Append(draft))
@@ -114,9 +117,13 @@ def _take_snapshot(file: File) -> PutFile:
     )
 
 
-def decide(node: Services, segment_id: int) -> DropSegment:
-    """Move what is alive, and commit that the segment may go; return that record."""
-    move_alive(node, segment_id)
+def decide(node: Services, segment_id: int, *, tombstones: bool = True) -> DropSegment:
+    """Move what is alive, and commit that the segment may go; return that record.
+
+    Args:
+        tombstones: of the segment are needed.
+    """
+    move_alive(node, segment_id, tombstones=tombstones)
     segment = find_segment(node, segment_id)
     assert segment.end is not None
     assert segment.last_lsn is not None
@@ -129,13 +136,20 @@ def decide(node: Services, segment_id: int) -> DropSegment:
         moved_lsn=node.log.position.lsn,
         dropped_at_ms=now_ms(),
     )
-    node.committer.submit(Append(Draft(drop)))
+    node.committer.submit(Append(drop))
     return drop
 
 
-def compact(node: Services, *segment_ids: int) -> list[DropSegment]:
+def find_drop(node: Services, segment_id: int) -> DropSegment | None:
+    """Return the record of the log that says of a segment that it may go, if there is one."""
+    metas = map(decode_meta, node.log.read(after_lsn=0, until=node.log.position))
+    drops = [meta for meta in metas if isinstance(meta, DropSegment)]
+    return next((drop for drop in drops if drop.segment_id == segment_id), None)
+
+
+def compact(node: Services, *segment_ids: int, tombstones: bool = True) -> list[DropSegment]:
     """Have segments of a node replaced by their stubs."""
-    drops = [decide(node, segment_id) for segment_id in segment_ids]
+    drops = [decide(node, segment_id, tombstones=tombstones) for segment_id in segment_ids]
     for drop in drops:
         assert drop_segment(node.log, drop)
     return drops

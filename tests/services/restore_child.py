@@ -3,7 +3,7 @@
     python -m tests.services.restore_child DIRECTORY INDEX_URL STEP COUNT [SEGMENT]
 
 It kills itself with -9 when it comes to the COUNTth STEP. With SEGMENT it opens the node and mends
-that segment; without, it restores the log.
+that segment, or drops it if the log says that it may go; without, it restores the log.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import signal
 import sys
 from pathlib import Path
 
+from dfs.services.dropping import drop_segment
+from tests.services.dropped import find_drop
 from tests.services.replicated import ReplicatedNode, mend
 
 
@@ -28,7 +30,12 @@ def main(directory: Path, index_url: str, fatal_step: str, count: int, *segments
 
     cluster = ReplicatedNode(directory, index_url)
     if segments:
-        mend(cluster.open(), int(segments[0]), on_step=on_step)
+        node, segment_id = cluster.open(), int(segments[0])
+        drop = find_drop(node, segment_id)
+        if drop is None:
+            mend(node, segment_id, on_step=on_step)
+        else:
+            drop_segment(node.log, drop, on_step=on_step)
     else:
         cluster.restore(on_step=on_step)
 

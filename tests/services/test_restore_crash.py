@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dfs.services.dropping import drop_copy, drop_segment
+from dfs.wal.stub import decode_stub
+from tests.services.dropped import compact, decide
 from tests.services.replicated import (
     ReplicatedNode,
     facts,
@@ -35,6 +38,14 @@ STEPS_OF_SOME = [
     ("restore.control_reset", 1),
     ("restore.damaged_kept", 2),
     ("restore.renamed", 2),
+]
+
+
+STEPS_OF_DROPPED = [
+    ("restore.sealed_built", 1),
+    ("restore.renamed", 1),
+    ("restore.placed", 3),
+    ("restore.control_reset", 1),
 ]
 
 
@@ -96,3 +107,40 @@ def test_mending_killed_at_a_step_is_done_by_the_next(cluster, step, segment_id)
     run_until_killed(cluster, step, 1, segment_id)
     assert mend(node, segment_id) is (step != "mend.placed")
     assert facts(node) == expected
+
+
+@pytest.mark.parametrize(("step", "count"), STEPS_OF_DROPPED)
+def test_restoring_dropped_segments_killed_at_a_step_is_done_by_the_next(cluster, step, count):
+    """Stubs are put in their places one by one, like segments."""
+    node = cluster.open()
+    compact(node, 1, 2)
+    replicate(node)
+    for number in (1, 2):
+        assert drop_copy(node.log, node.stores.replicas["replica2"], number, node.log.position)
+    expected = facts(node)
+    cluster.close()
+    cluster.lose()
+    run_until_killed(cluster, step, count)
+    assert facts(cluster.open()) == expected
+    assert cluster.segment(2).read_bytes() == cluster.segment(2, "replica2").read_bytes()
+
+
+@pytest.mark.parametrize("step", ["drop.written", "drop.renamed", "drop.placed"])
+def test_dropping_killed_at_a_step_leaves_the_segment_or_its_stub(cluster, step):
+    """There is never a moment without one of them, and the next try does what is left."""
+    node = cluster.open()
+    full = cluster.segment(2).read_bytes()
+    drop = decide(node, 2)
+    expected = facts(node)
+    cluster.close()
+    run_until_killed(cluster, step, 1, 2)
+    left = cluster.segment(2).read_bytes()
+    assert (left == full) is (step == "drop.written")
+    assert (decode_stub(left) is not None) is (step != "drop.written")
+    node = cluster.open()
+    assert facts(node) == expected
+    assert not (cluster.wal / "restore").exists()
+    assert drop_segment(node.log, drop) is (step == "drop.written")
+    cluster.close()
+    cluster.lose("index")
+    assert facts(cluster.open()) == expected
