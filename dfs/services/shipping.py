@@ -22,7 +22,7 @@ from dfs.wal.control import LogPosition
 from dfs.wal.frame import Flag
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.reader import Outcome, SegmentReader
-from dfs.wal.segment import SEGMENT_HEADER_BYTES
+from dfs.wal.segment import SEGMENT_HEADER_BYTES, OpenSegment
 from dfs.wal.stub import STUB_BYTES_MAX, Stub, read_stub
 
 CHUNK_BYTES = 4 << 20
@@ -82,14 +82,14 @@ class LogShipper:
         copied_bytes = spent_bytes = 0
         while spent_bytes < bytes_max:
             stop = stops[position.segment_id]
-            stub = self._find_stub(position, stop) if position.segment_id < end.segment_id else None
+            segment, stub = self._open(position, stop, end)
             if stub is not None:
                 copy_stub(store, stub)
                 position = stop
                 copied_bytes += len(stub.data)
                 spent_bytes += STUB_COST_BYTES
             else:
-                for data, reached in self._read_chunks(position, stop):
+                for data, reached in _read_chunks(segment, position, stop):
                     held_bytes = held.get(position.segment_id, 0)
                     copy_chunk(store, position, data, held_bytes=held_bytes)
                     position = reached
@@ -148,40 +148,48 @@ class LogShipper:
                 stops[segment_id] = LogPosition(segment_id, segment.end, segment.last_lsn or 0)
         return stops
 
-    def _find_stub(self, position: LogPosition, stop: LogPosition) -> Stub | None:
-        """Return the stub of the sealed segment that ends at `stop`, if it lacks a part of it."""
-        if position.offset == stop.offset:
-            return None
-        stub = read_stub(self._log.open_segments.open_anew(position.segment_id))
-        return stub if stub is not None and stub.end == stop else None
+    def _open(
+        self, position: LogPosition, stop: LogPosition, end: LogPosition
+    ) -> tuple[OpenSegment, Stub | None]:
+        """Open the segment that ends at `stop`, once: its file may be replaced at any moment.
 
-    def _read_chunks(
-        self, position: LogPosition, stop: LogPosition
-    ) -> Iterator[tuple[bytes, LogPosition]]:
-        """Yield (bytes, place behind them) from `position` up to `stop`, all records checked."""
-        segment = self._log.open_segments.get(position.segment_id)
-        offset = max(position.offset, SEGMENT_HEADER_BYTES)
-        reader = SegmentReader(
-            segment=segment,
-            start=LogPosition(position.segment_id, offset, position.lsn),
-            stop=stop.offset,
-            durable_lsn=stop.lsn,
-        )
-        begin = position.offset
-        for frame in reader:
-            behind = frame.offset + frame.length
-            if behind - begin >= CHUNK_BYTES and not frame.flags & _CONTINUES:
-                yield (
-                    _read_bytes(segment.fd, begin, behind),
-                    LogPosition(position.segment_id, behind, frame.lsn),
-                )
-                begin = behind
-        if reader.end.outcome is not Outcome.CLEAN_END or reader.end.position != stop:
-            error = reader.end.error()
-            error.context["segment_id"] = position.segment_id
-            raise error
-        if begin < stop.offset:
-            yield _read_bytes(segment.fd, begin, stop.offset), stop
+        Returns:
+            (segment, what stands for it if it was dropped and the store lacks a part of it).
+        """
+        segments = self._log.open_segments
+        if position.segment_id == end.segment_id:
+            return segments.get(position.segment_id), None
+        segment = segments.open_anew(position.segment_id)
+        stub = read_stub(segment) if position.offset < stop.offset else None
+        return segment, stub if stub is not None and stub.end == stop else None
+
+
+def _read_chunks(
+    segment: OpenSegment, position: LogPosition, stop: LogPosition
+) -> Iterator[tuple[bytes, LogPosition]]:
+    """Yield (bytes, place behind them) from `position` up to `stop`, all records checked."""
+    offset = max(position.offset, SEGMENT_HEADER_BYTES)
+    reader = SegmentReader(
+        segment=segment,
+        start=LogPosition(position.segment_id, offset, position.lsn),
+        stop=stop.offset,
+        durable_lsn=stop.lsn,
+    )
+    begin = position.offset
+    for frame in reader:
+        behind = frame.offset + frame.length
+        if behind - begin >= CHUNK_BYTES and not frame.flags & _CONTINUES:
+            yield (
+                _read_bytes(segment.fd, begin, behind),
+                LogPosition(position.segment_id, behind, frame.lsn),
+            )
+            begin = behind
+    if reader.end.outcome is not Outcome.CLEAN_END or reader.end.position != stop:
+        error = reader.end.error()
+        error.context["segment_id"] = position.segment_id
+        raise error
+    if begin < stop.offset:
+        yield _read_bytes(segment.fd, begin, stop.offset), stop
 
 
 def position_of(state: StoreState) -> LogPosition:

@@ -8,6 +8,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from dfs.api.answers import EntriesSchema, SegmentReportSchema, SegmentsSchema
+from tests.api.conftest import MakeApp
+from tests.services.dropped import compact
 
 
 @pytest.fixture
@@ -71,3 +73,21 @@ def test_wal_entries_query_invalid_is_refused(client: FlaskClient, query: str) -
     """Each fault is 422 and names its parameter."""
     response: Any = client.get(f"/admin/wal/entries?{query}")
     assert (response.status_code, list(response.json["errors"])) == (422, [query.partition("=")[0]])
+
+
+def test_wal_tells_of_a_dropped_segment(make_app: MakeApp) -> None:
+    """The list says that it was dropped, its entry says so, and reading its stub finds no fault."""
+    app = make_app(DFS_WAL_SEGMENT_BYTES=str(1 << 17))
+    client = app.test_client()
+    for number in range(5):
+        client.post("/upload", query_string={"name": "a"}, data=bytes([number]) * 30_000)
+    drop = compact(app.extensions["dfs"].services, 1)[0]
+    listed: Any = client.get("/admin/wal/segments").json
+    assert SegmentsSchema().validate(listed) == {}
+    assert [segment["state"] for segment in listed["segments"]] == ["dropped", "sealed", "active"]
+    entries: Any = client.get("/admin/wal/entries?limit=1").json
+    assert EntriesSchema().validate(entries) == {}
+    assert entries["entries"][0]["meta"]["moved_lsn"] == drop.moved_lsn
+    report: Any = client.get("/admin/wal/inspect/1").json
+    assert SegmentReportSchema().validate(report) == {}
+    assert (report["outcome"], report["records"]) == ("clean", {"DropSegment": 1})

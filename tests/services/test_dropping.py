@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from dfs.core.errors import (
 from dfs.core.model import DebtKind
 from dfs.services.download import Download
 from dfs.services.dropping import drop_copy, drop_segment
-from dfs.services.shipping import position_of
+from dfs.services.shipping import NOWHERE, LogShipper, position_of
 from dfs.storage.memory_store import MemoryStore
 from dfs.wal.stub import STUB_BYTES_MAX, decode_stub
 from dfs.wiring import Services
@@ -205,6 +207,32 @@ def test_bytes_that_a_replica_has_still_are_read_there(cluster, node):
     assert hashlib.sha256(download.read_all()).digest() == download.file.digest
 
 
+def test_readers_never_notice_that_segments_are_dropped(cluster, node):
+    """Files are read all the while, here and in another process, and every byte is right."""
+    other = cluster.open()
+    expected = list_keys(node)
+    is_over = threading.Event()
+
+    def read_on(services: Services) -> int:
+        rounds = 0
+        while not is_over.is_set() or not rounds:
+            assert list_keys(services) == expected
+            rounds += 1
+            services.log.open_segments.clear()
+        return rounds
+
+    with ThreadPoolExecutor(4) as threads:
+        rounds = [threads.submit(read_on, services) for services in (node, other) * 2]
+        segment_id = 1
+        while segment_id < 12:
+            if segment_id < node.log.position.segment_id:
+                compact(node, segment_id)
+            segment_id += 1
+        is_over.set()
+        assert all(done.result() for done in rounds)
+    assert len(stub_ids(cluster)) > 5
+
+
 # Replicas
 
 
@@ -316,3 +344,25 @@ def test_inspection_of_a_damaged_stub_says_so(cluster, node):
     flip(cluster.segment(2), 150)
     report = node.wal_inspection.inspect(2)
     assert (report.outcome, report.records) == ("corrupt", {})
+
+
+def test_segment_dropped_while_it_is_shipped_is_shipped_as_it_was(cluster, node):
+    """The file that was begun is read to its end, and no byte of the stub gets between."""
+    store_small(node, 5, prefix="more")
+    full = cluster.segment(4).read_bytes()[: find_segment(node, 4).end]
+    drop = decide(node, 4)
+
+    class Slow(MemoryStore):
+        def append_segment(self, segment_id: int, offset: int, data) -> None:
+            if segment_id == 4 and not offset:
+                assert drop_segment(node.log, drop)
+            super().append_segment(segment_id, offset, data)
+
+    store = Slow()
+    shipper = LogShipper(log=node.log)
+    position = NOWHERE
+    while position != node.log.position:
+        position = shipper.ship(store, position, bytes_max=1).position
+    assert store.read_segment(4, 0, 1 << 20) == full
+    assert drop_copy(node.log, store, 4, position)
+    assert store.read_segment(4, 0, 1 << 20) == cluster.segment(4).read_bytes()
