@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, NoSuchStoreError, StoreUnavailableError
 from dfs.core.model import Debt, DebtKind
 from dfs.services import scrub as scrub_module
+from dfs.services.command import Draft
 from dfs.services.survey import Cursor, Manner, Phase
 from dfs.services.verification import Fault, Finding
 from dfs.storage.identity import new_identity
 from dfs.storage.local_reader import LocalBlobReader
 from dfs.storage.local_store import LocalStore
+from dfs.wal.record import PurgeFile
 from tests.services.conftest import Opener, read_bytes, store_bytes
+from tests.services.dropped import Append
 from tests.services.stores_rig import (
     BLOB_BYTES,
     Damage,
@@ -222,12 +226,18 @@ def test_scrub_what_is_owed_is_passed(rig: Rig) -> None:
     assert rig.owed("replica1") == owed
 
 
-def test_scrub_deleted_file_is_no_damage(rig: Rig) -> None:
-    """The bytes of a file that was deleted need not be there."""
+def purge(rig: Rig, file_id: str) -> None:
+    """Delete a file for good."""
+    rig.node.files.delete(file_id)
+    rig.node.committer.submit(Append(Draft(PurgeFile(file_id, now_ms(), first_lsn=1))))
+
+
+def test_scrub_purged_file_is_no_damage(rig: Rig) -> None:
+    """The bytes of a file that has left the trash need not be there."""
     fill(rig, blobs=1, segments=0)
     file = store_bytes(rig.node, "gone", b"gone" * BLOB_BYTES).files[0]
     rig.replicate()
-    rig.node.files.delete(file.id)
+    purge(rig, file.id)
     rig.blob_path("primary", file.digest).unlink()
     flip_byte(rig.blob_path("replica1", file.digest), 0)
     for name in ("primary", "replica1"):
@@ -237,12 +247,12 @@ def test_scrub_deleted_file_is_no_damage(rig: Rig) -> None:
         assert rig.owed(name) == set()
 
 
-def test_take_of_blob_deleted_meanwhile_does_nothing(rig: Rig) -> None:
-    """Damage found just before the file was deleted is not owed."""
+def test_take_of_blob_purged_meanwhile_does_nothing(rig: Rig) -> None:
+    """Damage found just before the file left the trash is not owed."""
     digest = fill(rig, blobs=1, segments=0)[0]
     rig.blob_path("replica1", digest).unlink()
     found = Finding("replica1", DebtKind.BLOB, digest, Fault.MISSING, BLOB_BYTES, "")
-    rig.node.files.delete(rig.node.files.list(limit=1).files[0].id)
+    purge(rig, rig.node.files.list(limit=1).files[0].id)
     assert rig.quarantine.take(found) is False
     assert rig.owed("replica1") == set()
 
