@@ -192,7 +192,7 @@ SETTINGS: tuple[Setting, ...] = (
         "delete_grace_s",
         parse_int(0),
         str(7 * 86400),
-        "seconds for which a deleted file stays in the trash, from where it can be restored; 0 = not at all. Blob files that nobody knows are put aside at that age, but not before half an hour",
+        "seconds for which a deleted file stays in the trash, from where it can be restored; 0 = not at all. Blob files that nobody knows are put aside at that age, but not before an hour",
     ),
     Setting(
         "DFS_WAL_SEGMENT_BYTES",

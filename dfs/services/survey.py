@@ -14,6 +14,7 @@ from dfs.core.clock import now_ms
 from dfs.core.errors import StoreUnavailableError, WalError
 from dfs.core.model import REMOVALS, SEGMENT_UNIT_BYTES, Blob, DebtKind, StoreState
 from dfs.db.repository import IndexRepository
+from dfs.services.apply import REMOVAL_DELAY_MS
 from dfs.services.lag import measure_lag
 from dfs.services.log_survey import LogSurvey
 from dfs.services.stores import Stores
@@ -25,7 +26,7 @@ from dfs.wal.segment import FIRST_SEGMENT_ID
 PAGE_BLOBS = 256
 OWED_GRACE_MS = 60_000
 """What is owed for less is on its way, and nothing to be reported."""
-ORPHAN_AGE_S_MIN = 1800
+ORPHAN_AGE_S_MIN = REMOVAL_DELAY_MS / 1000
 COPY_BYTES_PER_S_MIN = 8 << 20
 """No synchronous write takes longer from the copies of its blobs to its commit."""
 
@@ -136,8 +137,8 @@ class Survey:
 
     Args:
         cluster_id: 16 bytes, of the node's log.
-        orphan_age_s: a blob that nobody knows is an orphan when it is older than that, or than
-            half an hour: before, somebody may be about to say what it is.
+        orphan_age_s: a blob that nobody knows is an orphan when it is older than that, and than
+            `ORPHAN_AGE_S_MIN`: before, somebody may be about to say what it is.
     """
 
     def __init__(

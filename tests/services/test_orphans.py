@@ -14,6 +14,7 @@ import pytest
 from dfs.core.clock import now_ms
 from dfs.core.model import REMOVALS, Debt, DebtKind
 from dfs.services import quorum, survey
+from dfs.services.survey import Survey
 from dfs.services.verification import Fault, Finding
 from tests.services.conftest import Opener, list_keys, read_bytes, store_bytes
 from tests.services.stores_rig import ORPHAN_AGE_S, Rig, build_rig, fill
@@ -118,6 +119,23 @@ def test_scrub_leaves_a_replica_alone_that_lacks_much_of_the_log(
     rig.replicate()
     rig.scrub_all("replica1")
     assert not path.exists()
+
+
+def test_orphans_are_never_younger_than_a_synchronous_write_may_be(rig: Rig) -> None:
+    """Though deleted files are not kept at all."""
+    node = rig.node
+    hasty = Survey(
+        log=node.log,
+        index=rig.index,
+        stores=node.stores,
+        cluster_id=node.recovered.cluster_id,
+        orphan_age_s=0,
+    )
+    rig.replicate()
+    store = rig.store("replica1")
+    for seconds, is_orphan in ((3590, False), (3700, True)):
+        plant(rig, "replica1", seconds=seconds)
+        assert hasty.is_orphan(store, DIGEST, len(DATA)) == is_orphan
 
 
 def test_scrub_leaves_all_alone_while_the_index_lags(rig: Rig) -> None:
