@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -52,9 +52,9 @@ class BlobCopier:
     Args:
         target: where to.
         sources: where from; the first that has a blob whole gives it.
-        threads: copies several at once: a sync waits, and the next can be written meanwhile.
+        threads: copies several at once: one is written while others are synced and read back.
         on_progress: called after every block.
-        publish_lock: held while blobs get their names; the primary wants the node's lock for it.
+        publish_lock: held while a blob gets its name; the primary wants the node's lock for it.
     """
 
     def __init__(
@@ -85,31 +85,31 @@ class BlobCopier:
         from its medium.
         """
         copied = Copied()
-        missing = list(blobs) if anew else self._find_missing(blobs)
-        copied.whole = {blob.digest for blob in blobs} - {blob.digest for blob in missing}
-        staged: list[tuple[StagedBlob, Blob]] = []
-        futures = [self._threads.submit(self._stage, blob, copied) for blob in missing]
-        failure: BaseException | None = None
-        for blob, future in zip(missing, futures, strict=True):
-            try:
-                result = future.result()
-            except StorageError as error:
-                failure = error
-                continue
-            if result is not None:
-                staged.append((result, blob))
-        try:
-            if failure is not None:
-                raise failure
-            self._publish(staged, copied)
-        finally:
-            for blob_staged, _ in staged:
-                blob_staged.discard()
+        copies = [self._threads.submit(self._copy, blob, copied, anew) for blob in blobs]
+        wait(copies)
+        for copy in copies:
+            copy.result()
         return copied
 
-    def _find_missing(self, blobs: Sequence[Blob]) -> list[Blob]:
-        confirmed = self._threads.map(self._confirm, blobs)
-        return [blob for blob, is_whole in zip(blobs, confirmed, strict=True) if not is_whole]
+    def _copy(self, blob: Blob, copied: Copied, anew: bool) -> None:
+        """Have one blob whole on the target: while it is read back, others are written."""
+        if not anew and self._confirm(blob):
+            copied.whole.add(blob.digest)
+            return
+        staged = self._stage(blob, copied)
+        if staged is None:
+            return
+        try:
+            with self._publish_lock():
+                self._target.publish([(staged, blob.digest, blob.size)])
+        finally:
+            staged.discard()
+        if self._is_whole(blob):
+            copied.whole.add(blob.digest)
+        else:
+            copied.failed[blob.digest] = BlobCorruptError(
+                "The store does not give back what was written to it.", digest=blob.digest.hex()
+            )
 
     def _confirm(self, blob: Blob) -> bool:
         """Tell whether the target holds the blob whole already, and see to it that it stays.
@@ -152,19 +152,6 @@ class BlobCopier:
                 copied.failed.pop(blob.digest, None)
                 return staged
         return None
-
-    def _publish(self, staged: Sequence[tuple[StagedBlob, Blob]], copied: Copied) -> None:
-        with self._publish_lock():
-            self._target.publish([(copy, blob.digest, blob.size) for copy, blob in staged])
-        blobs = [blob for _, blob in staged]
-        for blob, is_whole in zip(blobs, self._threads.map(self._is_whole, blobs), strict=True):
-            if is_whole:
-                copied.whole.add(blob.digest)
-            else:
-                copied.failed[blob.digest] = BlobCorruptError(
-                    "The store does not give back what was written to it.",
-                    digest=blob.digest.hex(),
-                )
 
 
 class _SourceError(Exception):

@@ -42,10 +42,12 @@ from dfs.wal.control import LogPosition
 from dfs.wal.log import WriteAheadLog
 
 BATCH_COUNT_MAX = 64
-BATCH_BYTES_MAX = 64 << 20
+BATCH_BYTES_MAX = 128 << 20
+"""Several times what the threads have in hand, so that few of them idle at the end of a batch.
+Memory holds only the blocks in hand, one or two of 1 MiB a thread."""
 SHIP_BYTES_MAX = 16 << 20
 """So much is copied of one kind before the other gets its turn."""
-COPY_THREADS = 4
+COPY_THREADS = 8
 LOCK_WAIT_S = 10.0
 
 logger = structlog.get_logger()
