@@ -20,6 +20,7 @@ from dfs.core.durable import storage_error, write_all
 from dfs.storage.local_reader import LocalBlobReader
 from dfs.storage.local_shards import ShardDirectories
 from dfs.storage.names import require_digest
+from dfs.storage.staging import Staging
 
 FILE_MODE = 0o600
 WRITEBACK_BYTES = 2 << 20
@@ -31,7 +32,7 @@ INODES_MAX = 3
 _log = structlog.get_logger(__name__)
 
 
-class LocalStagedBlob:
+class LocalStagedBlob(Staging):
     """A temporary file of a local store. See `StagedBlob`.
 
     Args:
@@ -46,14 +47,12 @@ class LocalStagedBlob:
     def __init__(
         self, *, directory: Path, shards: ShardDirectories, disk: Disk | None = None
     ) -> None:
+        super().__init__()
         if disk is not None:
             disk.take(0, inodes=INODES_MAX)
         self._disk = disk
         self._shards = shards
         self._path, self._file = create_temporary(directory)
-        self._digest: bytes | None = None
-        self._failed = False
-        self._size = 0
         self._flushed_bytes = 0
 
     def write(self, data: bytes | memoryview) -> None:
@@ -65,7 +64,7 @@ class LocalStagedBlob:
         try:
             write_all(self._file.fileno(), data)
         except OSError as error:
-            self._failed = True
+            self._has_failed = True
             raise storage_error(error, path=self._path) from error
         self._size += size
         if self._size - self._flushed_bytes >= WRITEBACK_BYTES:
@@ -75,21 +74,15 @@ class LocalStagedBlob:
         """See `StagedBlob`."""
         self._require_open(sealed=False)
         require_digest(digest)
-        self._failed = True  # Until all of it is done: a sync that failed is never tried again.
+        self._has_failed = True  # Until all of it is done: a sync that failed is never tried again.
         made = self._shards.make(digest)
         try:
             os.fdatasync(self._file.fileno())
         except OSError as error:
             raise storage_error(error, path=self._path) from error
         self._shards.sync(made)
-        self._failed = False
+        self._has_failed = False
         self._digest = digest
-
-    def require_sealed(self, digest: bytes, size: int) -> None:
-        """Raise ValueError unless this was sealed as `digest` with `size` bytes."""
-        self._require_open(sealed=True)
-        if (self._digest, self._size) != (digest, size):
-            raise ValueError("the staged blob was sealed with another digest or size")
 
     def rename(self, target: Path) -> None:
         """Move the sealed file to its name. Raises OSError as it comes."""
@@ -98,13 +91,12 @@ class LocalStagedBlob:
 
     def open(self) -> LocalBlobReader:
         """See `StagedBlob`."""
-        if self._file.closed:
-            raise ValueError("the staged blob was published or discarded")
+        self._require_there()
         return LocalBlobReader(path=self._path)
 
     def discard(self) -> None:
         """See `StagedBlob`."""
-        if self._file.closed:
+        if self._is_gone:
             return
         try:
             self._path.unlink(missing_ok=True)
@@ -129,17 +121,9 @@ class LocalStagedBlob:
 
     def _close(self) -> None:
         """Close the file, and with it the lock. What had to be durable has been synced before."""
+        self._is_gone = True
         with contextlib.suppress(OSError):
             self._file.close()
-
-    def _require_open(self, *, sealed: bool) -> None:
-        """Raise ValueError unless the blob is open, sound, and `sealed` or not."""
-        if self._file.closed:
-            raise ValueError("the staged blob was published or discarded")
-        if self._failed:
-            raise ValueError("after an error the staged blob can only be discarded")
-        if sealed is not (self._digest is not None):
-            raise ValueError(f"the staged blob is {'not yet' if sealed else 'already'} sealed")
 
 
 def sweep_leftovers(directory: Path, *, written_before_s: float | None) -> int:

@@ -17,50 +17,42 @@ from dfs.storage.names import (
     require_digest,
     segment_name,
 )
+from dfs.storage.staging import Staging
 
 
-class MemoryStagedBlob:
+class MemoryStagedBlob(Staging):
     """Bytes gathered for a `MemoryStore`."""
 
     def __init__(self) -> None:
-        self._data: bytearray | None = bytearray()
-        self._digest: bytes | None = None
+        super().__init__()
+        self._data = bytearray()
 
     def write(self, data: bytes | memoryview) -> None:
         """See `StagedBlob`."""
-        self._open_data(sealed=False).extend(data)
+        self._require_open(sealed=False)
+        self._data.extend(data)
+        self._size = len(self._data)
 
     def seal(self, digest: bytes) -> None:
         """See `StagedBlob`."""
-        self._open_data(sealed=False)
+        self._require_open(sealed=False)
         require_digest(digest)
         self._digest = digest
 
     def content(self, digest: bytes, size: int) -> bytes:
         """Return the bytes, or raise ValueError unless they were sealed as these."""
-        data = self._open_data(sealed=True)
-        if (self._digest, len(data)) != (digest, size):
-            raise ValueError("the staged blob was sealed with another digest or size")
-        return bytes(data)
+        self.require_sealed(digest, size)
+        return bytes(self._data)
 
     def open(self) -> MemoryBlobReader:
         """See `StagedBlob`."""
-        return MemoryBlobReader(bytes(self._present_data()))
+        self._require_there()
+        return MemoryBlobReader(bytes(self._data))
 
     def discard(self) -> None:
         """See `StagedBlob`."""
-        self._data = None
-
-    def _present_data(self) -> bytearray:
-        if self._data is None:
-            raise ValueError("the staged blob was published or discarded")
-        return self._data
-
-    def _open_data(self, *, sealed: bool) -> bytearray:
-        data = self._present_data()
-        if sealed is not (self._digest is not None):
-            raise ValueError(f"the staged blob is {'not yet' if sealed else 'already'} sealed")
-        return data
+        self._is_gone = True
+        self._data.clear()
 
 
 class MemoryBlobReader(BlobReader):

@@ -14,6 +14,7 @@ from pathlib import Path
 from dfs.core.durable import DIRECTORY_MODE, storage_error, write_all
 from dfs.storage.local_reader import FileReader
 from dfs.storage.names import require_digest
+from dfs.storage.staging import Staging
 
 
 class Spool:
@@ -40,7 +41,7 @@ class Spool:
             raise storage_error(error, path=self._path) from error
 
 
-class ObjectStagedBlob:
+class ObjectStagedBlob(Staging):
     """A blob on its way into an object store. See `StagedBlob`.
 
     Raises:
@@ -48,10 +49,8 @@ class ObjectStagedBlob:
     """
 
     def __init__(self, *, spool: Spool) -> None:
+        super().__init__()
         self._file = spool.open()
-        self._digest: bytes | None = None
-        self._failed = False
-        self._size = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """See `StagedBlob`."""
@@ -59,7 +58,7 @@ class ObjectStagedBlob:
         try:
             write_all(self._file.fileno(), data)
         except OSError as error:
-            self._failed = True
+            self._has_failed = True
             raise storage_error(error, path="the spool of the object store") from error
         self._size += memoryview(data).nbytes
 
@@ -71,15 +70,12 @@ class ObjectStagedBlob:
 
     def sealed_file(self, digest: bytes, size: int) -> io.FileIO:
         """Return the file, or raise ValueError unless it was sealed as these bytes."""
-        self._require_open(sealed=True)
-        if (self._digest, self._size) != (digest, size):
-            raise ValueError("the staged blob was sealed with another digest or size")
+        self.require_sealed(digest, size)
         return self._file
 
     def open(self) -> FileReader:
         """See `StagedBlob`."""
-        if self._file.closed:
-            raise ValueError("the staged blob was published or discarded")
+        self._require_there()
         try:
             copy = io.FileIO(os.dup(self._file.fileno()), "rb")
         except OSError as error:
@@ -88,13 +84,5 @@ class ObjectStagedBlob:
 
     def discard(self) -> None:
         """See `StagedBlob`."""
+        self._is_gone = True
         self._file.close()
-
-    def _require_open(self, *, sealed: bool) -> None:
-        """Raise ValueError unless the blob is open, sound, and `sealed` or not."""
-        if self._file.closed:
-            raise ValueError("the staged blob was published or discarded")
-        if self._failed:
-            raise ValueError("after an error the staged blob can only be discarded")
-        if sealed is not (self._digest is not None):
-            raise ValueError(f"the staged blob is {'not yet' if sealed else 'already'} sealed")
