@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from dfs.core.errors import DfsError, QuorumError
-from dfs.services.command import Command
+from dfs.services.command import Command, Draft
 from dfs.storage.base import StagedBlob
+from dfs.wal.frame import Frame, encode_frame
+from dfs.wal.record import encode_meta
 
 
 class Ticket:
@@ -78,6 +80,27 @@ class Batch:
     staged: list[tuple[StagedBlob, bytes, int]] = field(default_factory=list)
     published: list[bytes] = field(default_factory=list)
     sync_s: float = 0.0
+
+    def add(self, draft: Draft, flags: int) -> Frame:
+        """Give a record its LSN and its place, behind those that were added before."""
+        self.lsn += 1
+        record_type, meta = encode_meta(draft.meta)
+        encoded = encode_frame(
+            lsn=self.lsn, type=record_type, flags=flags, meta=meta, data=draft.data
+        )
+        frame = Frame(
+            segment_id=self.segment_id,
+            offset=self.offset,
+            length=len(encoded),
+            lsn=self.lsn,
+            type=record_type,
+            flags=flags,
+            meta=meta,
+            data=memoryview(draft.data),
+        )
+        self.frames.append(encoded)
+        self.offset += len(encoded)
+        return frame
 
     def is_held(self, held: Collection[str]) -> bool:
         """Tell whether each change is on enough stores, if these replicas have the records."""

@@ -53,9 +53,9 @@ from dfs.services.recovery import roll_forward
 from dfs.services.shipping import advance
 from dfs.storage.base import BlobStore
 from dfs.wal.control import LogPosition
-from dfs.wal.frame import Flag, Frame, encode_frame
+from dfs.wal.frame import Flag
 from dfs.wal.log import WriteAheadLog
-from dfs.wal.record import SealSegment, encode_meta
+from dfs.wal.record import SealSegment
 
 _CONTINUES, _COMMIT_START = int(Flag.CONTINUES), int(Flag.COMMIT_START)
 """As plain numbers: an enum's own operators cost more than all else about a record."""
@@ -203,8 +203,8 @@ class Committer:
                 return None
             index.flush()
             self._on_step("commit.planned")
-            self._write(batch, index)
-            self._commit_index(index, batch)
+            append = self._write(batch, index)
+            self._commit_index(index, batch, append)
             self._on_step("commit.indexed")
         self._log.publish()
         for ticket in batch.tickets:
@@ -280,35 +280,20 @@ class Committer:
             flags = 0 if draft is last else _CONTINUES
             if not batch.frames:
                 flags |= _COMMIT_START
-            batch.lsn += 1
-            record_type, meta = encode_meta(draft.meta)
-            encoded = encode_frame(
-                lsn=batch.lsn, type=record_type, flags=flags, meta=meta, data=draft.data
-            )
-            frame = Frame(
-                segment_id=batch.segment_id,
-                offset=batch.offset,
-                length=len(encoded),
-                lsn=batch.lsn,
-                type=record_type,
-                flags=flags,
-                meta=meta,
-                data=memoryview(draft.data),
-            )
-            apply(frame, draft.meta, index)
-            batch.frames.append(encoded)
-            batch.offset += len(encoded)
+            apply(batch.add(draft, flags), draft.meta, index)
 
     def _set_applied(self, index: IndexTransaction, lsn: int) -> None:
         if index.node_state is None:
             raise IndexUnavailableError("The index does not follow the log.")
         index.set_node_state(NodeState(self._node_id, index.node_state.cluster_id, lsn))
 
-    def _write(self, batch: Batch, index: IndexTransaction) -> None:
+    def _write(self, batch: Batch, index: IndexTransaction) -> Append | None:
         """Blob files first, then the records, then the sync; on all stores that must have them.
 
+        Returns what was appended to the replicas. What is raised was taken back from them.
+
         Raises:
-            QuorumError: those are too few; everything was taken back.
+            QuorumError: those are too few.
         """
         is_synchronous = batch.tickets[0].copies > 1
         states = index.store_states() if is_synchronous else {}
@@ -323,16 +308,17 @@ class Committer:
         append = self._quorum.append(data, end=end, states=states) if is_synchronous else None
         try:
             self._log.append(data, last_lsn=batch.lsn)
-        except NoSpaceError:
-            self._store.withdraw(batch.published)
-            if append is not None:
-                self._quorum.take_back(append)
+            started = time.perf_counter()
+            self._log.sync()
+            batch.sync_s = time.perf_counter() - started
+        except (NoSpaceError, WalReadOnlyError) as error:
+            if isinstance(error, WalReadOnlyError):
+                batch.published.clear()  # the records that name them may be on this disk
+            self._withdraw(batch, append)
             raise
-        started = time.perf_counter()
-        self._log.sync()
-        batch.sync_s = time.perf_counter() - started
         if append is not None:
             self._await_quorum(batch, index, append, states)
+        return append
 
     def _await_quorum(
         self,
@@ -356,8 +342,7 @@ class Committer:
         except QuorumError:
             index.rollback()
             self._log.cut_back()
-            self._store.withdraw(batch.published)
-            self._quorum.take_back(append)
+            self._withdraw(batch, append)
             with self._index.begin() as noted:
                 for state in failing:
                     noted.put_store_state(state)
@@ -366,7 +351,13 @@ class Committer:
         for state in [*failing, *(advance(states[name], append.end) for name in held)]:
             index.put_store_state(state)
 
-    def _commit_index(self, index: IndexTransaction, batch: Batch) -> None:
+    def _withdraw(self, batch: Batch, append: Append | None) -> None:
+        """Take the blob files back, and the records that are on the replicas."""
+        self._store.withdraw(batch.published)
+        if append is not None:
+            self._quorum.take_back(append)
+
+    def _commit_index(self, index: IndexTransaction, batch: Batch, append: Append | None) -> None:
         """Commit the index; if its disk is full, take the records back, since it has not.
 
         After any other failure nobody knows whether it has: the log, which has the records,
@@ -376,7 +367,7 @@ class Committer:
             index.commit()
         except NoSpaceError:
             self._log.cut_back()
-            self._store.withdraw(batch.published)
+            self._withdraw(batch, append)
             raise
 
     def _rotate_if_full(self, extra_bytes: int) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
-from dfs.core.errors import NoSpaceError, QuorumError
+from dfs.core.errors import (
+    NoSpaceError,
+    QuorumError,
+    StoreUnavailableError,
+    WalReadOnlyError,
+)
 from dfs.db.repository import IndexRepository
+from dfs.db.transaction import IndexTransaction
 from dfs.services import quorum
 from dfs.services.changes import Upload
 from dfs.services.files import Stored
@@ -35,6 +41,7 @@ pytestmark = pytest.mark.usefixtures("retry_at_once")
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for every replica that answers at all, on a slow machine, too."""
     monkeypatch.setattr(quorum, "GRACE_S", 5.0)
+    monkeypatch.setattr(quorum, "TAKE_BACK_S", 5.0)
 
 
 @pytest.fixture
@@ -181,6 +188,35 @@ def test_full_primary_refuses_the_write_on_all_stores(
     store_synchronously(replicated, "after", b"z")
     assert_equal_copies(replicated, tmp_path, *ALL[1:])
     assert keys(replicated) == ["after", "before"]
+
+
+FAILURES = {
+    "write": (SegmentWriter, StoreUnavailableError("broken"), WalReadOnlyError),
+    "sync": (SegmentWriter, StoreUnavailableError("broken"), WalReadOnlyError),
+    "commit": (IndexTransaction, NoSpaceError("full"), NoSpaceError),
+}
+
+
+@pytest.mark.parametrize("step", FAILURES)
+def test_primary_that_fails_has_the_write_taken_back_from_the_replicas(
+    replicated: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whoever restores the node from a replica must not find what was refused."""
+    store_synchronously(replicated, "before", b"x")
+    before = copied_log(tmp_path / "replica1")
+    owner, fault, refusal = FAILURES[step]
+
+    def fail(*_: object) -> None:
+        wait([append for _, append in replicated.quorum._appending.values()])
+        raise fault
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, step, fail)
+        with pytest.raises(refusal):
+            store_synchronously(replicated, "refused", b"y")
+    for replica in ALL[1:]:
+        assert copied_log(tmp_path / replica) == before
+    assert keys(replicated) == ["before"]
 
 
 def test_mixed_writers_each_get_what_they_asked_for(replicated: Services, tmp_path: Path) -> None:
