@@ -24,6 +24,7 @@ from dfs.core.errors import (
     StoreUnavailableError,
     WalCorruptError,
     WalGapError,
+    WalReadOnlyError,
 )
 from dfs.core.filelock import FileLock
 from dfs.core.model import Debt, DebtKind, StoreState
@@ -177,6 +178,7 @@ class Replication:
             state = self._adopt(store)
             with ThreadPoolExecutor(COPY_THREADS, thread_name_prefix=store.name) as threads:
                 while True:
+                    self._log.control.require_in_place()
                     log_bytes += self._ship(store)
                     turn.note_progress()
                     paid, is_owed = self._pay(store, threads, turn)
@@ -187,6 +189,8 @@ class Replication:
                         break
         except (StorageError, WalCorruptError, WalGapError) as error:
             self._note_failure(store.name, error)
+            return WorkReport(False, log_bytes, blobs, error.message)
+        except WalReadOnlyError as error:  # of a log that is gone; there is nowhere to note it
             return WorkReport(False, log_bytes, blobs, error.message)
         if state.failures:
             self._change_state(store.name, note_success)

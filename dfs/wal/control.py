@@ -35,12 +35,15 @@ import structlog
 
 from dfs.core.checksum import crc32
 from dfs.core.durable import storage_error
+from dfs.core.errors import WalReadOnlyError
 
 MAGIC = b"dfs-ctl\n"
 FORMAT_VERSION = 1
 CONTROL_NAME = "control"
 CONTROL_BYTES = 4096
 BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
+
+REMOVED_REASON = "The log was removed or replaced while in use"
 
 _HEAD = struct.Struct("<8sI")
 _FLAGS = struct.Struct("<I")
@@ -75,6 +78,7 @@ class ControlFile:
     """The control file of one log. Opening it reads nothing into belief: see `position`."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             with contextlib.ExitStack() as opened:
                 self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -90,13 +94,34 @@ class ControlFile:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the node's lock, which the kernel releases if this process dies. Not reentrant."""
+        """Hold the node's lock, which the kernel releases if this process dies. Not reentrant.
+
+        Raises:
+            WalReadOnlyError: as `require_in_place`.
+        """
         with self._mutex:  # flock knows open files, not threads
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             try:
+                self.require_in_place()
                 yield
             finally:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def require_in_place(self) -> None:
+        """Refuse to go on if the log was removed: whoever opens it now has another control file.
+
+        There may be another life of the log by then, restored from the replicas. What this process
+        knows is no longer so, and what it writes would fall on what others have written since.
+
+        Raises:
+            WalReadOnlyError: it was.
+        """
+        if not self._is_in_place():
+            raise WalReadOnlyError(
+                f"{REMOVED_REASON}; this process writes nothing any more.",
+                hint="Stop all processes of the node, then start it again.",
+                path=self._path,
+            )
 
     def join(self) -> None:
         """Be counted, until `close` or death, among the processes that use this node's index."""
@@ -136,6 +161,8 @@ class ControlFile:
     @property
     def read_only_reason(self) -> str | None:
         """Why the node takes no writes, or None if it does."""
+        if not self._is_in_place():
+            return REMOVED_REASON
         if not self._is_believable() or not self._flags & _READ_ONLY:
             return None
         reason = self._map[_REASON_OFFSET : _REASON_OFFSET + _REASON_BYTES]
@@ -198,6 +225,13 @@ class ControlFile:
 
     def _set_flags(self, flags: int) -> None:
         _FLAGS.pack_into(self._map, _FLAGS_OFFSET, flags)
+
+    def _is_in_place(self) -> bool:
+        """Tell whether the file is still the one that whoever opens the log finds."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._fd))
+        except OSError:
+            return False
 
     def _is_believable(self) -> bool:
         return (
