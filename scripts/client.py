@@ -50,12 +50,14 @@ class Acknowledged:
     Attributes:
         sha256: in hexadecimal.
         copies: stores that have the file durably.
+        lsn: of its record.
     """
 
     id: str
     sha256: str
     size: int
     copies: int
+    lsn: int
 
 
 class HashingBody:
@@ -140,7 +142,7 @@ class Client:
             raise WrongAnswerError(f"the answer to an upload lacks {error}: {stored}") from error
         if copies < 1 or lsn < 1:
             raise WrongAnswerError("upload does not say what is guaranteed")
-        return Acknowledged(stored["id"], body.sha256(), body.size, copies)
+        return Acknowledged(stored["id"], body.sha256(), body.size, copies, lsn)
 
     def _send(
         self, body: HashingBody, size: int, name: str, *, multipart: bool

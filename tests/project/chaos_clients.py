@@ -7,8 +7,9 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import urllib3
 
@@ -23,13 +24,30 @@ PAUSE_S = 0.2
 DELETED_SHARE, RENAMED_SHARE, READ_SHARE = 0.12, 0.10, 0.15
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Sent:
     """A file as its client knows it."""
 
     name: str
     sha256: str
     size: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A change that was acknowledged.
+
+    Attributes:
+        lsn: of its last record.
+        sent: what the file is since then; None: it is deleted.
+        answered_s: when the answer was there, in seconds since the epoch.
+    """
+
+    lsn: int
+    file_id: str
+    sent: Sent | None
+    answered_s: float
 
 
 @dataclass(slots=True)
@@ -41,6 +59,8 @@ class Journal:
         deleted: by id, and that was acknowledged, too.
         unanswered: name -> SHA-256 of uploads that brought no answer: they may be there.
         refused: name -> SHA-256 of uploads that were answered with an error.
+        operations: acknowledged, in no order.
+        doubts: id -> what a change would have made of the file that was never acknowledged.
         faults: what no node may do.
         counts: of answers, by kind.
     """
@@ -50,6 +70,8 @@ class Journal:
     deleted: dict[str, Sent] = field(default_factory=dict)
     unanswered: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    operations: list[Operation] = field(default_factory=list)
+    doubts: dict[str, Sent | None] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -63,6 +85,16 @@ class Journal:
         """Return the SHA-256 of all files that must be there."""
         with self.lock:
             return {sent.sha256 for sent in (*self.live.values(), *self.taken.values())}
+
+    def acknowledge(self, lsn: int, file_id: str, sent: Sent | None) -> None:
+        """Note a change that the node says is durable."""
+        with self.lock:
+            self.operations.append(Operation(lsn, file_id, sent, time.time()))
+
+    def state_at(self, lsn: int) -> dict[str, Sent | None]:
+        """Return id -> what each file is, by the changes up to a record; None: deleted."""
+        operations = sorted(self.operations, key=lambda operation: operation.lsn)
+        return {each.file_id: each.sent for each in operations if each.lsn <= lsn}
 
     def blame(self, what: str) -> None:
         """Note what no node may do."""
@@ -92,10 +124,18 @@ class Clients:
     Args:
         seed: decides sizes, contents and what is done with them.
         files_per_s: no more than so many; 0: as fast as it goes.
+        keep_alive: send many requests over one connection, so that one process answers them all.
     """
 
     def __init__(
-        self, url: str, *, files: int, clients: int, seed: int, files_per_s: float = 0
+        self,
+        url: str,
+        *,
+        files: int,
+        clients: int,
+        seed: int,
+        files_per_s: float = 0,
+        keep_alive: bool = True,
     ) -> None:
         self.journal = Journal()
         self._url = url
@@ -103,11 +143,15 @@ class Clients:
         self._threads = clients
         self._seed = seed
         self._files_per_s = files_per_s
-        self._client = Client(url, connections=clients)
-        self._http = urllib3.PoolManager(maxsize=clients, retries=False, timeout=60)
+        headers = {} if keep_alive else {"Connection": "close"}
+        self._client = Client(url, connections=clients, write_headers=headers)
+        self._http = urllib3.PoolManager(
+            maxsize=clients, retries=False, timeout=60, headers=headers
+        )
         self._stop = threading.Event()
         self._main = threading.Thread(target=self._run, name="clients")
         self._started_s = time.monotonic()
+        self._sources: dict[str, int] = {}  # SHA-256 -> number of the file that had it first
 
     def start(self) -> None:
         """Begin."""
@@ -154,16 +198,20 @@ class Clients:
                 return
             share -= most
 
-    def _content(self, number: int, rng: random.Random) -> bytes:
-        """Return the bytes of a file; now and then those of an earlier one once more."""
-        if number and rng.random() < 0.03:
-            number = rng.randrange(number)
+    def content(self, sha256: str) -> bytes:
+        """Return the bytes of a file that was uploaded."""
+        return self._make_content(self._sources[sha256])
+
+    def _make_content(self, number: int) -> bytes:
         source = random.Random(f"{self._seed}/{number}/content")
         return source.randbytes(pick_size(source))
 
     def _upload(self, number: int, rng: random.Random) -> None:
-        content = self._content(number, rng)
+        """Upload a file; now and then one with the bytes of an earlier one."""
+        source = rng.randrange(number) if number and rng.random() < 0.03 else number
+        content = self._make_content(source)
         sha256 = hashlib.sha256(content).hexdigest()
+        self._sources[sha256] = source
         attempt = 0
         while not self._stop.is_set():
             name = f"files/{number:06d}-{attempt}"
@@ -181,8 +229,10 @@ class Clients:
                     self.journal.unanswered[name] = sha256
             else:
                 self.journal.count("uploaded")
+                sent = Sent(name, sha256, len(content))
+                self.journal.acknowledge(stored.lsn, stored.id, sent)
                 with self.journal.lock:
-                    self.journal.live[stored.id] = Sent(name, sha256, len(content))
+                    self.journal.live[stored.id] = sent
                 return
             attempt += 1
             self._stop.wait(PAUSE_S)
@@ -203,48 +253,67 @@ class Clients:
             sent = self.journal.taken[file_id] = self.journal.live.pop(file_id)
             return file_id, sent
 
-    def _give_back(self, file_id: str, *, is_deleted: bool = False) -> None:
-        with self.journal.lock:
-            sent = self.journal.taken.pop(file_id)
-            (self.journal.deleted if is_deleted else self.journal.live)[file_id] = sent
-
     def _delete_one(self, number: int, rng: random.Random) -> None:
         taken = self._take(rng)
-        if taken is None:
-            return
-        file_id, _ = taken
-        done = self._repeat("DELETE", f"/files/{file_id}", {}, done=(204,), done_before=(404,))
-        self._give_back(file_id, is_deleted=done)
+        if taken is not None:
+            self._change("DELETE", *taken, None, done=(204,), done_before=(404,))
 
     def _rename_one(self, number: int, rng: random.Random) -> None:
         taken = self._take(rng)
-        if taken is None:
-            return
-        file_id, sent = taken
-        name = f"renamed/{number:06d}"
-        done = self._repeat("PATCH", f"/files/{file_id}", {"name": name}, done=(200,))
-        if done:
-            sent.name = name
-        self._give_back(file_id)
+        if taken is not None:
+            file_id, sent = taken
+            changed = replace(sent, name=f"renamed/{number:06d}", metadata={"number": str(number)})
+            self._change("PATCH", file_id, sent, changed, done=(200,))
+
+    def _change(
+        self,
+        method: str,
+        file_id: str,
+        sent: Sent,
+        changed: Sent | None,
+        *,
+        done: tuple[int, ...],
+        done_before: tuple[int, ...] = (),
+    ) -> None:
+        """Change a file that was taken, and give it back.
+
+        Args:
+            changed: what it is then; None: deleted.
+            done_before: statuses that say so when an earlier request had no answer.
+        """
+        body = {} if changed is None else {"name": changed.name, "metadata": changed.metadata}
+        lsn = self._repeat(method, f"/files/{file_id}", body, done=done, done_before=done_before)
+        if lsn:
+            self.journal.acknowledge(lsn, file_id, changed)
+        with self.journal.lock:
+            del self.journal.taken[file_id]
+            if lsn is None:
+                self.journal.doubts[file_id] = changed
+                self.journal.live[file_id] = sent
+            elif changed is None:
+                self.journal.deleted[file_id] = sent
+            else:
+                self.journal.live[file_id] = changed
 
     def _repeat(
         self,
         method: str,
         path: str,
-        body: dict[str, str],
+        body: dict[str, Any],
         *,
         done: tuple[int, ...],
-        done_before: tuple[int, ...] = (),
-    ) -> bool:
-        """Ask until there is an answer. Returns whether it was done.
+        done_before: tuple[int, ...],
+    ) -> int | None:
+        """Ask until there is an answer, or the clients are stopped.
 
-        Args:
-            done_before: statuses that say so when an earlier request had no answer.
+        Returns:
+            LSN of the change; 0 if an earlier request without an answer has made it; None if it is
+            not known to be made.
         """
+        options = {"json": body} if body else {}
         wanted = done
         while True:
             try:
-                options = {"json": body} if body else {}
                 answer = self._http.request(method, self._url + path, **options)
             except urllib3.exceptions.HTTPError:
                 self.journal.count(f"{method} unanswered")
@@ -252,12 +321,13 @@ class Clients:
             else:
                 if answer.status in wanted:
                     self.journal.count(method)
-                    return True
+                    return int(answer.headers.get("DFS-LSN", 0))
                 self.journal.count(f"{method} {answer.status}")
                 if answer.status != 503:
                     self.journal.blame(f"{method} {path}: {answer.status} {answer.data[:200]!r}")
-                    return False
-            time.sleep(PAUSE_S)
+                    return None
+            if self._stop.wait(PAUSE_S):
+                return None
 
     def _read_one(self, number: int, rng: random.Random) -> None:
         """Read a file once. An error is counted; other bytes are a broken promise."""
@@ -276,7 +346,8 @@ class Clients:
         except urllib3.exceptions.HTTPError:
             self.journal.count("read unanswered")
         finally:
-            self._give_back(file_id)
+            with self.journal.lock:
+                self.journal.live[file_id] = self.journal.taken.pop(file_id)
 
 
 def wait_until(is_true: Callable[[], bool], *, timeout_s: float, pause_s: float = 0.25) -> bool:

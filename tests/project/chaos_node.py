@@ -96,6 +96,10 @@ class ChaosNode:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def freeze(self, name: str) -> None:
+        """Stop a process where it is, and all that it started; only `kill` ends that."""
+        os.killpg(self._processes[name].pid, signal.SIGSTOP)
+
     def web_workers(self) -> list[int]:
         """Return the process ids of the web workers."""
         pid = self._processes[WEB].pid

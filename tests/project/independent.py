@@ -12,7 +12,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class StoredFile:
     sha256: str
     size: int
     extents: tuple[tuple[bytes, int, int], ...]
+    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,13 @@ class _Record:
     data: memoryview
 
 
-def read_log(segments: Path, active: Path | None = None) -> StoredLog:
+def read_log(segments: Path, active: Path | None = None, *, may_be_torn: bool = False) -> StoredLog:
     """Read and replay a log.
 
     Args:
         segments: directory of the segments that have numbers for names.
         active: the segment behind those, of a log that keeps it elsewhere.
+        may_be_torn: whoever wrote it was killed: it ends behind its last whole change.
 
     Raises:
         FormatError: naming the segment and the offset.
@@ -130,6 +132,8 @@ def read_log(segments: Path, active: Path | None = None) -> StoredLog:
         raise FormatError(f"{segments}: the segments are not 1 to {len(paths)}")
     if active is not None:
         paths.append(active)
+    if may_be_torn and paths and paths[-1].stat().st_size < HEADER.size:
+        paths.pop()
     headers = [_read_header(path, number) for number, path in enumerate(paths, 1)]
     log = StoredLog()
     for number, (path, header) in enumerate(zip(paths, headers, strict=True), 1):
@@ -141,7 +145,8 @@ def read_log(segments: Path, active: Path | None = None) -> StoredLog:
         if following is not None and path.stat().st_size < following.previous_end:
             log.segments.append(_read_stub(log, path, header, following))
             continue
-        end = _replay_segment(log, path, None if following is None else following.previous_end)
+        stop = None if following is None else following.previous_end
+        end = _replay_segment(log, path, stop, may_be_torn=may_be_torn and stop is None)
         log.segments.append(StoredSegment(number, path, end))
     for segment in log.segments:
         if segment.moved_lsn > log.lsn:
@@ -184,27 +189,35 @@ def _read_header(path: Path, segment_id: int) -> _Header:
     return _Header(found_id, cluster, first, end, last)
 
 
-def _replay_segment(log: StoredLog, path: Path, end: int | None) -> int:
-    """Replay the records of a segment up to `end`, or to its last one. Returns their end."""
+def _replay_segment(log: StoredLog, path: Path, stop: int | None, *, may_be_torn: bool) -> int:
+    """Replay the changes of a segment up to `stop`, or to the last one. Returns their end."""
     data = path.read_bytes()
-    offset = HEADER.size
+    offset = end = HEADER.size
     change: list[_Record] = []
-    while offset != end:
-        if end is None and not any(data[offset : offset + RECORD.size]):
+    while offset != stop:
+        if stop is None and not any(data[offset : offset + RECORD.size]):
             break
-        record, offset = _read_record(path, data, offset, log.lsn + 1)
-        log.lsn = record.lsn
+        try:
+            record, offset = _read_record(path, data, offset, log.lsn + len(change) + 1)
+        except FormatError:
+            if may_be_torn:
+                return end
+            raise
         change.append(record)
         if not record.flags & CONTINUES:
             for part in change:
                 _require_older(path, part)
                 _apply(log, path, part)
+            log.lsn += len(change)
             change.clear()
+            end = offset
+    if may_be_torn:
+        return end
     if change:
         raise FormatError(f"{path}: half a change at the end")
-    if end is None and any(data[offset:]):
+    if stop is None and any(data[offset:]):
         raise FormatError(f"{path}: something lies behind offset {offset}")
-    return offset
+    return end
 
 
 def _require_older(path: Path, record: _Record) -> None:
@@ -264,11 +277,13 @@ def _apply(log: StoredLog, path: Path, record: _Record) -> None:
             meta["digest"].hex(),
             meta["size"],
             extents or ((meta["digest"], 0, meta["size"]),),
+            meta.get("metadata", {}),
         )
     elif record.type == UPDATE_FILE:
         if meta["id"] in log.files:
             old = log.files[meta["id"]]
-            log.files[meta["id"]] = StoredFile(meta["key"], old.sha256, old.size, old.extents)
+            metadata = meta.get("metadata", {})
+            log.files[meta["id"]] = replace(old, name=meta["key"], metadata=metadata)
     elif record.type == DELETE_FILE:
         if meta["id"] in log.files:
             log.deleted[meta["id"]] = log.files.pop(meta["id"])
