@@ -21,6 +21,7 @@ from dfs.services.batch import CommitReport
 from dfs.services.commit import Committer
 from dfs.services.damage import DamageBook
 from dfs.services.files import FileService
+from dfs.services.garbage import GarbageCollector
 from dfs.services.hints import Hinter, ignore_hint
 from dfs.services.hooks import NO_HOOKS, Hooks
 from dfs.services.inspection import WalInspection
@@ -30,6 +31,7 @@ from dfs.services.quarantine import Quarantine
 from dfs.services.quorum import Quorum
 from dfs.services.readiness import NodeHealth
 from dfs.services.recovery import Recovered, recover
+from dfs.services.removal import BlobRemover
 from dfs.services.replicas import Replicas
 from dfs.services.replication import Replication, store_lock_path
 from dfs.services.scrub import Scrub
@@ -60,6 +62,7 @@ class Services:
     hinter: Hinter
     committer: Committer
     files: FileService
+    garbage: GarbageCollector
     wal_inspection: WalInspection
     health: NodeHealth
     hasher: ThreadPoolExecutor
@@ -202,7 +205,7 @@ def _build_services(
         stores=stores,
         ledger=ledger,
         turns=parts.turns,
-        replication=_build_replication(parts),
+        replication=_build_replication(parts, on_step=on_step),
         scrub=scrub,
         replicas=replicas,
         quorum=quorum,
@@ -210,6 +213,9 @@ def _build_services(
         hinter=hinter,
         committer=committer,
         files=_build_files(parts, committer, quorum),
+        garbage=GarbageCollector(
+            committer=committer, index=repository, delete_grace_s=config.delete_grace_s
+        ),
         wal_inspection=WalInspection(log=log, index=repository),
         health=_build_health(parts, queue, replicas),
         hasher=parts.hasher,
@@ -244,6 +250,7 @@ def _build_quorum(parts: _Parts) -> Quorum:
     return Quorum(
         log=parts.log,
         index=parts.repository,
+        ledger=parts.ledger,
         stores=parts.stores,
         locks=parts.locks,
         threads=parts.hasher,
@@ -270,7 +277,18 @@ def _build_committer(parts: _Parts, quorum: Quorum, *, on_step: OnStep) -> Commi
     )
 
 
-def _build_replication(parts: _Parts) -> Replication:
+def _build_replication(parts: _Parts, *, on_step: OnStep) -> Replication:
+    path = parts.config.wal_path
+    remover = BlobRemover(
+        ledger=parts.ledger,
+        stores=parts.stores,
+        locks={
+            name: FileLock(store_lock_path(path, f"{name}-removal"))
+            for name in parts.stores.replicas
+        },
+        on_step=on_step,
+    )
+
     def mend(segment_id: int) -> None:
         mend_segment(
             parts.log,
@@ -288,6 +306,7 @@ def _build_replication(parts: _Parts) -> Replication:
         cluster_id=parts.recovered.cluster_id,
         damage=parts.damage,
         mend_segment=mend,
+        remover=remover,
         locks=parts.locks,
         turns=parts.turns,
     )

@@ -18,6 +18,8 @@ from dfs.wiring import Services
 REPLICATE_BUDGET_S = 5.0
 """Then it is the turn of another store's job; each asks for its own next turn."""
 
+COLLECT_BUDGET_S = 5.0
+
 SCRUB_BUDGET_S = 1.0
 """What is owed comes first: it waits for no more than this."""
 
@@ -65,6 +67,15 @@ def scrub(store: str) -> str:
         return services.scrub.work(store, budget_s=SCRUB_BUDGET_S, on_progress=turn.note_progress)
 
     return str(services.turns.run(f"scrub-{store}", work))
+
+
+def collect_garbage() -> str:
+    """Work for a while on expired files, on those in the trash for too long, on unused blobs.
+
+    Returns:
+        What was done, for the dashboard of the queue.
+    """
+    return str(_services.get().garbage.work(budget_s=COLLECT_BUDGET_S))
 
 
 def sweep_temporaries() -> int:

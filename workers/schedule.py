@@ -22,6 +22,7 @@ REPLICATE_INTERVAL_S = 2.0
 """What a lost hint costs at most."""
 SCRUB_INTERVAL_S = 2.0
 """From one slice to the next; it reads what the limit allows for the time between."""
+COLLECT_INTERVAL_S = 10.0
 
 
 _STORE_JOBS = ((REPLICATE, REPLICATE_INTERVAL_S), (SCRUB, SCRUB_INTERVAL_S))
@@ -64,6 +65,11 @@ def periodic_jobs(*, tmp_age_s: int, stores: Sequence[str]) -> tuple[Periodic, .
     ]
     return (
         *of_stores,
+        Periodic(
+            job="workers.jobs.collect_garbage",
+            job_id="collect-garbage",
+            interval_s=COLLECT_INTERVAL_S,
+        ),
         Periodic(
             job="workers.jobs.sweep_temporaries",
             job_id="sweep-temporaries",

@@ -208,6 +208,11 @@ class OwedKindsSchema(Schema):
     log = fields.Nested(OwedSchema, required=True)
     blob = fields.Nested(OwedSchema, required=True)
     segment = fields.Nested(OwedSchema, required=True)
+    removal = fields.Nested(
+        OwedSchema,
+        required=True,
+        metadata={"description": "Of what is not wanted any more: its bytes will be free."},
+    )
 
 
 class DebtsSchema(Schema):
@@ -217,7 +222,9 @@ class DebtsSchema(Schema):
         required=True, metadata={"description": "Records of the log that it does not have."}
     )
     oldest_debt_s = fields.Float(required=True, allow_none=True, metadata=_AGE)
-    owed_bytes = fields.Integer(required=True)
+    owed_bytes = fields.Integer(
+        required=True, metadata={"description": "To be copied, of all kinds."}
+    )
     debts = fields.Nested(OwedKindsSchema, required=True)
 
 

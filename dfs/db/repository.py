@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dfs.core.errors import BlobMissingError
 from dfs.core.model import (
+    REMOVALS,
     Blob,
     Debt,
     DebtKind,
@@ -190,6 +191,23 @@ class IndexRepository:
             rows = self._database.read_all(self._statements.owed_in(len(chunk)), parameters)
             owed.update(row[0] for row in rows)
         return owed
+
+    def removals(self, store: str, digests: Sequence[bytes], *, begun: bool = False) -> list[Debt]:
+        """Return what the store owes of the removal of these blob files.
+
+        Args:
+            begun: only removals that have begun.
+        """
+        kinds = (DebtKind.REMOVING_BLOB,) if begun else REMOVALS
+        return [
+            read_debt(row)
+            for kind in kinds
+            for chunk in chunks(digests)
+            for row in self._database.read_all(
+                self._statements.debts_in(len(chunk)),
+                (self._database.node_id, store, int(kind), *chunk),
+            )
+        ]
 
     def due_debts(self, store: str, *, now_ms: int, limit: int) -> list[Debt]:
         """Return debts of a store that may be tried by `now_ms`, the oldest first.

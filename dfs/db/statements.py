@@ -330,6 +330,15 @@ class Statements:
             ),
         )
 
+    def debts_in(self, units: int) -> str:
+        """Return the statement that selects debts of one kind of so many units; as `owed_in`."""
+        return self._cached(
+            "debts",
+            DEBTS,
+            units,
+            lambda: f"{_OF_STORE} AND kind = ? AND unit IN ({', '.join('?' * units)})",
+        )
+
     def pay(self, debts: int) -> str:
         """Return the statement that deletes so many debts, those that were not owed again.
 

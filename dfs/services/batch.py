@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from dfs.core.errors import DfsError, QuorumError
+from dfs.db.transaction import IndexTransaction
 from dfs.services.command import Command, Draft
 from dfs.storage.base import StagedBlob
 from dfs.wal.frame import Frame, encode_frame
 from dfs.wal.record import encode_meta
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """Replicas that have the blob files of a change.
+
+    Attributes:
+        until_s: by the monotonic clock; later they may have removed those that were dropped.
+    """
+
+    names: Collection[str] = ()
+    until_s: float = math.inf
 
 
 class Ticket:
@@ -19,7 +34,7 @@ class Ticket:
 
     Args:
         copies: stores that must have the change on disk before it is acknowledged.
-        holders: replicas that have its blob files; None if all that have its records do.
+        holders: who has its blob files; None if all that have its records do.
 
     Attributes:
         stores: those that had it when it became durable.
@@ -41,7 +56,7 @@ class Ticket:
     )
 
     def __init__(
-        self, command: Command, *, copies: int = 1, holders: Collection[str] | None = None
+        self, command: Command, *, copies: int = 1, holders: Holders | None = None
     ) -> None:
         self.command = command
         self.copies = copies
@@ -57,7 +72,19 @@ class Ticket:
 
     def whole(self, held: Collection[str]) -> set[str]:
         """Return those of the replicas with the records that have the change's blob files, too."""
-        return set(held) if self.holders is None else set(held).intersection(self.holders)
+        return set(held) if self.holders is None else set(held).intersection(self.holders.names)
+
+    def pay_copies(self, index: IndexTransaction) -> None:
+        """Pay what the replicas owe that have its blob files, so that no job need copy them.
+
+        If it is too long ago that they were seen there, they are believed to have none.
+        """
+        if self.holders is None or not self.holders.names:
+            return
+        if self.holders.until_s < time.monotonic():
+            self.holders = Holders()
+        names, digests = self.holders.names, set(self.command.digests)
+        index.pay(debt for debt in index.owed() if debt.store in names and debt.unit in digests)
 
     def sleep(self) -> None:
         self._wake.acquire()

@@ -9,7 +9,7 @@ from dfs.core.clock import now_ms
 from dfs.core.errors import AlreadyExistsError, NoSuchFileError, PreconditionFailedError
 from dfs.core.model import DEFAULT_BUCKET, Blob, BlobKind, File
 from dfs.db.transaction import IndexTransaction
-from dfs.services.command import RECORD_OVERHEAD_BYTES, Draft
+from dfs.services.command import RECORD_OVERHEAD_BYTES, Bytesless, Draft
 from dfs.services.upload import BlobWriter
 from dfs.storage.base import StagedBlob
 from dfs.wal.record import DeleteFile, PutBlob, PutFile, RestoreFile, UpdateFile
@@ -126,7 +126,7 @@ class StoreFiles:
         ]
 
 
-class _FileChange:
+class _FileChange(Bytesless):
     """A change of one file that puts no bytes.
 
     Args:
@@ -137,16 +137,11 @@ class _FileChange:
     """
 
     log_bytes_max = RECORD_OVERHEAD_BYTES
-    digests: Sequence[bytes] = ()
-    new_file_ids: Sequence[str] = ()
 
     def __init__(self, *, file_id: str, if_match: Collection[str] | None) -> None:
         self.files: tuple[File, ...] = ()
         self.file_ids = [file_id]
         self._if_match = if_match
-
-    def staged(self) -> Sequence[tuple[StagedBlob, bytes, int]]:
-        return ()
 
     def read_back(self, index: IndexTransaction) -> None:
         file = index.file(self.file_ids[0])

@@ -22,6 +22,21 @@ class Draft:
     data: bytes = b""
 
 
+class Bytesless:
+    """What is common to the changes that put no bytes and make no files."""
+
+    file_ids: Sequence[str] = ()
+    new_file_ids: Sequence[str] = ()
+    digests: Sequence[bytes] = ()
+
+    def staged(self) -> Sequence[tuple[StagedBlob, bytes, int]]:
+        """Return nothing: there are no blob files."""
+        return ()
+
+    def read_back(self, index: IndexTransaction) -> None:
+        """Keep nothing."""
+
+
 class Command(Protocol):
     """A change somebody wants."""
 

@@ -44,7 +44,15 @@ from dfs.core.steps import OnStep, ignore_step
 from dfs.db.session import IndexDatabase
 from dfs.db.transaction import IndexTransaction
 from dfs.services.apply import apply
-from dfs.services.batch import Batch, CommitReport, OnCommit, Ticket, ignore_report, wake_in_turn
+from dfs.services.batch import (
+    Batch,
+    CommitReport,
+    Holders,
+    OnCommit,
+    Ticket,
+    ignore_report,
+    wake_in_turn,
+)
 from dfs.services.breaker import note_failure
 from dfs.services.command import Command, Draft
 from dfs.services.gathering import Gathering
@@ -108,13 +116,13 @@ class Committer:
         return self._gathering
 
     def submit(
-        self, command: Command, *, copies: int = 1, holders: Collection[str] | None = None
+        self, command: Command, *, copies: int = 1, holders: Holders | None = None
     ) -> Durability:
         """Make a change.
 
         Args:
             copies: stores that must have it on disk, the primary among them.
-            holders: replicas that have its blob files already; None if it has none.
+            holders: who has its blob files already; None if it has none.
 
         Returns:
             What is guaranteed of it: its last record's LSN and the stores that have it.
@@ -263,13 +271,7 @@ class Committer:
             ticket.is_durable = not drafts  # there was nothing to do
             batch.staged.extend(ticket.command.staged())
             batch.tickets.append(ticket)
-            if ticket.holders:  # they have its blob files, so that no job need copy them
-                digests = set(ticket.command.digests)
-                index.pay(
-                    debt
-                    for debt in index.owed()
-                    if debt.store in ticket.holders and debt.unit in digests
-                )
+            ticket.pay_copies(index)
         self._set_applied(index, batch.lsn)
         return batch
 

@@ -32,6 +32,7 @@ from dfs.core.model import (
 from dfs.core.names import validate_key
 from dfs.core.ulid import UlidFactory
 from dfs.db.repository import IndexRepository
+from dfs.services.batch import Holders
 from dfs.services.changes import ChangeFile, RemoveFile, StoreFiles, UndeleteFile, Upload
 from dfs.services.commit import Committer
 from dfs.services.damage import DamageBook
@@ -150,11 +151,11 @@ class FileService:
         self._disks.take_log(command.log_bytes_max)
         copies = self._copies(replication)
         blobs = [upload.blob for upload in uploads]
-        holders: Collection[str] | None = None
+        holders: Holders | None = None
         if copies > 1:
             holders = self._quorum.copy_blobs(blobs, copies=copies)
         elif any(blob.staged is not None for blob in blobs):
-            holders = ()
+            holders = Holders()
         durability = self._committer.submit(command, copies=copies, holders=holders)
         return Stored(command.files, durability)
 

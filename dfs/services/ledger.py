@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import structlog
 
+from dfs.core.clock import now_ms
 from dfs.core.errors import DfsError
 from dfs.core.model import Debt
 from dfs.db.session import IndexDatabase
 from dfs.db.transaction import IndexTransaction
+from dfs.services.breaker import find_pause_ms
 from dfs.wal.log import WriteAheadLog
 
 logger = structlog.get_logger()
@@ -35,6 +39,39 @@ class Ledger:
         with self._log.lock(), self._index.begin() as transaction:
             yield transaction
             transaction.commit()
+
+    def is_current(self, index: IndexTransaction) -> bool:
+        """Tell whether the index has followed all of the log. It may not have, after a crash.
+
+        Args:
+            index: begun here.
+        """
+        control, state = self._log.control, index.node_state
+        return (
+            state is not None
+            and control.position is not None
+            and not control.is_dirty
+            and control.position.lsn == state.applied_lsn
+        )
+
+    def settle(self, paid: Iterable[Debt], failed: Iterable[tuple[Debt, DfsError]]) -> None:
+        """Note what became of attempts: those that failed are tried again, later each time.
+
+        Raises:
+            NoSpaceError, MetadataError.
+        """
+        moment = now_ms()
+        with self.begin() as index:
+            index.pay(paid)
+            index.postpone(
+                replace(
+                    debt,
+                    attempts=debt.attempts + 1,
+                    next_try_at_ms=moment + find_pause_ms(debt.attempts + 1, random.random()),  # noqa: S311
+                    error=error.message,
+                )
+                for debt, error in failed
+            )
 
     def owe(self, debts: Iterable[Debt]) -> bool:
         """Note debts as well as may be: whoever found them has something better to do than fail.

@@ -13,15 +13,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import DfsError, StoreUnavailableError
 from dfs.core.filelock import FileLock
-from dfs.core.model import Blob, BlobKind, StoreState
+from dfs.core.model import Blob, BlobKind, DebtKind, StoreState
 from dfs.db.repository import IndexRepository
-from dfs.services.batch import quorum_error
+from dfs.services.apply import REMOVAL_DELAY_MS
+from dfs.services.batch import Holders, quorum_error
 from dfs.services.copying import BlobCopier
+from dfs.services.ledger import Ledger
 from dfs.services.shipping import LogShipper, position_of
 from dfs.services.stores import ReplicaStore, Stores, copying_gate
 from dfs.services.upload import BlobWriter
@@ -40,6 +42,8 @@ BUSY_S_MAX = 1.0
 BYTES_PER_S_MIN = 16 << 20
 """Copying a large blob may take this much longer for its size."""
 COPY_THREADS = 8
+HOLD_S = 0.9 * REMOVAL_DELAY_MS / 1000
+"""A blob that was found on a replica, or copied there, stays for at least so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Quorum:
         *,
         log: WriteAheadLog,
         index: IndexRepository,
+        ledger: Ledger,
         stores: Stores,
         locks: Mapping[str, FileLock],
         threads: Executor,
@@ -88,6 +93,7 @@ class Quorum:
     ) -> None:
         self._log = log
         self._index = index
+        self._ledger = ledger
         self._stores = stores
         self._locks = locks
         self._threads = threads
@@ -113,15 +119,15 @@ class Quorum:
 
     # Before the commit
 
-    def copy_blobs(self, blobs: Sequence[BlobWriter], *, copies: int) -> frozenset[str] | None:
+    def copy_blobs(self, blobs: Sequence[BlobWriter], *, copies: int) -> Holders | None:
         """Copy the blob files of a change, which has not been committed yet, to the replicas.
 
         Args:
             blobs: finished. copies: stores that must have them, the primary among them.
 
         Returns:
-            Names of the replicas that have all of them, durable and read back; None for no blob
-            files at all, which every replica has.
+            The replicas that have all of them, durable and read back; None for no blob files at
+            all, which every replica has.
 
         Raises:
             QuorumError: too few.
@@ -129,14 +135,16 @@ class Quorum:
         staged = [(blob.staged, _describe(blob)) for blob in blobs if blob.staged is not None]
         if not staged:
             return None
-        # What a replica holds of a blob that nobody knows may be put aside at any moment.
+        until_s = time.monotonic() + HOLD_S
         digests = [blob.digest for _, blob in staged]
+        removing = self._keep(digests)
+        # What a replica holds of a blob that nobody knows may be put aside at any moment.
         unknown = {digest for digest in digests if self._index.find_blob(digest) is None}
         states = self._index.store_states()
         futures = {
             name: self._copiers[name].submit(self._copy, store, staged, unknown)
             for name, store in self._stores.replicas.items()
-            if _is_fit(states.get(name))
+            if _is_fit(states.get(name)) and name not in removing
         }
         size = sum(blob.size for _, blob in staged)
         deadline_s = time.monotonic() + self._timeout_s + size / BYTES_PER_S_MIN
@@ -147,7 +155,26 @@ class Quorum:
             future.cancel()  # what has not begun yet is left to the jobs
         if len(held) + 1 < copies:
             raise quorum_error(copies, held, failed)
-        return frozenset(held)
+        return Holders(frozenset(held), until_s)
+
+    def _keep(self, digests: Sequence[bytes]) -> set[str]:
+        """Put the removal of these blobs off, on replicas that owe it, so that they stay meanwhile.
+
+        Returns:
+            Names of the replicas that have begun to remove one, and cannot be counted on.
+        """
+        if not any(self._index.removals(name, digests) for name in self._stores.replicas):
+            return set()
+        removing: set[str] = set()
+        with self._ledger.begin() as index:
+            due_ms = now_ms() + REMOVAL_DELAY_MS
+            for name in self._stores.replicas:
+                for debt in self._index.removals(name, digests):
+                    if debt.kind is DebtKind.REMOVING_BLOB:
+                        removing.add(name)
+                    else:
+                        index.owe([replace(debt, owed_at_ms=due_ms, next_try_at_ms=due_ms)])
+        return removing
 
     def _copy(
         self,

@@ -1,4 +1,4 @@
-"""Paying what the stores are owed: their copy of the log, blob files, and mends.
+"""Paying what the stores are owed: their copy of the log, blob files, mends, and removals.
 
 What is owed stands in the index. A job only says "look": it may be lost, come twice, or be killed
 at any point, and the next one goes on.
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -27,13 +27,14 @@ from dfs.core.errors import (
     WalReadOnlyError,
 )
 from dfs.core.filelock import FileLock
-from dfs.core.model import Debt, DebtKind, StoreState
+from dfs.core.model import REMOVALS, BlobKind, Debt, DebtKind, StoreState
 from dfs.db.repository import IndexRepository
 from dfs.services.adoption import adopt
-from dfs.services.breaker import find_pause_ms, note_failure, note_success
+from dfs.services.breaker import note_failure, note_success
 from dfs.services.copying import BlobCopier
 from dfs.services.damage import DamageBook
 from dfs.services.ledger import Ledger
+from dfs.services.removal import BlobRemover
 from dfs.services.shipping import NOWHERE, LogShipper, advance, position_of
 from dfs.services.stores import ReplicaStore, Stores, copying_gate
 from dfs.services.turn import Turn, Turns
@@ -95,6 +96,7 @@ class Replication:
         cluster_id: bytes,
         damage: DamageBook,
         mend_segment: Callable[[int], None],
+        remover: BlobRemover,
         locks: dict[str, FileLock],
         turns: Turns,
     ) -> None:
@@ -105,6 +107,7 @@ class Replication:
         self._cluster_id = cluster_id
         self._damage = damage
         self._mend_segment = mend_segment
+        self._remover = remover
         self._locks = locks
         self._shipper = LogShipper(log=log)
         self._turns = turns
@@ -129,6 +132,7 @@ class Replication:
 
     def close(self) -> None:
         """Close the files of the locks."""
+        self._remover.close()
         for lock in self._locks.values():
             lock.close()
 
@@ -280,6 +284,8 @@ class Replication:
         batch = _take_batch(due)
         if not batch:
             return 0, False
+        removals = [debt for debt in batch if debt.kind in REMOVALS]
+        self._remover.pay(store, removals, threads=threads, on_progress=turn.note_progress)
         paid = self._pay_blobs(store, [d for d in batch if d.kind is DebtKind.BLOB], threads, turn)
         for debt in batch:
             if debt.kind is DebtKind.SEGMENT:
@@ -293,7 +299,12 @@ class Replication:
         threads: ThreadPoolExecutor,
         turn: Turn[WorkReport],
     ) -> int:
-        blobs = {blob.digest: blob for debt in debts if (blob := self._index.find_blob(debt.unit))}
+        blobs = {
+            blob.digest: blob
+            for debt in debts
+            if (blob := self._index.find_blob(debt.unit)) and blob.kind is BlobKind.FILE
+        }
+        going = {debt.unit for debt in self._index.removals(store.name, list(blobs), begun=True)}
         copier = BlobCopier(
             target=store,
             sources=self._stores.others(store.name),
@@ -302,12 +313,13 @@ class Replication:
             publish_lock=self._log.lock if store is self._stores.primary else nullcontext,
         )
         with copying_gate(self._log.path, store.name).passing():
-            copied = copier.copy(list(blobs.values()))
+            copied = copier.copy([blob for blob in blobs.values() if blob.digest not in going])
+        copied.failed.update(dict.fromkeys(going, StoreUnavailableError("It is being removed.")))
         for name, blob, error in copied.damaged:
             self._damage.note_blob(name, blob, error)
         # A blob that nobody knows any more is owed to nobody.
         done = [debt for debt in debts if debt.unit in copied.whole or debt.unit not in blobs]
-        self._settle(
+        self._ledger.settle(
             done,
             [(debt, copied.failed[debt.unit]) for debt in debts if debt.unit in copied.failed],
         )
@@ -323,9 +335,9 @@ class Replication:
         except StoreUnavailableError:
             raise
         except DfsError as error:
-            self._settle([], [(debt, error)])
+            self._ledger.settle([], [(debt, error)])
             return 0
-        self._settle([debt], [])
+        self._ledger.settle([debt], [])
         return 1
 
     def _copy_segment(self, store: ReplicaStore, segment_id: int) -> None:
@@ -344,20 +356,6 @@ class Replication:
         segment_id = error.context.get("segment_id")
         if isinstance(segment_id, int):
             self._damage.note_segment(self._stores.primary.name, segment_id, error)
-
-    def _settle(self, paid: Sequence[Debt], failed: Sequence[tuple[Debt, DfsError]]) -> None:
-        moment = now_ms()
-        with self._ledger.begin() as index:
-            index.pay(paid)
-            index.postpone(
-                replace(
-                    debt,
-                    attempts=debt.attempts + 1,
-                    next_try_at_ms=moment + find_pause_ms(debt.attempts + 1, random.random()),  # noqa: S311
-                    error=error.message,
-                )
-                for debt, error in failed
-            )
 
     # The state of a store
 

@@ -20,9 +20,17 @@ class OwedKind(Enum):
     """The newest part of the log. It is counted in records."""
     BLOB = "blob"
     SEGMENT = "segment"
+    REMOVAL = "removal"
+    """Of blob files and segments that nobody wants. Its bytes are not to be copied but freed."""
 
 
-_OWED_KINDS = {DebtKind.BLOB: OwedKind.BLOB, DebtKind.SEGMENT: OwedKind.SEGMENT}
+_OWED_KINDS = {
+    DebtKind.BLOB: OwedKind.BLOB,
+    DebtKind.SEGMENT: OwedKind.SEGMENT,
+    DebtKind.REMOVE_BLOB: OwedKind.REMOVAL,
+    DebtKind.REMOVING_BLOB: OwedKind.REMOVAL,
+    DebtKind.DROP_SEGMENT: OwedKind.REMOVAL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,17 @@ class Owed:
     failing: int = 0
     oldest_at_ms: int | None = None
     error: str | None = None
+
+    def plus(self, row: DebtSummary) -> Owed:
+        """Return the same with further debts."""
+        oldest_at_ms = self.oldest_at_ms
+        return Owed(
+            self.count + row.count,
+            self.bytes + row.bytes,
+            self.failing + row.failing,
+            row.oldest_at_ms if oldest_at_ms is None else min(oldest_at_ms, row.oldest_at_ms),
+            row.last_error or self.error,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +119,8 @@ class StoreReport:
 
     @property
     def owed_bytes(self) -> int:
-        """Bytes owed, of all kinds."""
-        return sum(owed.bytes for owed in self.owed.values())
+        """Bytes owed, of all kinds but what is to be removed."""
+        return sum(owed.bytes for kind, owed in self.owed.items() if kind is not OwedKind.REMOVAL)
 
     @property
     def oldest_at_ms(self) -> int | None:
@@ -143,9 +162,8 @@ def describe_debts(
     )
     for row in sums:
         if row.store == state.name:
-            owed[_OWED_KINDS[row.kind]] = Owed(
-                row.count, row.bytes, row.failing, row.oldest_at_ms, row.last_error
-            )
+            kind = _OWED_KINDS[row.kind]
+            owed[kind] = owed[kind].plus(row)
     return owed
 
 

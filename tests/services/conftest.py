@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dfs.core.clock import now_ms
 from dfs.core.config import Config, load_config
 from dfs.core.steps import OnStep, ignore_step
 from dfs.services import breaker
@@ -94,3 +96,28 @@ def node(open_node: Opener) -> Services:
 def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a store that failed be tried again at once."""
     monkeypatch.setattr(breaker, "PAUSE_MS", 0)
+
+
+class Clock:
+    """The wall clock of a node under test: the real one, and as much as it was put forward."""
+
+    def __init__(self) -> None:
+        self.ahead_ms = 0
+
+    def now_ms(self) -> int:
+        """Return the time as the node sees it."""
+        return now_ms() + self.ahead_ms
+
+    def advance(self, *, seconds: float) -> None:
+        """Put it forward."""
+        self.ahead_ms += int(1000 * seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let all of dfs that is imported by now look at a clock that can be put forward."""
+    clock = Clock()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("dfs.") and getattr(module, "now_ms", None) is now_ms:
+            monkeypatch.setattr(module, "now_ms", clock.now_ms)
+    return clock

@@ -1,0 +1,72 @@
+"""Processes killed with -9 while they collect garbage and remove blobs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dfs.db.repository import IndexRepository
+from dfs.services import apply
+from tests.services.conftest import Opener, list_keys
+from tests.services.garbage_child import garbage_config, tidy
+from tests.services.recount import check_figures
+
+STEPS = [
+    "commit.planned",
+    "commit.published",
+    "log.appended",
+    "log.synced",
+    "commit.indexed",
+    "removal.unlinked",
+    "removal.begun",
+    "removal.removed",
+]
+
+pytestmark = pytest.mark.crash
+
+
+@pytest.mark.parametrize("count", [3, 16])
+@pytest.mark.parametrize("step", STEPS)
+def test_process_killed_while_it_collects_loses_no_file_and_leaves_no_blob(
+    tmp_path: Path,
+    sqlite_url: str,
+    open_node: Opener,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    count: int,
+) -> None:
+    """After kill -9 at any step every store has all blobs of files, and in the end no others."""
+    command = [sys.executable, "-m", "tests.services.garbage_child"]
+    child = subprocess.run(
+        [*command, str(tmp_path), sqlite_url, step, str(count)],
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert child.returncode == -9, child.stderr.decode()
+    journal = [json.loads(line) for line in child.stdout.splitlines()]
+    stored = {line["id"]: line["digest"] for line in journal if line["event"] == "stored"}
+    deleting = {line["id"] for line in journal if line["event"] == "deleting"}
+    monkeypatch.setattr(apply, "REMOVAL_DELAY_MS", 0)
+    config = garbage_config(tmp_path, sqlite_url)
+    changes = {"replicas": config.replicas, "delete_grace_s": config.delete_grace_s}
+    for is_rebuilt in (False, True):
+        node = open_node(**changes)
+        found = list_keys(node)
+        assert stored.items() - {(i, stored[i]) for i in deleting} <= found.items()
+        for _ in range(3):
+            tidy(node)
+        check_figures(node)
+        wanted = {bytes.fromhex(etag) for etag in found.values()}
+        for store in node.stores.all():
+            held = {digest for digest, _ in store.list_blobs()}
+            assert wanted <= held
+            # Named, but not in the log: a blob that nobody referred to yet, see ARCHITECTURE.
+            assert held == wanted or (step, store.name) == ("commit.published", "primary")
+        assert IndexRepository(node.index).summarize_debts() == []
+        if not is_rebuilt:
+            node.index.destroy()
