@@ -19,6 +19,7 @@ from dfs.services.hooks import Hooks
 from dfs.telemetry.disks import DiskGauges
 from dfs.telemetry.metrics import Metrics, install_metrics
 from dfs.telemetry.stores import StoreGauges
+from dfs.telemetry.usage import UsageGauges
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -34,7 +35,10 @@ def create_app(config: Config | None = None) -> Flask:
     app = DfsFlask("dfs", static_folder=None)
     app.url_map.merge_slashes = False  # a name with two slashes is another name, not a redirect
     metrics = install_metrics(
-        app, read_stores=partial(_read_stores, app), read_disks=partial(_read_disks, app)
+        app,
+        read_stores=partial(_read_stores, app),
+        read_disks=partial(_read_disks, app),
+        read_usage=partial(_read_usage, app),
     )
     app.extensions["dfs"] = Node(config, hooks=_make_hooks(metrics))
     install_error_handlers(app)
@@ -92,3 +96,10 @@ def _read_disks(app: Flask) -> DiskGauges:
         reserve_bytes=node.config.reserve_bytes,
         reserve_inodes=node.config.reserve_inodes,
     )
+
+
+def _read_usage(app: Flask) -> UsageGauges:
+    """Return what the node holds, for the metrics. Raises DfsError."""
+    node: Node = app.extensions["dfs"]
+    report = node.services.usage.report()
+    return UsageGauges(report.files, report.blobs, report.log_bytes, report.dead_bytes)

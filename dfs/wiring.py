@@ -38,6 +38,7 @@ from dfs.services.scrub import Scrub
 from dfs.services.stores import Stores
 from dfs.services.survey import Survey
 from dfs.services.turn import Turns
+from dfs.services.usage import UsageService
 from dfs.storage.base import BlobStore
 from dfs.storage.open import open_store
 from dfs.wal.log import WriteAheadLog
@@ -63,6 +64,7 @@ class Services:
     committer: Committer
     files: FileService
     garbage: GarbageCollector
+    usage: UsageService
     wal_inspection: WalInspection
     health: NodeHealth
     hasher: ThreadPoolExecutor
@@ -213,9 +215,8 @@ def _build_services(
         hinter=hinter,
         committer=committer,
         files=_build_files(parts, committer, quorum),
-        garbage=GarbageCollector(
-            committer=committer, index=repository, delete_grace_s=config.delete_grace_s
-        ),
+        garbage=_build_garbage(parts, committer),
+        usage=UsageService(log=log, index=repository, quota_bytes=config.quota_bytes),
         wal_inspection=WalInspection(log=log, index=repository),
         health=_build_health(parts, queue, replicas),
         hasher=parts.hasher,
@@ -353,6 +354,12 @@ def _build_replicas(parts: _Parts, queue: JobQueue, scrub: Scrub) -> Replicas:
     )
 
 
+def _build_garbage(parts: _Parts, committer: Committer) -> GarbageCollector:
+    return GarbageCollector(
+        committer=committer, index=parts.repository, delete_grace_s=parts.config.delete_grace_s
+    )
+
+
 def _build_files(parts: _Parts, committer: Committer, quorum: Quorum) -> FileService:
     return FileService(
         committer=committer,
@@ -367,6 +374,7 @@ def _build_files(parts: _Parts, committer: Committer, quorum: Quorum) -> FileSer
         hasher=parts.hasher,
         inline_blob_bytes_max=parts.config.inline_blob_bytes_max,
         upload_bytes_max=parts.config.upload_bytes_max,
+        quota_bytes=parts.config.quota_bytes,
         delete_grace_s=parts.config.delete_grace_s,
     )
 

@@ -328,3 +328,52 @@ class ScrubStartSchema(Schema):
         required=True,
         metadata={"description": "Stores that cannot be scrubbed now, and why."},
     )
+
+
+class FileUsageSchema(Schema):
+    """What files hold."""
+
+    files = fields.Integer(required=True)
+    bytes = fields.Integer(required=True)
+    deleted_files = fields.Integer(required=True, metadata={"description": "In the trash."})
+    deleted_bytes = fields.Integer(required=True)
+
+
+class BlobUsageSchema(Schema):
+    """What blobs hold: the bytes of files, equal ones once."""
+
+    files = fields.Integer(required=True, metadata={"description": "Blobs that are files."})
+    file_bytes = fields.Integer(required=True)
+    unused_files = fields.Integer(
+        required=True, metadata={"description": "Those of them that no file needs any more."}
+    )
+    unused_bytes = fields.Integer(required=True)
+    inline = fields.Integer(required=True, metadata={"description": "Blobs inside the log."})
+    inline_bytes = fields.Integer(required=True)
+
+
+class UsageSchema(FileUsageSchema):
+    """What the node holds."""
+
+    quota_bytes = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "For all files, those in the trash included; null: no limit."},
+    )
+    buckets = fields.Dict(
+        keys=fields.String(), values=fields.Nested(FileUsageSchema), required=True
+    )
+    blobs = fields.Nested(BlobUsageSchema, required=True)
+    deduplicated_bytes = fields.Integer(
+        required=True, metadata={"description": "Of files that are the same as others."}
+    )
+    log_bytes = fields.Integer(required=True)
+    dead_bytes = fields.Integer(
+        required=True, metadata={"description": "Of the log: what is not needed any more."}
+    )
+    owed_copy_bytes = fields.Integer(
+        required=True, metadata={"description": "Of blobs and segments, to be copied to stores."}
+    )
+    owed_removal_bytes = fields.Integer(
+        required=True, metadata={"description": "Of blobs, to be removed from stores."}
+    )

@@ -38,6 +38,7 @@ STATUS: dict[type[errors.DfsError], int] = {
     errors.NoSuchFileError: 404,
     errors.NoSuchStoreError: 404,
     errors.NoSuchSegmentError: 404,
+    errors.QuotaExceededError: 507,
     errors.AlreadyExistsError: 412,
     errors.PreconditionFailedError: 412,
     errors.NoSpaceError: 507,

@@ -21,6 +21,7 @@ from dfs.api.answers import (
     StoredFilesSchema,
     StoresSchema,
     SyncSchema,
+    UsageSchema,
 )
 from dfs.api.errors import MEDIA_TYPE
 from dfs.api.forms import FILES_MAX
@@ -259,6 +260,10 @@ INSPECT_DOC: Doc = {
         "200": answer("What was found.", SegmentReportSchema),
         **problems(404, 422, 500, 503),
     },
+}
+
+USAGE_DOC: Doc = {
+    "responses": {"200": answer("What is held now.", UsageSchema), **problems(422, 503)}
 }
 
 _STORE_CHOICE: Doc = {

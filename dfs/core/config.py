@@ -188,6 +188,13 @@ SETTINGS: tuple[Setting, ...] = (
         "largest accepted file in bytes; 0 = as large as the disk allows",
     ),
     Setting(
+        "DFS_QUOTA_BYTES",
+        "quota_bytes",
+        parse_int(0),
+        "0",
+        "bytes that all files together may have, those in the trash included; 0 = no limit",
+    ),
+    Setting(
         "DFS_DELETE_GRACE_S",
         "delete_grace_s",
         parse_int(0),
@@ -303,6 +310,7 @@ class Config:
     node_id: str
     inline_blob_bytes_max: int
     upload_bytes_max: int
+    quota_bytes: int
     delete_grace_s: int
     wal_segment_bytes: int
     wal_preallocate_bytes: int

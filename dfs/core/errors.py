@@ -12,10 +12,11 @@
      |   |- NoSuchFileError          no file has that id
      |   |- NoSuchSegmentError       no segment of the log has that id
      |   |- NoSuchStoreError         no store has that name
+     |   |- QuotaExceededError       the node would hold more bytes than it may
      |   |- AlreadyExistsError       the caller demanded that the name be free, and it is not
      |   `- PreconditionFailedError  the file is not the one named by If-Match
      |- StorageError                 a store could not do what was asked
-     |   |- NoSpaceError             the disk, or the quota on it, is full
+     |   |- NoSpaceError             the disk, or a quota of its own, is full
      |   |- BlobMissingError         no store holds the blob
      |   |- BlobCorruptError         a block of the blob does not have its checksum
      |   |- StoreUnavailableError    the store does not answer
@@ -152,6 +153,12 @@ class NoSuchSegmentError(RequestError):
     """No segment of the log has that id."""
 
     code = "no_such_segment"
+
+
+class QuotaExceededError(RequestError):
+    """The node would hold more bytes of files than it may. Nothing of the change was kept."""
+
+    code = "quota_exceeded"
 
 
 class AlreadyExistsError(RequestError):

@@ -6,7 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dfs.core.clock import now_ms
-from dfs.core.errors import AlreadyExistsError, NoSuchFileError, PreconditionFailedError
+from dfs.core.errors import (
+    AlreadyExistsError,
+    NoSuchFileError,
+    PreconditionFailedError,
+    QuotaExceededError,
+)
 from dfs.core.model import DEFAULT_BUCKET, Blob, BlobKind, File
 from dfs.db.transaction import IndexTransaction
 from dfs.services.command import RECORD_OVERHEAD_BYTES, Bytesless, Draft
@@ -40,6 +45,7 @@ class StoreFiles:
         uploads: (id of the new file, what it is) for each.
         if_absent: refuse if a file of one of these names is there.
         is_sound: tells whether a blob that the index knows can really be read.
+        quota_bytes: what all files together may have, those in the trash included; 0: no limit.
     """
 
     file_ids: Sequence[str] = ()
@@ -50,6 +56,7 @@ class StoreFiles:
         uploads: Sequence[tuple[str, Upload]],
         if_absent: bool,
         is_sound: Callable[[Blob], bool],
+        quota_bytes: int = 0,
     ) -> None:
         self.files: tuple[File, ...] = ()
         self.new_file_ids = [file_id for file_id, _ in uploads]
@@ -57,6 +64,7 @@ class StoreFiles:
         self._uploads = uploads
         self._if_absent = if_absent
         self._is_sound = is_sound
+        self._quota_bytes = quota_bytes
         self._staged: list[tuple[StagedBlob, bytes, int]] = []
 
     @property
@@ -64,6 +72,8 @@ class StoreFiles:
         return sum(_upload_bytes(upload) for _, upload in self._uploads)
 
     def plan(self, index: IndexTransaction) -> list[Draft]:
+        if self._quota_bytes:
+            self._require_quota(index)
         created_at_ms = now_ms()
         drafts: list[Draft] = []
         drafted: set[bytes] = set()
@@ -100,6 +110,15 @@ class StoreFiles:
         self.files = tuple(
             file for file_id in self.new_file_ids if (file := index.file(file_id)) is not None
         )
+
+    def _require_quota(self, index: IndexTransaction) -> None:
+        size = sum(upload.blob.size for _, upload in self._uploads)
+        left = self._quota_bytes - index.held_bytes()
+        if size > left:
+            raise QuotaExceededError(
+                f"Only {max(0, left)} of {self._quota_bytes} bytes are left for files. Those in "
+                "the trash count until they are purged."
+            )
 
     def _plan_blob(self, blob: BlobWriter, index: IndexTransaction) -> list[Draft]:
         """Return the record that puts these bytes, unless the node has them already."""

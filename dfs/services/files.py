@@ -57,7 +57,7 @@ class FileService:
     Args:
         index: for reading; every change goes through `committer`.
         hasher: runs the hashing of large uploads.
-        inline_blob_bytes_max, upload_bytes_max, delete_grace_s: see the settings of those names.
+        inline_blob_bytes_max, upload_bytes_max, quota_bytes, delete_grace_s: see the settings.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class FileService:
         hasher: Executor,
         inline_blob_bytes_max: int,
         upload_bytes_max: int,
+        quota_bytes: int,
         delete_grace_s: int,
     ) -> None:
         self._committer = committer
@@ -91,6 +92,7 @@ class FileService:
         self._ulids = UlidFactory()
         self._inline_blob_bytes_max = inline_blob_bytes_max
         self.upload_bytes_max = upload_bytes_max
+        self._quota_bytes = quota_bytes
         self._delete_grace_ms = 1000 * delete_grace_s
 
     def announce(self) -> AbstractContextManager[None]:
@@ -136,7 +138,8 @@ class FileService:
             replication: "sync" to wait for the quorum, "async" not to; None for the setting.
 
         Raises:
-            InvalidNameError, AlreadyExistsError, and what `Committer.submit` raises.
+            InvalidNameError, AlreadyExistsError, QuotaExceededError, and what `Committer.submit`
+            raises.
 
         Durability: on return bytes and records are synced.
         """
@@ -147,6 +150,7 @@ class FileService:
             uploads=[(self._ulids.make(), upload) for upload in uploads],
             if_absent=if_absent,
             is_sound=self._is_sound,
+            quota_bytes=self._quota_bytes,
         )
         self._disks.take_log(command.log_bytes_max)
         copies = self._copies(replication)

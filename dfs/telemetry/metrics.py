@@ -25,6 +25,7 @@ from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMet
 from dfs.telemetry.disks import DiskGauges, collect_disks
 from dfs.telemetry.files import MULTIPROCESS_VARIABLE
 from dfs.telemetry.stores import StoreCounters, StoreGauges, collect_stores
+from dfs.telemetry.usage import UsageGauges, collect_usage
 
 METRICS_PATH = "/metrics"
 SERIES_MAX = 400
@@ -164,6 +165,7 @@ def install_metrics(
     *,
     read_stores: Callable[[], Sequence[StoreGauges]] = tuple,
     read_disks: Callable[[], DiskGauges] = DiskGauges,
+    read_usage: Callable[[], UsageGauges | None] = lambda: None,
 ) -> Metrics:
     """Serve `GET /metrics` and count the requests of `app`.
 
@@ -171,10 +173,14 @@ def install_metrics(
     directory in PROMETHEUS_MULTIPROC_DIR. Elsewhere (tests, `flask run`) it covers this process.
 
     Args:
-        read_stores, read_disks: see `LookupCollector`.
+        read_stores, read_disks, read_usage: see `LookupCollector`.
     """
     registry = CollectorRegistry()
-    collectors = (collect_stores(read_stores), collect_disks(read_disks))
+    collectors: tuple[Collector, ...] = (
+        collect_stores(read_stores),
+        collect_disks(read_disks),
+        collect_usage(read_usage),
+    )
     if MULTIPROCESS_VARIABLE in os.environ:
         exporter = _SharedMetrics(collectors=collectors, registry=registry)
         exporter.path = METRICS_PATH

@@ -29,13 +29,18 @@ STEPS = [
 pytestmark = pytest.mark.crash
 
 
+@pytest.fixture(autouse=True)
+def remove_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have replicas remove as soon as they can, as the child does."""
+    monkeypatch.setattr(apply, "REMOVAL_DELAY_MS", 0)
+
+
 @pytest.mark.parametrize("count", [3, 16])
 @pytest.mark.parametrize("step", STEPS)
 def test_process_killed_while_it_collects_loses_no_file_and_leaves_no_blob(
     tmp_path: Path,
     sqlite_url: str,
     open_node: Opener,
-    monkeypatch: pytest.MonkeyPatch,
     step: str,
     count: int,
 ) -> None:
@@ -51,7 +56,6 @@ def test_process_killed_while_it_collects_loses_no_file_and_leaves_no_blob(
     journal = [json.loads(line) for line in child.stdout.splitlines()]
     stored = {line["id"]: line["digest"] for line in journal if line["event"] == "stored"}
     deleting = {line["id"] for line in journal if line["event"] == "deleting"}
-    monkeypatch.setattr(apply, "REMOVAL_DELAY_MS", 0)
     config = garbage_config(tmp_path, sqlite_url)
     changes = {"replicas": config.replicas, "delete_grace_s": config.delete_grace_s}
     for is_rebuilt in (False, True):

@@ -14,11 +14,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from dfs.core.errors import NoSuchFileError
 from dfs.core.model import File
+from dfs.db.repository import IndexRepository
+from dfs.services.garbage import DropBlobs, PurgeFiles
 from dfs.wiring import Services, open_services
 from tests.services.conftest import list_keys, make_config, store_bytes
 from tests.services.recount import check_figures
 from tests.services.test_crash import ROTATION_STEPS, STEPS
 
+FAR_MS = 1 << 50
 SIZES = st.sampled_from([0, 1, 500, 3000, 5000])
 
 
@@ -127,6 +130,21 @@ class NodeMachine(RuleBasedStateMachine):
         if done is None and file_id in {file.id for file in self.list_trash()}:
             return
         self.files[file_id] = self.trash.pop(file_id)
+
+    @rule()
+    def purge(self) -> None:
+        """Empty the trash."""
+        command = PurgeFiles(self.list_trash(), deleted_by_ms=FAR_MS)
+        done = self.change(lambda: self.node.committer.submit(command))
+        if done is not None or not self.list_trash():
+            self.trash.clear()
+
+    @rule()
+    def drop(self) -> None:
+        """Drop the blob files that no file needs, and have them removed."""
+        unused = IndexRepository(self.node.index).unused_blobs(limit=100)
+        self.change(lambda: self.node.committer.submit(DropBlobs(unused)))
+        self.node.replication.work("primary", budget_s=0)
 
     def list_trash(self) -> tuple[File, ...]:
         """Return the files in the trash."""
