@@ -217,12 +217,14 @@ def test_log_whose_only_copies_are_stubs_ahead_of_it_is_refused(
     sound: Sound, tmp_path: Path
 ) -> None:
     """Neither the segment nor what was moved from it is anywhere: the error says so."""
-    cluster = sound.copy(tmp_path / "short", {"replica1": {2}, "replica2": {2}})
-    cut_back(sound, cluster, "replica1", "replica2", behind=4)
-    cluster.lose("wal")
-    needed = f"replica1: holds its stub, which needs the log up to LSN {sound.drops[2].moved_lsn}"
-    with pytest.raises(WalGapError, match=needed):
+    cluster = sound.copy(tmp_path / "short", {store: {2} for store in STORES})
+    cut_back(sound, cluster, *STORES, behind=4)
+    cluster.segment(4).unlink()
+    needed = f"holds its stub, which needs the log up to LSN {sound.drops[2].moved_lsn}"
+    with pytest.raises(WalGapError, match=needed) as refused:
         cluster.restore()
+    for name in ("this node", "replica1", "replica2"):
+        assert f"{name}: {needed}" in str(refused.value)
     assert not (cluster.wal / "wal.active").exists()
 
 

@@ -12,9 +12,18 @@ from hypothesis import strategies as st
 from dfs.core.errors import StoreUnavailableError, WalCorruptError
 from dfs.wal.control import LogPosition
 from dfs.wal.merge import SegmentCopy, find_sure_end, merge_newest, merge_up_to, read_runs
-from dfs.wal.record import DeleteFile
+from dfs.wal.record import DeleteFile, DropSegment
 from dfs.wal.segment import SEGMENT_HEADER_BYTES
-from tests.wal.logs import Commit, Written, encode_commits, encode_segment, some_commits, upload
+from dfs.wal.stub import encode_stub
+from tests.wal.logs import (
+    Commit,
+    Written,
+    encode_commits,
+    encode_segment,
+    header_of,
+    some_commits,
+    upload,
+)
 
 START = LogPosition(1, SEGMENT_HEADER_BYTES, 0)
 COMMITS = some_commits(6)
@@ -39,7 +48,7 @@ class Bytes:
 
     def read(self, offset: int, length: int) -> bytes:
         """Return some of them."""
-        if offset + length > self._readable_bytes:
+        if min(offset + length, len(self._data)) > self._readable_bytes:
             raise StoreUnavailableError("input/output error")
         return self._data[offset : offset + length]
 
@@ -201,3 +210,25 @@ def test_sure_end_is_before_the_last_commit():
     last = next(record for record in reversed(WRITTEN) if record.starts_commit)
     assert find_sure_end(copy_of(SEGMENT), START).offset == last.offset
     assert find_sure_end(copy_of(SEGMENT, is_own=True), START) == END
+
+
+def test_merge_takes_nothing_from_a_stub() -> None:
+    """Its record is no part of the segment: what another copy lacks is not in it."""
+    commits = [[upload(f"file-{number}", bytes(1500))] for number in range(4)]
+    data, written = segment_of(commits)
+    end = LogPosition(1, len(data), written[-1].lsn)
+    drop = DropSegment(
+        segment_id=1,
+        first_lsn=1,
+        last_lsn=end.lsn,
+        end=end.offset,
+        sealed_at_ms=0,
+        moved_lsn=end.lsn,
+        dropped_at_ms=0,
+    )
+    stub = copy_of(encode_stub(header_of(), drop), "stub", is_own=True)
+    assert merge_up_to([stub], start=START, end=end).runs == ()
+    damaged = copy_of(flipped([written[2].offset + 30], data))
+    assert merge_up_to([stub, damaged], start=START, end=end).end.lsn == written[1].lsn
+    whole = merge_up_to([stub, damaged, copy_of(data)], start=START, end=end)
+    assert bytes_of(whole) == data[SEGMENT_HEADER_BYTES:]
