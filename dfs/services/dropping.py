@@ -6,6 +6,8 @@ old file goes on; whoever opens the stub with an old place looks the index up ag
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from dfs.core.durable import replace_durably, storage_error, sync_directory
@@ -26,7 +28,17 @@ LOCK_WAIT_S = 10.0
 logger = structlog.get_logger()
 
 
-def drop_segment(log: WriteAheadLog, drop: DropSegment, *, on_step: OnStep = ignore_step) -> bool:
+def ignore_index() -> None:
+    """Do nothing."""
+
+
+def drop_segment(
+    log: WriteAheadLog,
+    drop: DropSegment,
+    *,
+    sync_index: Callable[[], None] = ignore_index,
+    on_step: OnStep = ignore_step,
+) -> bool:
     """Replace a sealed segment of the node by its stub. May be repeated.
 
     A segment that takes no more than the space of a stub stays.
@@ -34,6 +46,8 @@ def drop_segment(log: WriteAheadLog, drop: DropSegment, *, on_step: OnStep = ign
     Args:
         log: open and recovered; its lock is not held.
         drop: as it was committed, with all that it says was moved.
+        sync_index: makes the index durable as it is now. After a power cut it would else be older
+            than what was dropped, and have to be rebuilt.
 
     Returns:
         Whether it was replaced; not, if it is a stub already, or stays.
@@ -43,7 +57,8 @@ def drop_segment(log: WriteAheadLog, drop: DropSegment, *, on_step: OnStep = ign
         WalGapError: the one behind it has to be mended before.
         WalError: the log does not reach as far as the record says; or another process works on
             segments: do it again.
-        StorageError: the disk failed; the segment is as it was, or replaced.
+        StorageError, MetadataError: the disk or the index failed; the segment is as it was, or
+            replaced.
 
     Durability: on return the stub is on disk; whenever the process dies, segment or stub is there.
     """
@@ -54,6 +69,7 @@ def drop_segment(log: WriteAheadLog, drop: DropSegment, *, on_step: OnStep = ign
         path = sealed_path(log.path, drop.segment_id)
         is_new = read_stub(log.open_segments.open_anew(drop.segment_id)) is None
         if is_new:
+            sync_index()
             written = directory / path.name
             replace_durably(written, stub)
             on_step("drop.written")

@@ -129,7 +129,7 @@ def names_older(frame: Frame) -> bool:
 
 
 def read_frame(segment: SegmentBytes, *, segment_id: int, offset: int, length: int) -> Frame:
-    """Read one record. That of a stub is never the one meant, even if it has its place and length.
+    """Read one record. That of a stub is never the one meant, even if it lies in the same place.
 
     Raises:
         WalCorruptError: no record of that length lies there.
@@ -137,6 +137,6 @@ def read_frame(segment: SegmentBytes, *, segment_id: int, offset: int, length: i
     """
     data = segment.read(offset, length)
     frame = decode_frame(memoryview(data), segment_id=segment_id, offset=offset)
-    if len(data) < length or frame.type == RecordType.DROP_SEGMENT:
+    if frame.type == RecordType.DROP_SEGMENT:
         raise WalCorruptError("Another record lies there.", segment_id=segment_id, offset=offset)
     return frame

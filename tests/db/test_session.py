@@ -389,3 +389,57 @@ def test_fork_after_close_uses_connections_of_its_own(database: IndexDatabase) -
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     database.open()
     assert count_files(database) == 2
+
+
+def test_sync_makes_commits_of_sqlite_durable(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that commits are in is synced; without one, all of them are durable."""
+    database = open_index(sqlite_url)
+    database.migrate()
+    fill(database, 3)
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink())
+        fsync(fd)
+
+    monkeypatch.setattr(session.os, "fsync", note)
+    database.sync()
+    path = sqlite_path(sqlite_url)
+    path = path.with_name(f"{path.name}-wal")
+    assert synced == [path]
+    assert path.stat().st_size
+    database.close()
+    database.sync()
+    assert synced == [path]
+
+
+def test_sync_that_fails_is_an_error_of_the_index(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked for it does not go on as if it had been done."""
+    database = open_index(sqlite_url)
+    database.migrate()
+
+    def fail(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(session.os, "fsync", fail)
+    with pytest.raises(NoSpaceError):
+        database.sync()
+    database.close()
+
+
+def test_sync_makes_commits_of_postgresql_durable(postgres_url: str) -> None:
+    """The server has flushed its log up to where it was when the question came."""
+    database = open_index(postgres_url)
+    database.migrate()
+    fill(database, 200)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        (end,) = connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+        database.sync()
+        is_flushed = "SELECT pg_current_wal_flush_lsn() >= %s::pg_lsn"
+        assert connection.execute(is_flushed, (end,)).fetchone() == (True,)
+    database.close()

@@ -89,6 +89,21 @@ def segments(node: Services):
     return node.replication._index.list_segments(limit=100)
 
 
+def test_index_is_durable_before_the_segment_is_gone(cluster, node):
+    """Else a power cut could leave an index that is older than what was dropped."""
+    full = cluster.segment(2).read_bytes()
+    drop = decide(node, 2)
+    seen: list[bool] = []
+
+    def sync() -> None:
+        node.index.sync()
+        seen.append(cluster.segment(2).read_bytes() == full)
+
+    assert drop_segment(node.log, drop, sync_index=sync)
+    assert not drop_segment(node.log, drop, sync_index=sync)
+    assert seen == [True]
+
+
 def test_dropping_twice_does_nothing_more(cluster, node):
     """A job that comes twice finds the stub, and leaves the file as it is."""
     drop = compact(node, 2)[0]
@@ -141,7 +156,8 @@ def test_reader_whose_bytes_were_moved_looks_again(cluster, node):
     """Between asking the index and reading, the segment was dropped: the file is read whole."""
     expected = list_keys(node)
     damage: list[object] = []
-    node.files._damage.note_segment = lambda *seen: damage.append(seen)  # type: ignore
+    node.files._damage.note_segment = lambda *seen: damage.append(seen)
+    node.files._damage.note_rescue = damage.append
     downloads = {file_id: lookup(node, file_id) for file_id in expected}
     compact(node, 1, 2, 3)
     node.log.open_segments.clear()
