@@ -16,7 +16,7 @@ from dfs.core.errors import (
 )
 from dfs.core.model import StoreState
 from dfs.core.steps import OnStep, ignore_step
-from dfs.services.segment_copies import SegmentBuilder, find_header, open_own
+from dfs.services.segment_copies import SegmentBuilder, find_header, has_stub, open_own
 from dfs.services.segment_sources import (
     SegmentSource,
     SegmentStore,
@@ -30,7 +30,6 @@ from dfs.wal.log import WriteAheadLog
 from dfs.wal.merge import SegmentCopy, first_position, merge_up_to, read_runs
 from dfs.wal.repair import keep_file, overwrite
 from dfs.wal.segment import SEGMENT_HEADER_BYTES, SegmentHeader, encode_header, sealed_path
-from dfs.wal.stub import read_stub
 
 LOCK_WAIT_S = 10.0
 
@@ -122,7 +121,7 @@ class _Mender:
         path = sealed_path(self._log.path, segment_id)
         own = [open_own(path)] if path.exists() else []
         log_end = self._log.position
-        if self._is_whole(own, end) or self._is_dropped(own, end, log_end):
+        if self._is_whole(own, end) or has_stub(own, end, log_lsn=log_end.lsn):
             self._log.open_segments.forget(segment_id)
             return False
         built = self._builder.build_up_to(end, own, log_end=log_end)
@@ -184,12 +183,6 @@ class _Mender:
         if header is None:
             return False
         return merge_up_to(copies, start=first_position(header), end=end).end == end
-
-    def _is_dropped(
-        self, copies: Sequence[SegmentCopy], end: LogPosition, log_end: LogPosition
-    ) -> bool:
-        stubs = [read_stub(copy.segment) for copy in copies]
-        return any(stub and stub.is_enough(end, log_lsn=log_end.lsn) for stub in stubs)
 
     def _read_header(self, segment_id: int) -> SegmentHeader | None:
         is_active = segment_id == self._log.position.segment_id

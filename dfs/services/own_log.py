@@ -19,7 +19,6 @@ from dfs.wal.segment import (
     list_sealed_ids,
     sealed_path,
 )
-from dfs.wal.stub import read_stub
 
 
 class OwnLog:
@@ -76,18 +75,6 @@ class OwnLog:
         if reader.end.outcome is Outcome.CORRUPT or reader.end.position.lsn < durable_lsn:
             return None
         return reader.end.position
-
-    def has_stub(self, end: LogPosition, *, log_lsn: int) -> bool:
-        """Tell whether a stub, which is enough, stands for the sealed segment that ended at `end`.
-
-        Args:
-            log_lsn: of the last record of the log.
-        """
-        path = sealed_path(self.path, end.segment_id)
-        if read_own_header(path, end.segment_id) is None:
-            return False
-        stub = read_stub(open_own(path).segment)
-        return stub is not None and stub.is_enough(end, log_lsn=log_lsn)
 
     def open_whole(self, end: LogPosition) -> SegmentCopy | None:
         """Return the file of the sealed segment that ends at `end`, if every byte is right.

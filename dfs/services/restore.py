@@ -29,7 +29,7 @@ from dfs.core.errors import (
 from dfs.core.steps import OnStep, ignore_step
 from dfs.services.own_log import OwnLog
 from dfs.services.recovery import hint_at_loss
-from dfs.services.segment_copies import Built, SegmentBuilder, open_own
+from dfs.services.segment_copies import Built, SegmentBuilder, has_stub, open_own
 from dfs.services.segment_sources import SegmentSource, SegmentStore, ask_store, read_held_header
 from dfs.services.workshop import workshop
 from dfs.storage.identity import read_identity
@@ -295,7 +295,7 @@ class _Restoration:
         """
         own = self._own
         target = sealed_path(own.path, end.segment_id)
-        if own.has_stub(end, log_lsn=log_end.lsn):
+        if has_stub(own.open(end.segment_id), end, log_lsn=log_end.lsn):
             return
         if own.open_whole(end) is None:
             built = self._builder.build_up_to(end, own.open(end.segment_id), log_end=log_end)

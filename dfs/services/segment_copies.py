@@ -76,6 +76,16 @@ def find_header(
     return next(iter(headers), None)
 
 
+def has_stub(copies: Sequence[SegmentCopy], end: LogPosition, *, log_lsn: int) -> bool:
+    """Tell whether a copy is the stub of the segment that ended at `end`, and enough.
+
+    Args:
+        log_lsn: of the last record of the log.
+    """
+    stubs = map(_read_own_stub, copies)
+    return any(stub is not None and stub.is_enough(end, log_lsn=log_lsn) for stub in stubs)
+
+
 def open_own(path: Path) -> SegmentCopy:
     """Return a file of the log as a copy. Raises StorageError."""
     return SegmentCopy(OWN, _open(path), is_own=True)
@@ -161,6 +171,9 @@ class SegmentBuilder:
 
         Args:
             faults: told why a stub that is there cannot be used.
+
+        Returns:
+            None if nobody has. Raises StorageError: the node's own disk failed.
 
         Durability: the file is on disk, its name is not yet.
         """

@@ -27,7 +27,15 @@ from dfs.wal.stub import STUB_BYTES_MAX, decode_stub
 from dfs.wiring import Services
 from tests.services.conftest import list_keys
 from tests.services.dropped import compact, decide, find_segment
-from tests.services.replicated import ReplicatedNode, facts, fill, flip, replicate, store_small
+from tests.services.replicated import (
+    ReplicatedNode,
+    facts,
+    fill,
+    flip,
+    mend,
+    replicate,
+    store_small,
+)
 
 
 @pytest.fixture
@@ -147,6 +155,15 @@ def test_damaged_segment_is_dropped_all_the_same(cluster, node):
     expected = list_keys(node)
     assert drop_segment(node.log, drop)
     assert list_keys(node) == expected
+
+
+def test_mending_leaves_a_stub_that_is_whole_alone(cluster, node):
+    """Nothing is to be mended where the segment is not needed, even if a replica has it still."""
+    compact(node, 2)
+    before = cluster.segment(2).stat()
+    assert not mend(node, 2)
+    assert cluster.segment(2).stat() == before
+    assert not (cluster.wal / "damaged").exists()
 
 
 # Readers
