@@ -5,7 +5,6 @@ Methods that write are for the holder of `lock()` alone; reading is for everybod
 
 from __future__ import annotations
 
-import contextlib
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -327,10 +326,11 @@ class WriteAheadLog:
             StorageError: the disk failed.
         """
         place = {"segment_id": segment_id, "offset": offset, "length": length}
-        with contextlib.suppress(WalCorruptError, StoreUnavailableError):
+        try:
             return read_frame(self.open_segments.get(segment_id), **place)
-        # The file may have been replaced since it was opened: it was mended, or dropped.
-        segment = self.open_segments.open_anew(segment_id)
+        except (WalCorruptError, StoreUnavailableError):
+            # The file may have been replaced since it was opened: it was mended, or dropped.
+            segment = self.open_segments.open_anew(segment_id)
         if read_stub(segment) is not None:
             raise WalDroppedError(
                 "The segment was dropped: what was needed of it stands elsewhere.",
