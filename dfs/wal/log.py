@@ -207,6 +207,7 @@ class WriteAheadLog:
             raise RuntimeError("nothing was appended")
         self.control.publish(self._appended)
         self._appended = None
+        self.open_segments.sweep()  # a process that only writes reads from none of them
         self._on_step("log.published")
 
     def cut_back(self) -> None:

@@ -124,9 +124,8 @@ class OpenSegments:
             WalGapError: it is missing.
             StorageError: it cannot be opened.
         """
+        self.sweep()
         with self._lock:
-            if time.monotonic() >= self._sweep_at_s:
-                self._sweep()
             segment = self._open.get(segment_id)
             if segment is None:
                 segment = self._open[segment_id] = self._find(segment_id)
@@ -151,11 +150,16 @@ class OpenSegments:
         with self._lock:
             self._open.clear()
 
-    def _sweep(self) -> None:
-        removed = [number for number, segment in self._open.items() if segment.is_removed()]
-        for segment_id in removed:
-            del self._open[segment_id]
-        self._sweep_at_s = time.monotonic() + SWEEP_INTERVAL_S
+    def sweep(self) -> None:
+        """Forget files that have no name any more. Looks for them every few seconds only."""
+        moment_s = time.monotonic()
+        if moment_s < self._sweep_at_s:
+            return
+        with self._lock:
+            self._sweep_at_s = moment_s + SWEEP_INTERVAL_S
+            removed = [number for number, segment in self._open.items() if segment.is_removed()]
+            for segment_id in removed:
+                del self._open[segment_id]
 
     def _find(self, segment_id: int) -> OpenSegment:
         path = sealed_path(self._directory, segment_id)

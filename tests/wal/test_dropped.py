@@ -185,8 +185,9 @@ def test_record_of_a_dropped_segment_is_read_by_who_has_it_open(open_log: OpenLo
             log.read_record(**place | {"length": length})
 
 
+@pytest.mark.parametrize("by_writing", [False, True])
 def test_files_that_were_replaced_are_closed_soon(
-    open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
+    open_log: OpenLog, monkeypatch: pytest.MonkeyPatch, by_writing: bool
 ) -> None:
     """A file without a name is given back to the disk when its time has come, no other one."""
     log = open_log()
@@ -195,6 +196,9 @@ def test_files_that_were_replaced_are_closed_soon(
     place_stub(log.segments()[0])
     assert log.open_segments.get(1) is held[0]
     monkeypatch.setattr(segment_module.time, "monotonic", lambda: 1e12)
+    if by_writing:
+        append_commit(log, upload("more", b"more"))
+        monkeypatch.undo()
     assert log.open_segments.get(2) is held[1]
     assert log.open_segments.get(1) is not held[0]
     record = records[0][0]
