@@ -15,7 +15,7 @@ from dfs.db.repository import IndexRepository
 from dfs.services import apply, quorum
 from dfs.services.batch import Holders
 from dfs.services.changes import StoreFiles, Upload
-from dfs.services.garbage import Collected, DropBlobs, PurgeFiles
+from dfs.services.garbage import Collected, DropBlobs, ExpireFiles, PurgeFiles
 from dfs.wal.record import DropBlob, PurgeFile, decode_meta
 from dfs.wiring import Services
 from tests.services.conftest import Clock, Opener, list_keys, read_bytes, store_bytes
@@ -162,6 +162,27 @@ def test_file_that_was_restored_is_not_purged(node: Services, clock: Clock) -> N
     assert read_bytes(node, file.id) == b"a"
 
 
+def test_file_that_was_deleted_again_stays_for_another_grace(node: Services) -> None:
+    """The grace runs from the last time that a file was deleted."""
+    file = store_bytes(node, "a", b"a").files[0]
+    node.files.delete(file.id)
+    (deleted,) = node.files.list(limit=9, deleted=True).files
+    assert deleted.deleted_at_ms is not None
+    purge = PurgeFiles([file], deleted_by_ms=deleted.deleted_at_ms - 1)
+    node.committer.submit(purge)
+    assert purge.count == 0
+    node.files.restore(file.id)
+
+
+def test_file_that_was_given_more_time_does_not_expire(node: Services, clock: Clock) -> None:
+    """Whoever changes the expiry just before the file is put into the trash keeps the file."""
+    file = store_bytes(node, "a", b"a", expires_at_ms=clock.now_ms() + 1000).files[0]
+    node.files.update(file.id, {"expires_at_ms": None})
+    expire = ExpireFiles([file], at_ms=clock.now_ms() + 5000)
+    node.committer.submit(expire)
+    assert (expire.count, read_bytes(node, file.id)) == (0, b"a")
+
+
 def test_tombstones_name_the_first_record_of_what_is_gone(node: Services, clock: Clock) -> None:
     """They must stay in the log for as long as that record or one behind it is in there."""
     file = store_bytes(node, "a", os.urandom(LARGE_BYTES)).files[0]
@@ -196,13 +217,19 @@ def test_rebuild_after_collecting_gives_the_same(open_node: Opener, clock: Clock
 # Uploads of the same bytes at the same moment
 
 
-def test_upload_between_drop_and_removal_keeps_the_blob(node: Services, clock: Clock) -> None:
-    """The bytes are wanted again: what the stores owe of their removal is void."""
+def test_upload_between_drop_and_removal_keeps_the_blob(
+    node: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes are wanted again: what the stores owe of their removal is void, at any moment."""
     data = os.urandom(LARGE_BYTES)
     digest = drop(node, clock, data)
     file = store_bytes(node, "second", data).files[0]
     clock.advance(seconds=DELAY_S)
+    removed: list[bytes] = []
+    for store in node.stores.all():
+        monkeypatch.setattr(store, "remove", removed.append)
     work(node)
+    assert removed == []
     assert holders(node, digest) == set(STORES)
     assert read_bytes(node, file.id) == data
     assert IndexRepository(node.index).summarize_debts() == []

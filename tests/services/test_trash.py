@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from dfs.core.errors import NoSuchFileError, PreconditionFailedError
+from dfs.core.errors import NoSuchFileError, PreconditionFailedError, WalCorruptError
 from dfs.services import changes
 from dfs.services.changes import ANY_ETAG
+from dfs.services.command import Draft
+from dfs.wal.record import PutFile
 from dfs.wiring import Services
 from tests.services.conftest import Opener, read_bytes, store_bytes
+from tests.services.dropped import Append
 from tests.services.recount import check_figures
 
 GRACE_S = 100
@@ -75,3 +78,13 @@ def test_trash_survives_the_loss_of_the_index(open_node: Opener) -> None:
     for file in kept:
         rebuilt.files.restore(file.id)
         assert read_bytes(rebuilt, file.id) == bytes(file.size)
+
+
+def test_log_with_a_file_whose_bytes_nobody_put_is_refused(open_node: Opener) -> None:
+    """A rebuild may meet a blob late, but in the end every blob that a file needs must be there."""
+    node = open_node()
+    record = PutFile("0" * 26, "default", "a", 1, b"d" * 32, "text/plain", NOW_MS)
+    node.committer.submit(Append(Draft(record)))
+    for _ in range(2):
+        with pytest.raises(WalCorruptError, match="never put"):
+            open_node()
