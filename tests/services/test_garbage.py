@@ -19,7 +19,7 @@ from dfs.services.garbage import Collected, DropBlobs, ExpireFiles, PurgeFiles
 from dfs.wal.record import DropBlob, PurgeFile, decode_meta
 from dfs.wiring import Services
 from tests.services.conftest import Clock, Opener, list_keys, read_bytes, store_bytes
-from tests.services.recount import check_figures
+from tests.services.recount import check_figures, read_dead
 
 LARGE_BYTES = 100_000
 """Of a blob that is a file of its own."""
@@ -207,11 +207,31 @@ def test_rebuild_after_collecting_gives_the_same(open_node: Opener, clock: Clock
     clock.advance(seconds=GRACE_S)
     kept = store_bytes(node, "kept", b"k" * LARGE_BYTES).files[0]
     assert collect(node) == Collected(0, 2, 1)
+    before = (IndexRepository(node.index).usage(), read_dead(node))
     node.index.destroy()
     rebuilt = open_node(delete_grace_s=GRACE_S)
+    assert (IndexRepository(rebuilt.index).usage(), read_dead(rebuilt)) == before
     assert list_keys(rebuilt) == {kept.id: kept.etag}
     check_figures(rebuilt)
     assert collect(rebuilt) == Collected(0, 0, 0)
+
+
+def test_blob_file_whose_bytes_came_into_the_log_is_removed(open_node: Opener) -> None:
+    """With a higher limit for inline blobs the same bytes are put into the log; all is readable."""
+    data = os.urandom(LARGE_BYTES)
+    node = open_node()
+    first = store_bytes(node, "first", data).files[0]
+    node = open_node(inline_blob_bytes_max=2 * LARGE_BYTES)
+    second = store_bytes(node, "second", data).files[0]
+    work(node, "primary")
+    assert not node.store.has(first.digest, LARGE_BYTES)
+    assert read_bytes(node, first.id) == read_bytes(node, second.id) == data
+    check_figures(node)
+    node = open_node(inline_blob_bytes_max=0)
+    store_bytes(node, "third", data)
+    work(node, "primary")
+    assert read_bytes(node, first.id) == data
+    check_figures(node)
 
 
 # Uploads of the same bytes at the same moment
