@@ -39,7 +39,7 @@ def remove_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_process_killed_while_it_collects_loses_no_file_and_leaves_no_blob(
     tmp_path: Path,
-    sqlite_url: str,
+    index_url: str,
     open_node: Opener,
     step: str,
     count: int,
@@ -47,7 +47,7 @@ def test_process_killed_while_it_collects_loses_no_file_and_leaves_no_blob(
     """After kill -9 at any step every store has all blobs of files, and in the end no others."""
     command = [sys.executable, "-m", "tests.services.garbage_child"]
     child = subprocess.run(
-        [*command, str(tmp_path), sqlite_url, step, str(count)],
+        [*command, str(tmp_path), index_url, step, str(count)],
         capture_output=True,
         timeout=120,
         check=False,
@@ -56,7 +56,7 @@ def test_process_killed_while_it_collects_loses_no_file_and_leaves_no_blob(
     journal = [json.loads(line) for line in child.stdout.splitlines()]
     stored = {line["id"]: line["digest"] for line in journal if line["event"] == "stored"}
     deleting = {line["id"] for line in journal if line["event"] == "deleting"}
-    config = garbage_config(tmp_path, sqlite_url)
+    config = garbage_config(tmp_path, index_url)
     changes = {"replicas": config.replicas, "delete_grace_s": config.delete_grace_s}
     for is_rebuilt in (False, True):
         node = open_node(**changes)
