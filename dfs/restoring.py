@@ -13,8 +13,9 @@ from pathlib import Path
 
 import structlog
 
-from dfs.core.config import MORE_REPLICAS, SETTINGS, Config
+from dfs.core.config import Config
 from dfs.core.errors import WalError, WalGapError
+from dfs.core.settings import MORE_REPLICAS, SETTINGS
 from dfs.services.restore import needs_restoring
 from dfs.services.workshop import sweep_workshop
 

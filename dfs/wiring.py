@@ -19,6 +19,7 @@ from dfs.queue.base import JobQueue
 from dfs.restoring import restore_after, restore_if_needed
 from dfs.services.batch import CommitReport
 from dfs.services.commit import Committer
+from dfs.services.compaction import Compaction
 from dfs.services.damage import DamageBook
 from dfs.services.files import FileService
 from dfs.services.garbage import GarbageCollector
@@ -26,21 +27,18 @@ from dfs.services.hints import Hinter, ignore_hint
 from dfs.services.hooks import NO_HOOKS, Hooks
 from dfs.services.inspection import WalInspection
 from dfs.services.ledger import Ledger
-from dfs.services.mending import mend_segment
-from dfs.services.quarantine import Quarantine
 from dfs.services.quorum import Quorum
 from dfs.services.readiness import NodeHealth
 from dfs.services.recovery import Recovered, recover
-from dfs.services.removal import BlobRemover
 from dfs.services.replicas import Replicas
 from dfs.services.replication import Replication, store_lock_path
 from dfs.services.scrub import Scrub
 from dfs.services.stores import Stores
-from dfs.services.survey import Survey
 from dfs.services.turn import Turns
 from dfs.services.usage import UsageService
 from dfs.storage.base import BlobStore
 from dfs.storage.open import open_store
+from dfs.upkeep import Parts, build_compaction, build_garbage, build_replication, build_scrub
 from dfs.wal.log import WriteAheadLog
 
 
@@ -57,6 +55,7 @@ class Services:
     turns: Turns
     replication: Replication
     scrub: Scrub
+    compaction: Compaction
     replicas: Replicas
     quorum: Quorum
     queue: JobQueue
@@ -76,6 +75,7 @@ class Services:
         self.quorum.close()
         self.hasher.shutdown()
         self.scrub.close()
+        self.compaction.close()
         self.replication.close()
         self.queue.close()
         self.index.close()
@@ -142,26 +142,6 @@ def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks) -> Service
     return services
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What most services are made of."""
-
-    config: Config
-    log: WriteAheadLog
-    index: IndexDatabase
-    disks: Disks
-    repository: IndexRepository
-    ledger: Ledger
-    stores: Stores
-    locks: dict[str, FileLock]
-    recovered: Recovered
-    hasher: ThreadPoolExecutor
-    turns: Turns
-    wake: Callable[[Iterable[str]], None]
-    damage: DamageBook
-    hooks: Hooks
-
-
 def _build_services(
     config: Config,
     *,
@@ -176,10 +156,9 @@ def _build_services(
     """Put the services on top of what is open and recovered. Opens nothing."""
     queue = build_queue(config, cluster_id=recovered.cluster_id)
     hinter = Hinter(queue=queue)
-    repository = IndexRepository(index)
-    ledger = Ledger(log=log, index=index)
+    repository, ledger = IndexRepository(index), Ledger(log=log, index=index)
     wake = hinter.wake if config.redis_url is not None else ignore_hint
-    parts = _Parts(
+    parts = Parts(
         config=config,
         log=log,
         index=index,
@@ -197,7 +176,7 @@ def _build_services(
     )
     quorum = _build_quorum(parts)
     committer = _build_committer(parts, quorum, on_step=on_step)
-    scrub = _build_scrub(parts)
+    scrub = build_scrub(parts)
     replicas = _build_replicas(parts, queue, scrub)
     return Services(
         config=config,
@@ -207,15 +186,16 @@ def _build_services(
         stores=stores,
         ledger=ledger,
         turns=parts.turns,
-        replication=_build_replication(parts, on_step=on_step),
+        replication=build_replication(parts, on_step=on_step),
         scrub=scrub,
+        compaction=build_compaction(parts, committer),
         replicas=replicas,
         quorum=quorum,
         queue=queue,
         hinter=hinter,
         committer=committer,
         files=_build_files(parts, committer, quorum),
-        garbage=_build_garbage(parts, committer),
+        garbage=build_garbage(parts, committer),
         usage=UsageService(log=log, index=repository, quota_bytes=config.quota_bytes),
         wal_inspection=WalInspection(log=log, index=repository),
         health=_build_health(parts, queue, replicas),
@@ -236,7 +216,7 @@ def _build_damage(
     )
 
 
-def _build_health(parts: _Parts, queue: JobQueue, replicas: Replicas) -> NodeHealth:
+def _build_health(parts: Parts, queue: JobQueue, replicas: Replicas) -> NodeHealth:
     return NodeHealth(
         log=parts.log,
         index=parts.index,
@@ -247,7 +227,7 @@ def _build_health(parts: _Parts, queue: JobQueue, replicas: Replicas) -> NodeHea
     )
 
 
-def _build_quorum(parts: _Parts) -> Quorum:
+def _build_quorum(parts: Parts) -> Quorum:
     return Quorum(
         log=parts.log,
         index=parts.repository,
@@ -259,7 +239,7 @@ def _build_quorum(parts: _Parts) -> Quorum:
     )
 
 
-def _build_committer(parts: _Parts, quorum: Quorum, *, on_step: OnStep) -> Committer:
+def _build_committer(parts: Parts, quorum: Quorum, *, on_step: OnStep) -> Committer:
     def after_commit(report: CommitReport) -> None:
         parts.wake(parts.stores.replicas)
         parts.hooks.on_commit(report)
@@ -278,70 +258,7 @@ def _build_committer(parts: _Parts, quorum: Quorum, *, on_step: OnStep) -> Commi
     )
 
 
-def _build_replication(parts: _Parts, *, on_step: OnStep) -> Replication:
-    path = parts.config.wal_path
-    remover = BlobRemover(
-        ledger=parts.ledger,
-        stores=parts.stores,
-        locks={
-            name: FileLock(store_lock_path(path, f"{name}-removal"))
-            for name in parts.stores.replicas
-        },
-        on_step=on_step,
-    )
-
-    def mend(segment_id: int) -> None:
-        mend_segment(
-            parts.log,
-            segment_id,
-            cluster_id=parts.recovered.cluster_id,
-            sources=list(parts.stores.replicas.values()),
-            states=parts.repository.store_states(),
-        )
-
-    return Replication(
-        log=parts.log,
-        index=parts.repository,
-        ledger=parts.ledger,
-        stores=parts.stores,
-        cluster_id=parts.recovered.cluster_id,
-        damage=parts.damage,
-        mend_segment=mend,
-        remover=remover,
-        locks=parts.locks,
-        turns=parts.turns,
-    )
-
-
-def _build_scrub(parts: _Parts) -> Scrub:
-    survey = Survey(
-        log=parts.log,
-        index=parts.repository,
-        stores=parts.stores,
-        cluster_id=parts.recovered.cluster_id,
-        orphan_age_s=parts.config.delete_grace_s,
-    )
-    return Scrub(
-        survey=survey,
-        quarantine=Quarantine(
-            survey=survey,
-            log=parts.log,
-            index=parts.repository,
-            ledger=parts.ledger,
-            stores=parts.stores,
-            locks=parts.locks,
-            wake=parts.wake,
-            on_damage=parts.hooks.on_damage,
-        ),
-        index=parts.repository,
-        ledger=parts.ledger,
-        stores=parts.stores,
-        bytes_per_s=parts.config.scrub_bytes_per_s,
-        interval_s=parts.config.scrub_interval_s,
-    )
-
-
-def _build_replicas(parts: _Parts, queue: JobQueue, scrub: Scrub) -> Replicas:
+def _build_replicas(parts: Parts, queue: JobQueue, scrub: Scrub) -> Replicas:
     config = parts.config
     return Replicas(
         log=parts.log,
@@ -354,13 +271,7 @@ def _build_replicas(parts: _Parts, queue: JobQueue, scrub: Scrub) -> Replicas:
     )
 
 
-def _build_garbage(parts: _Parts, committer: Committer) -> GarbageCollector:
-    return GarbageCollector(
-        committer=committer, index=parts.repository, delete_grace_s=parts.config.delete_grace_s
-    )
-
-
-def _build_files(parts: _Parts, committer: Committer, quorum: Quorum) -> FileService:
+def _build_files(parts: Parts, committer: Committer, quorum: Quorum) -> FileService:
     return FileService(
         committer=committer,
         index=parts.repository,

@@ -27,8 +27,9 @@ from urllib.parse import urlsplit
 import urllib3
 from honcho.environ import parse_procfile
 
-from dfs.core.config import MORE_REPLICAS, SETTINGS, Config, load_config
+from dfs.core.config import Config, load_config
 from dfs.core.errors import ConfigError
+from dfs.core.settings import MORE_REPLICAS, SETTINGS
 from scripts.embedded_redis import find_server, free_port, launch, start_redis
 from scripts.supervisor import (
     Child,

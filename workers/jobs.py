@@ -19,6 +19,7 @@ REPLICATE_BUDGET_S = 5.0
 """Then it is the turn of another store's job; each asks for its own next turn."""
 
 COLLECT_BUDGET_S = 5.0
+COMPACT_BUDGET_S = 1.0
 
 SCRUB_BUDGET_S = 1.0
 """What is owed comes first: it waits for no more than this."""
@@ -76,6 +77,15 @@ def collect_garbage() -> str:
         What was done, for the dashboard of the queue.
     """
     return str(_services.get().garbage.work(budget_s=COLLECT_BUDGET_S))
+
+
+def compact() -> str:
+    """Read the next slice of a segment of the log that is mostly dead, if there is one.
+
+    Returns:
+        What was done, for the dashboard of the queue.
+    """
+    return str(_services.get().compaction.work(budget_s=COMPACT_BUDGET_S))
 
 
 def sweep_temporaries() -> int:

@@ -23,6 +23,7 @@ REPLICATE_INTERVAL_S = 2.0
 SCRUB_INTERVAL_S = 2.0
 """From one slice to the next; it reads what the limit allows for the time between."""
 COLLECT_INTERVAL_S = 10.0
+COMPACT_INTERVAL_S = 2.0
 
 
 _STORE_JOBS = ((REPLICATE, REPLICATE_INTERVAL_S), (SCRUB, SCRUB_INTERVAL_S))
@@ -70,6 +71,7 @@ def periodic_jobs(*, tmp_age_s: int, stores: Sequence[str]) -> tuple[Periodic, .
             job_id="collect-garbage",
             interval_s=COLLECT_INTERVAL_S,
         ),
+        Periodic(job="workers.jobs.compact", job_id="compact", interval_s=COMPACT_INTERVAL_S),
         Periodic(
             job="workers.jobs.sweep_temporaries",
             job_id="sweep-temporaries",

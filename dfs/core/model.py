@@ -154,6 +154,21 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentUse:
+    """What is dead of one segment of the log.
+
+    Attributes:
+        dead_bytes: of records that are not the truth any more.
+        tombstone_bytes: of records that take away what older ones put.
+        tombstone_lsn: the lowest LSN of a record that one of them takes away; None without any.
+    """
+
+    dead_bytes: int = 0
+    tombstone_bytes: int = 0
+    tombstone_lsn: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeState:
     """How far the index of one node has followed its log.
 
@@ -266,9 +281,19 @@ class Debt:
             store, DebtKind.REMOVE_BLOB, digest, size, due_ms, next_try_at_ms=due_ms, lsn=lsn
         )
 
+    @classmethod
+    def of_drop(cls, store: str, segment_id: int, size: int, at_ms: int, *, lsn: int) -> Self:
+        """Return the debt to put a stub in the place of a segment, dropped at `at_ms`.
+
+        Args:
+            lsn: all that was needed of the segment stands again up to this record.
+        """
+        unit = segment_id.to_bytes(SEGMENT_UNIT_BYTES, "big")
+        return cls(store, DebtKind.DROP_SEGMENT, unit, size, at_ms, lsn=lsn)
+
     @property
     def segment_id(self) -> int:
-        """Id of the segment that is owed; only for a debt of kind SEGMENT."""
+        """Id of the segment, in a debt of kind SEGMENT or DROP_SEGMENT."""
         return int.from_bytes(self.unit, "big")
 
 

@@ -33,6 +33,21 @@ def parse_int(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     return parse
 
 
+def parse_permille(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Return a parser for a share, written as 0.5, that returns thousandths in these bounds."""
+
+    def parse(text: str) -> int:
+        try:
+            permille = round(1000 * float(text))
+        except (ValueError, OverflowError):
+            raise ValueError("must be a number like 0.5") from None
+        if not minimum <= permille <= maximum:
+            raise ValueError(f"must be from {minimum / 1000:g} to {maximum / 1000:g}")
+        return permille
+
+    return parse
+
+
 def parse_path(text: str) -> Path:
     """Return an absolute path; a relative one starts at the working directory."""
     if not text:

@@ -7,7 +7,8 @@ from typing import Any
 
 from dfs.core.model import Debt, DebtKind
 from dfs.db.rows import debt_row
-from dfs.db.statements import DEBTS, Statements, chunks
+from dfs.db.statements import Statements
+from dfs.db.tables import DEBTS, chunks
 
 _Unit = tuple[str, DebtKind, bytes]
 _Debt = tuple[str, DebtKind, bytes, int]

@@ -14,6 +14,7 @@ from dfs.core.model import (
     File,
     NodeState,
     Segment,
+    SegmentUse,
     StoreState,
     Usage,
 )
@@ -28,7 +29,8 @@ from dfs.db.rows import (
     read_store,
 )
 from dfs.db.session import IndexDatabase
-from dfs.db.statements import BLOBS, LIST_ENDS, NODE_BUCKET, chunks
+from dfs.db.statements import LIST_ENDS, NODE_BUCKET
+from dfs.db.tables import BLOBS, chunks
 
 _EXTENTS = FILE_COLUMNS.index("extents")
 _EXPIRES_AT = FILE_COLUMNS.index("expires_at")
@@ -159,6 +161,29 @@ class IndexRepository:
         """Return how many bytes of the log are records that are not the truth any more."""
         node_id = self._database.node_id
         return int(self._database.read_one(self._statements.dead_bytes, (node_id,))[0])
+
+    def compactable_segments(self, *, dead_permille_min: int) -> list[tuple[Segment, SegmentUse]]:
+        """Return sealed segments that are dead to a higher share, tombstones included, by id.
+
+        Args:
+            dead_permille_min: thousandths of the segment's size.
+        """
+        rows = self._database.read_all(
+            self._statements.compactable, (self._database.node_id, dead_permille_min)
+        )
+        return [(Segment(*row[:5]), SegmentUse(*row[5:])) for row in rows]
+
+    def find_segment(self, segment_id: int) -> Segment | None:
+        """Return a sealed segment of this node, or None."""
+        found = self.list_segments(after=segment_id - 1, limit=1)
+        return found[0] if found and found[0].id == segment_id else None
+
+    def undropped_segment_ids(self) -> set[int]:
+        """Return ids of segments that some store has yet to replace by a stub."""
+        rows = self._database.read_all(
+            self._statements.units_owed, (self._database.node_id, int(DebtKind.DROP_SEGMENT))
+        )
+        return {int.from_bytes(row[0], "big") for row in rows}
 
     def list_segments(self, *, after: int = 0, limit: int) -> list[Segment]:
         """Return sealed segments of this node with ids above `after`, by id, `limit` at most."""

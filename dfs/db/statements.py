@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from dfs.core.model import BlobKind
 from dfs.db.rows import (
@@ -13,29 +12,13 @@ from dfs.db.rows import (
     FILE_COLUMNS,
     NODE_STATE_COLUMNS,
     SEGMENT_COLUMNS,
-    SEGMENT_USE_COLUMNS,
     STORE_COLUMNS,
     USAGE_COLUMNS,
 )
-
-T = TypeVar("T")
-
-CHUNK_ROWS_MAX = 128
-_CHUNK_ROWS = (CHUNK_ROWS_MAX, 32)
-"""Batches are cut into these sizes, and a rest below the smallest: the driver keeps a prepared
-statement for each text, so there must not be a text for each size of batch."""
-
-
-def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield all items in order, in pieces of 128, then of 32, then the rest."""
-    start = 0
-    for size in _CHUNK_ROWS:
-        while len(items) - start >= size:
-            yield items[start : start + size]
-            start += size
-    if start < len(items):
-        yield items[start:]
-
+from dfs.db.tables import (
+    DEBTS,
+    Table,
+)
 
 LIST_ENDS = ("", " AND key < ?", " AND key <= ?")
 """How the listings end: nowhere, before a key, or behind one."""
@@ -55,40 +38,13 @@ _LISTED = f"SELECT {_FILES} FROM dfs_file WHERE bucket = ? AND (key, id) > (?, ?
 _IN_ORDER = "ORDER BY key, id LIMIT ?"
 _OF_STORE = f"SELECT {_DEBTS} FROM dfs_debt WHERE node_id = ? AND store = ?"
 _IS_FILE = f"kind = {int(BlobKind.FILE)}"
+_IS_INLINE = f"kind = {int(BlobKind.INLINE)}"
 _IS_NOWHERE = f"kind = {int(BlobKind.NOWHERE)}"
 """Written out: the indexes of some blobs serve only statements that say it so."""
 NODE_BUCKET = ""
 """Stands for all of the node in the rows of usage: blobs are in no bucket."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """What multi-row statements need to know of a table.
-
-    Attributes:
-        key: the columns of its primary key.
-        lowest: columns of which adding keeps the lowest number.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    key: tuple[str, ...]
-    lowest: tuple[str, ...] = ()
-
-
-FILES = Table(name="dfs_file", columns=FILE_COLUMNS, key=("id",))
-BLOBS = Table(name="dfs_blob", columns=BLOB_COLUMNS, key=("digest",))
-SEGMENTS = Table(name="dfs_segment", columns=SEGMENT_COLUMNS, key=("node_id", "id"))
-NODE_STATES = Table(name="dfs_node_state", columns=NODE_STATE_COLUMNS, key=("node_id",))
-STORES = Table(name="dfs_store", columns=STORE_COLUMNS, key=("node_id", "name"))
-DEBTS = Table(name="dfs_debt", columns=DEBT_COLUMNS, key=("node_id", "store", "kind", "unit"))
-USAGES = Table(name="dfs_usage", columns=USAGE_COLUMNS, key=("node_id", "bucket"))
-SEGMENT_USES = Table(
-    name="dfs_segment_use",
-    columns=SEGMENT_USE_COLUMNS,
-    key=("node_id", "id"),
-    lowest=("tombstone_lsn",),
-)
 _SAME_DEBT = " AND ".join(
     [f"dfs_debt.{column} = v.column{place}" for place, column in enumerate(DEBTS.key, 1)]
     # Subtracted, so that no database looks a debt up by its age.
@@ -151,6 +107,11 @@ class Statements:
     usages: str = field(init=False)
     held_bytes: str = field(init=False)
     dead_bytes: str = field(init=False)
+    segment_use: str = field(init=False)
+    drop_segment: str = field(init=False)
+    unused_inline_blobs: str = field(init=False)
+    compactable: str = field(init=False)
+    units_owed: str = field(init=False)
     segments: str = field(init=False)
     node_state: str = field(init=False)
     other_node: str = field(init=False)
@@ -227,6 +188,27 @@ class Statements:
             "SELECT COALESCE(SUM(dead_bytes), 0) FROM dfs_segment_use "
             "WHERE node_id = ? AND dropped_at IS NULL"
         )
+        self.segment_use = self._own(
+            "SELECT dead_bytes, tombstone_bytes, tombstone_lsn FROM dfs_segment_use "
+            "WHERE node_id = ? AND id = ?"
+        )
+        self.drop_segment = self._own(
+            "INSERT INTO dfs_segment_use "
+            "(node_id, id, dead_bytes, tombstone_bytes, tombstone_lsn, dropped_at) "
+            "VALUES (?, ?, 0, 0, NULL, ?) ON CONFLICT (node_id, id) DO UPDATE SET dead_bytes = 0, "
+            "tombstone_bytes = 0, tombstone_lsn = NULL, dropped_at = excluded.dropped_at"
+        )
+        self.unused_inline_blobs = self._own(
+            f"SELECT digest FROM dfs_blob WHERE {_IS_INLINE} "
+            'AND "references" = 0 AND segment_id = ? LIMIT ?'
+        )
+        columns = _qualified("s", SEGMENT_COLUMNS[1:])
+        self.compactable = self._own(
+            f"SELECT {columns}, u.dead_bytes, u.tombstone_bytes, u.tombstone_lsn "
+            "FROM dfs_segment s JOIN dfs_segment_use u ON u.node_id = s.node_id AND u.id = s.id "
+            "WHERE s.node_id = ? AND u.dropped_at IS NULL "
+            "AND 1000 * (u.dead_bytes + u.tombstone_bytes) > ? * s.size_bytes ORDER BY s.id"
+        )
 
     def _write_node(self) -> None:
         self.segments = self._own(
@@ -249,6 +231,9 @@ class Statements:
             f"SELECT * FROM ({_OF_STORE} AND next_try_at = 0 ORDER BY owed_at LIMIT ?) AS untried "
             f"UNION ALL SELECT * FROM ({_OF_STORE} AND next_try_at > 0 AND next_try_at <= ? "
             "ORDER BY next_try_at LIMIT ?) AS waiting ORDER BY owed_at LIMIT ?"
+        )
+        self.units_owed = self._own(
+            "SELECT DISTINCT unit FROM dfs_debt WHERE node_id = ? AND kind = ?"
         )
         self.debt_sums = self._own(
             "SELECT store, kind, COUNT(*), SUM(size), MIN(owed_at), "

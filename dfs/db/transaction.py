@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from dfs.core.errors import MetadataError
-from dfs.core.model import Blob, Debt, DebtKind, File, NodeState, Segment, StoreState
+from dfs.core.model import Blob, Debt, DebtKind, File, NodeState, Segment, SegmentUse, StoreState
 from dfs.db.debts import PendingDebts
 from dfs.db.rows import (
     blob_row,
@@ -18,16 +18,8 @@ from dfs.db.rows import (
     segment_row,
     store_row,
 )
-from dfs.db.statements import (
-    BLOBS,
-    FILES,
-    NODE_STATES,
-    SEGMENTS,
-    STORES,
-    Statements,
-    Table,
-    chunks,
-)
+from dfs.db.statements import Statements
+from dfs.db.tables import BLOBS, FILES, NODE_STATES, SEGMENTS, STORES, Table, chunks
 from dfs.db.usage import PendingUsage
 
 
@@ -192,6 +184,30 @@ class IndexTransaction:
             stored = int(self._writer.write(sql, (self._writer.node_id,)).fetchone()[0])
             self._held_before = stored - self._usage.written_bytes
         return self._held_before + self._usage.added_bytes
+
+    def segment_use(self, segment_id: int) -> SegmentUse:
+        """Return what is dead of a segment, changes included. Flushes.
+
+        Raises:
+            NoSpaceError, MetadataError.
+        """
+        self.flush()
+        parameters = (self._writer.node_id, segment_id)
+        row = self._writer.write(self._writer.statements.segment_use, parameters).fetchone()
+        return SegmentUse(*row) if row is not None else SegmentUse()
+
+    def unused_inline_blobs(self, segment_id: int, limit: int) -> list[bytes]:
+        """Return digests of blobs in a segment that no file refers to. Flushes; raises likewise."""
+        self.flush()
+        parameters = (segment_id, limit)
+        rows = self._writer.write(self._writer.statements.unused_inline_blobs, parameters)
+        return [row[0] for row in rows.fetchall()]
+
+    def drop_segment(self, segment_id: int, dropped_at_ms: int) -> None:
+        """Note that nothing of a segment is needed any more. Flushes; raises likewise."""
+        self.flush()
+        parameters = (self._writer.node_id, segment_id, dropped_at_ms)
+        self._writer.write(self._writer.statements.drop_segment, parameters)
 
     def put_segment(self, segment: Segment) -> None:
         """Insert the sealed segment of this node, or replace the one of that id."""

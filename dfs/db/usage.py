@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dfs.core.model import Blob, BlobKind, File
-from dfs.db.statements import NODE_BUCKET, SEGMENT_USES, USAGES, Statements, Table, chunks
+from dfs.db.statements import NODE_BUCKET, Statements
+from dfs.db.tables import SEGMENT_USES, USAGES, Table, chunks
 
 _FILES, _BYTES, _DELETED_FILES, _DELETED_BYTES = range(4)
 _BLOB_FILES, _BLOB_FILE_BYTES, _UNUSED_BLOB_FILES, _UNUSED_BYTES = range(4, 8)

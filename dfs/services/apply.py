@@ -33,6 +33,8 @@ from dfs.wal.record import (
     UpdateFile,
 )
 
+UNUSED_COUNT_MAX = 1000
+"""So many rows of blobs that nobody refers to are removed at a time."""
 REMOVAL_DELAY_MS = 3_600_000
 """A replica removes a dropped blob so much later. A synchronous write that found the blob there may
 take almost as long to commit, and can count on it."""
@@ -191,7 +193,7 @@ def _seal_segment(frame: Frame, meta: SealSegment, index: IndexTransaction) -> N
 
 
 def _drop_segment(frame: Frame, meta: DropSegment, index: IndexTransaction) -> None:
-    """Know of a segment what its stub says, which is all that is left of it."""
+    """Nothing of a segment is needed any more: so the log says, and later the segment's stub."""
     index.put_segment(
         Segment(
             id=meta.segment_id,
@@ -200,6 +202,15 @@ def _drop_segment(frame: Frame, meta: DropSegment, index: IndexTransaction) -> N
             size_bytes=meta.end,
             sealed_at_ms=meta.sealed_at_ms,
         )
+    )
+    while unused := index.unused_inline_blobs(meta.segment_id, UNUSED_COUNT_MAX):
+        index.preload(digests=unused)
+        for digest in unused:
+            index.remove_blob(digest)
+    index.drop_segment(meta.segment_id, meta.dropped_at_ms)
+    index.owe(
+        Debt.of_drop(store, meta.segment_id, meta.end, meta.dropped_at_ms, lsn=meta.moved_lsn)
+        for store in (PRIMARY_NAME, *index.replicas)
     )
 
 

@@ -208,6 +208,7 @@ class Committer:
         with self._begin() as index:
             batch = self._plan(tickets, index)
             if not batch.frames:
+                index.commit()  # what needs no record, such as that nobody wants some bytes
                 return None
             index.flush()
             self._on_step("commit.planned")

@@ -6,15 +6,19 @@ old file goes on; whoever opens the stub with an old place looks the index up ag
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from dfs.core.durable import replace_durably, storage_error, sync_directory
-from dfs.core.errors import WalCorruptError, WalError
+from dfs.core.errors import WalCorruptError, WalError, WalGapError
+from dfs.core.filelock import FileLock
+from dfs.core.model import Debt
 from dfs.core.steps import OnStep, ignore_step
+from dfs.db.repository import IndexRepository
 from dfs.services.segment_sources import read_following, read_own_header
-from dfs.services.shipping import copy_stub
+from dfs.services.shipping import copy_stub, position_of
+from dfs.services.stores import Stores
 from dfs.services.workshop import workshop
 from dfs.storage.base import KeepsSegments
 from dfs.wal.control import LogPosition
@@ -30,6 +34,68 @@ logger = structlog.get_logger()
 
 def ignore_index() -> None:
     """Do nothing."""
+
+
+class SegmentDropper:
+    """Pays what stores owe of dropped segments.
+
+    Args:
+        locks: by name of the replica; held while its segments are changed.
+        sync_index: see `drop_segment`. on_step: see `dfs.core.steps`.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: WriteAheadLog,
+        index: IndexRepository,
+        stores: Stores,
+        locks: Mapping[str, FileLock],
+        sync_index: Callable[[], None],
+        on_step: OnStep = ignore_step,
+    ) -> None:
+        self._log = log
+        self._index = index
+        self._sync_index = sync_index
+        self._on_step = on_step
+        self._stores = stores
+        self._locks = locks
+
+    def pay(self, debt: Debt) -> None:
+        """Have the stub of a segment on the store that owes it.
+
+        Args:
+            debt: of kind DROP_SEGMENT.
+
+        Raises:
+            WalError: it is too early, or the segment has to be mended before; do it again later.
+            StorageError: the store failed.
+
+        Durability: on return the stub is durable on the store.
+        """
+        store = self._stores.replicas.get(debt.store)
+        if store is None:
+            self._drop_own(debt)
+            return
+        position = position_of(self._index.store_states()[store.name])
+        with self._locks[store.name].hold(timeout_s=LOCK_WAIT_S) as held:
+            if not held or not drop_copy(self._log, store, debt.segment_id, position):
+                raise WalError("The segment is still needed.", segment_id=debt.segment_id)
+
+    def _drop_own(self, debt: Debt) -> None:
+        segment = self._index.find_segment(debt.segment_id)
+        if segment is None:
+            raise WalGapError("The index does not know the segment.", segment_id=debt.segment_id)
+        drop = DropSegment(
+            segment_id=segment.id,
+            first_lsn=segment.first_lsn,
+            last_lsn=segment.last_lsn,
+            end=segment.size_bytes,
+            sealed_at_ms=segment.sealed_at_ms,
+            moved_lsn=debt.lsn,
+            dropped_at_ms=debt.owed_at_ms,
+        )
+        drop_segment(self._log, drop, sync_index=self._sync_index, on_step=self._on_step)
 
 
 def drop_segment(

@@ -33,6 +33,7 @@ from dfs.services.adoption import adopt
 from dfs.services.breaker import note_failure, note_success
 from dfs.services.copying import BlobCopier
 from dfs.services.damage import DamageBook
+from dfs.services.dropping import SegmentDropper
 from dfs.services.ledger import Ledger
 from dfs.services.removal import BlobRemover
 from dfs.services.shipping import NOWHERE, LogShipper, advance, position_of
@@ -97,6 +98,7 @@ class Replication:
         damage: DamageBook,
         mend_segment: Callable[[int], None],
         remover: BlobRemover,
+        dropper: SegmentDropper,
         locks: dict[str, FileLock],
         turns: Turns,
     ) -> None:
@@ -108,6 +110,7 @@ class Replication:
         self._damage = damage
         self._mend_segment = mend_segment
         self._remover = remover
+        self._dropper = dropper
         self._locks = locks
         self._shipper = LogShipper(log=log)
         self._turns = turns
@@ -235,7 +238,9 @@ class Replication:
                 self._owe_mend(error)
                 raise
             except BlobMissingError as error:
-                raise _lost(store.name, error) from error
+                raise StoreUnavailableError(
+                    f"The store has lost a part of the log: {error.message}", store=store.name
+                ) from error
             except StoreUnavailableError:
                 self._forget_position_if_lost(replica, before)
                 raise
@@ -288,7 +293,7 @@ class Replication:
         self._remover.pay(store, removals, threads=threads, on_progress=turn.note_progress)
         paid = self._pay_blobs(store, [d for d in batch if d.kind is DebtKind.BLOB], threads, turn)
         for debt in batch:
-            if debt.kind is DebtKind.SEGMENT:
+            if debt.kind in (DebtKind.SEGMENT, DebtKind.DROP_SEGMENT):
                 paid += self._pay_segment(store, debt)
         return paid, len(due) > len(batch)
 
@@ -328,7 +333,9 @@ class Replication:
     def _pay_segment(self, store: BlobStore, debt: Debt) -> int:
         try:
             replica = self._stores.replicas.get(store.name)
-            if replica is None:
+            if debt.kind is DebtKind.DROP_SEGMENT:
+                self._dropper.pay(debt)
+            elif replica is None:
                 self._mend_segment(debt.segment_id)
             else:
                 self._copy_segment(replica, debt.segment_id)
@@ -389,9 +396,3 @@ def _take_batch(debts: Sequence[Debt]) -> list[Debt]:
             break
         batch.append(debt)
     return batch
-
-
-def _lost(name: str, error: DfsError) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        f"The store has lost a part of the log: {error.message}", store=name
-    )

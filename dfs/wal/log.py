@@ -240,6 +240,7 @@ class WriteAheadLog:
         self.sync()
         self._appended = None
         try:
+            self._writer.cut(ended)  # the zeros written ahead are for nothing now
             self._seal_active(ended)
         except StorageError as error:
             raise self._turn_read_only(error) from error

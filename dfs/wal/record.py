@@ -97,17 +97,19 @@ class RestoreFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     expires_at_ms: int | None = None
 
 
-class PurgeFile(msgspec.Struct, frozen=True, gc=False):
+class PurgeFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A file left the trash for good.
 
     Attributes:
         first_lsn: of the first record that put the file. While records from there on are in the
             log, this one must be, too: without it they would bring the file back.
+        at_lsn: no record behind it is about the file; 0 for this record's own LSN.
     """
 
     id: str
     purged_at_ms: int
     first_lsn: int
+    at_lsn: int = 0
 
 
 class DropBlob(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

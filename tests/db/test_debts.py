@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dfs.core.model import BlobKind, Debt, DebtKind, DebtSummary, NodeState
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
-from dfs.db.statements import BLOBS, DEBTS, FILES, NODE_STATES, USAGES
+from dfs.db.tables import BLOBS, DEBTS, FILES, NODE_STATES, USAGES
 from dfs.db.transaction import IndexTransaction
 from tests.db.conftest import NODE_ID, REPLICAS, make_blob, make_digest, make_file
 

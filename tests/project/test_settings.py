@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dfs.core.config import SETTINGS, Config, load_config, settings_table
+from dfs.core.config import Config, load_config, settings_table
 from dfs.core.errors import ConfigError
+from dfs.core.settings import SETTINGS
 from scripts.settings_table import README, with_table
 
 

@@ -25,14 +25,13 @@ def make_config(directory: Path, index_url: str, **changes: object) -> Config:
     """Return settings for a node below `directory`, with small segments."""
     environ = {"DATABASE_URL": index_url, "REPLICA1_PATH": "", "REPLICA2_PATH": ""}
     config = load_config(environ, env_file="/nonexistent")
+    small = {"wal_segment_bytes": 1 << 20, "wal_preallocate_bytes": 1 << 16}
     return replace(
         config,
         storage_path=directory / "primary",
         wal_path=directory / "wal",
         run_path=directory / "run",
-        wal_segment_bytes=1 << 20,
-        wal_preallocate_bytes=1 << 16,
-        **changes,
+        **{**small, **changes},
     )
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from dfs.core.model import Usage
 from dfs.db.repository import IndexRepository
 from dfs.wal.frame import Frame
-from dfs.wal.record import DropBlob, PurgeFile, PutBlob, PutFile, decode_meta
+from dfs.wal.record import DropBlob, DropSegment, PurgeFile, PutBlob, PutFile, decode_meta
 from dfs.wiring import Services
 
 _COUNT_FILES = """
@@ -33,15 +33,21 @@ def recount_usage(services: Services) -> tuple[Usage, dict[str, Usage]]:
 
 
 def recount_dead(services: Services) -> dict[int, int]:
-    """Read all of the log, and return the dead bytes of each segment that has any."""
+    """Read all of the log, and return the dead bytes of each segment that has any.
+
+    Those that were dropped do not count, whether their stubs are in place or not.
+    """
     frames: list[Frame] = []
     files: dict[str, tuple[int, list[bytes]]] = {}
     blobs: dict[bytes, tuple[int, bool]] = {}
     references: Counter[bytes] = Counter()
     live: set[int] = set()
+    dropped: set[int] = set()
     for frame in services.log.read(after_lsn=0):
         frames.append(frame)
         match decode_meta(frame):
+            case DropSegment(segment_id=segment_id):
+                dropped.add(segment_id)
             case PutFile() as meta:
                 digests = [extent.digest for extent in meta.extents] or [meta.digest]
                 if meta.id not in files:
@@ -59,7 +65,7 @@ def recount_dead(services: Services) -> dict[int, int]:
     live.update(lsn for digest, (lsn, inline) in blobs.items() if not inline or references[digest])
     dead: Counter[int] = Counter()
     for frame in frames:
-        if frame.lsn not in live:
+        if frame.lsn not in live and frame.segment_id not in dropped:
             dead[frame.segment_id] += frame.length
     return dict(dead)
 

@@ -47,6 +47,7 @@ class ReplicatedNode:
             make_config(self.directory, self._index_url),
             wal_segment_bytes=1 << 17,
             wal_preallocate_bytes=1 << 14,
+            compact_bytes_per_s=1 << 40,
             replicas=tuple((name, str(self.directory / name)) for name in self._names),
         )
 

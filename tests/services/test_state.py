@@ -17,6 +17,7 @@ from dfs.core.model import File
 from dfs.db.repository import IndexRepository
 from dfs.services.garbage import DropBlobs, PurgeFiles
 from dfs.wiring import Services, open_services
+from tests.services.compacting import compact
 from tests.services.conftest import list_keys, make_config, store_bytes
 from tests.services.recount import check_figures
 from tests.services.test_crash import ROTATION_STEPS, STEPS
@@ -52,9 +53,11 @@ class NodeMachine(RuleBasedStateMachine):
         config = make_config(self.directory, url)
         config = replace(
             config,
-            wal_segment_bytes=65536,
+            wal_segment_bytes=20_000,
             wal_preallocate_bytes=4096,
             inline_blob_bytes_max=4096,
+            compact_dead_permille=100,
+            compact_bytes_per_s=1 << 40,
         )
         services = open_services(config, on_step=self.on_step)
         self.nodes.append(services)
@@ -145,6 +148,11 @@ class NodeMachine(RuleBasedStateMachine):
         unused = IndexRepository(self.node.index).unused_blobs(limit=100)
         self.change(lambda: self.node.committer.submit(DropBlobs(unused)))
         self.node.replication.work("primary", budget_s=0)
+
+    @rule()
+    def compact(self) -> None:
+        """Move what is alive out of segments that are mostly dead, and drop them."""
+        self.change(lambda: compact(self.node))
 
     def list_trash(self) -> tuple[File, ...]:
         """Return the files in the trash."""

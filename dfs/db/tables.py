@@ -1,0 +1,66 @@
+"""The tables of the index, as statements of many rows need to know them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dfs.db.rows import (
+    BLOB_COLUMNS,
+    DEBT_COLUMNS,
+    FILE_COLUMNS,
+    NODE_STATE_COLUMNS,
+    SEGMENT_COLUMNS,
+    SEGMENT_USE_COLUMNS,
+    STORE_COLUMNS,
+    USAGE_COLUMNS,
+)
+
+T = TypeVar("T")
+
+CHUNK_ROWS_MAX = 128
+_CHUNK_ROWS = (CHUNK_ROWS_MAX, 32)
+"""Batches are cut into these sizes, and a rest below the smallest: the driver keeps a prepared
+statement for each text, so there must not be a text for each size of batch."""
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield all items in order, in pieces of 128, then of 32, then the rest."""
+    start = 0
+    for size in _CHUNK_ROWS:
+        while len(items) - start >= size:
+            yield items[start : start + size]
+            start += size
+    if start < len(items):
+        yield items[start:]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """What multi-row statements need to know of a table.
+
+    Attributes:
+        key: the columns of its primary key.
+        lowest: columns of which adding keeps the lowest number.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    lowest: tuple[str, ...] = ()
+
+
+FILES = Table(name="dfs_file", columns=FILE_COLUMNS, key=("id",))
+BLOBS = Table(name="dfs_blob", columns=BLOB_COLUMNS, key=("digest",))
+SEGMENTS = Table(name="dfs_segment", columns=SEGMENT_COLUMNS, key=("node_id", "id"))
+NODE_STATES = Table(name="dfs_node_state", columns=NODE_STATE_COLUMNS, key=("node_id",))
+STORES = Table(name="dfs_store", columns=STORE_COLUMNS, key=("node_id", "name"))
+DEBTS = Table(name="dfs_debt", columns=DEBT_COLUMNS, key=("node_id", "store", "kind", "unit"))
+USAGES = Table(name="dfs_usage", columns=USAGE_COLUMNS, key=("node_id", "bucket"))
+SEGMENT_USES = Table(
+    name="dfs_segment_use",
+    columns=SEGMENT_USE_COLUMNS,
+    key=("node_id", "id"),
+    lowest=("tombstone_lsn",),
+)

@@ -1,0 +1,180 @@
+"""The commands of compaction: to append anew what a segment still says, and to drop the segment.
+
+What is alive in a segment, which is to say still the truth:
+
+    PutBlob                 the row of the blob has this record as its place, and if the bytes are
+                            in it, a file refers to them
+    PutFile                 it is the last record that put the file
+    UpdateFile, DeleteFile, it is the last record that changed the file
+    RestoreFile
+    PurgeFile, DropBlob     another segment may still hold what it took away
+    DropSegment             some store still has that segment
+
+A file is moved as one snapshot, `PutFile` with all that is known of it, whichever of its records is
+alive: a change that stood behind the file's record could not be applied in front of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dfs.core.clock import now_ms
+from dfs.core.model import BlobKind, File, Segment
+from dfs.db.transaction import IndexTransaction
+from dfs.services.command import RECORD_OVERHEAD_BYTES, Bytesless, Draft
+from dfs.wal.frame import Frame
+from dfs.wal.record import (
+    DeleteFile,
+    DropBlob,
+    DropSegment,
+    FileExtent,
+    Meta,
+    PurgeFile,
+    PutBlob,
+    PutFile,
+    RestoreFile,
+    UpdateFile,
+)
+from dfs.wal.segment import SEGMENT_HEADER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """The segments that hold records on some store, apart from the one that is compacted.
+
+    Attributes:
+        spans: (first LSN, last LSN) of each.
+        ids: theirs.
+    """
+
+    spans: Sequence[tuple[int, int]]
+    ids: frozenset[int]
+
+    def may_hold(self, first_lsn: int, before_lsn: int) -> bool:
+        """Tell whether any holds records from `first_lsn` on and before another one."""
+        return any(first < before_lsn and last >= first_lsn for first, last in self.spans)
+
+
+class MoveRecords(Bytesless):
+    """Append anew what is alive of some records.
+
+    Args:
+        records: of one segment, with their data.
+        existing: what decides about tombstones.
+
+    Attributes:
+        moved_count: records appended; known when the command has been planned.
+    """
+
+    def __init__(self, records: Sequence[tuple[Frame, Meta]], existing: Existing) -> None:
+        self.moved_count = 0
+        self.log_bytes_max = sum(frame.length + RECORD_OVERHEAD_BYTES for frame, _ in records)
+        self.file_ids = [meta.id for _, meta in records if isinstance(meta, _OF_FILE)]
+        self.digests = [meta.digest for _, meta in records if isinstance(meta, PutBlob)]
+        self._records = records
+        self._existing = existing
+
+    def plan(self, index: IndexTransaction) -> list[Draft]:
+        drafts: list[Draft] = []
+        moved: set[str] = set()
+        for frame, meta in self._records:
+            if isinstance(meta, PutBlob):
+                drafts += _move_blob(frame, meta, index)
+            elif isinstance(meta, _OF_FILE):
+                file = index.file(meta.id)
+                if file is not None and file.id not in moved and _is_truth(frame, meta, file):
+                    moved.add(file.id)
+                    drafts.append(Draft(_snapshot(file)))
+            else:
+                drafts += _move_tombstone(frame, meta, self._existing)
+        self.moved_count = len(drafts)
+        return drafts
+
+
+class DropCompacted(Bytesless):
+    """Drop a segment in which nothing is alive any more.
+
+    Attributes:
+        is_dropped: known when the command has been planned. If not, something in it is alive.
+    """
+
+    log_bytes_max = RECORD_OVERHEAD_BYTES
+
+    def __init__(self, segment: Segment) -> None:
+        self.is_dropped = False
+        self._segment = segment
+
+    def plan(self, index: IndexTransaction) -> list[Draft]:
+        segment, use = self._segment, index.segment_use(self._segment.id)
+        records_bytes = segment.size_bytes - SEGMENT_HEADER_BYTES
+        if index.node_state is None or use.dead_bytes + use.tombstone_bytes != records_bytes:
+            return []
+        self.is_dropped = True
+        drop = DropSegment(
+            segment_id=segment.id,
+            first_lsn=segment.first_lsn,
+            last_lsn=segment.last_lsn,
+            end=segment.size_bytes,
+            sealed_at_ms=segment.sealed_at_ms,
+            moved_lsn=index.node_state.applied_lsn,
+            dropped_at_ms=now_ms(),
+        )
+        return [Draft(drop)]
+
+
+_OF_FILE = PutFile | UpdateFile | DeleteFile | RestoreFile
+
+
+def _is_truth(frame: Frame, meta: Meta, file: File) -> bool:
+    return frame.lsn == (file.base_lsn if isinstance(meta, PutFile) else file.lsn)
+
+
+def _move_blob(frame: Frame, meta: PutBlob, index: IndexTransaction) -> list[Draft]:
+    blob = index.blob(meta.digest)
+    if blob is None or blob.lsn != frame.lsn:
+        return []
+    if blob.kind is BlobKind.INLINE and not blob.references:
+        index.remove_blob(blob.digest)  # its bytes go with the segment
+        return []
+    moved = PutBlob(
+        digest=blob.digest,
+        size=blob.size,
+        inline=blob.kind is BlobKind.INLINE,
+        block_crc32s=blob.block_crc32s,
+        first_lsn=blob.first_lsn,
+    )
+    return [Draft(moved, bytes(frame.data))]
+
+
+def _move_tombstone(frame: Frame, meta: Meta, existing: Existing) -> list[Draft]:
+    match meta:
+        case PurgeFile(id=file_id, purged_at_ms=at_ms, first_lsn=first_lsn, at_lsn=at_lsn):
+            own_lsn = at_lsn or frame.lsn
+            kept: Meta = PurgeFile(file_id, at_ms, first_lsn, own_lsn)
+        case DropBlob(digest=digest, first_lsn=first_lsn, at_lsn=at_lsn):
+            own_lsn = at_lsn or frame.lsn
+            kept = DropBlob(digest, first_lsn, own_lsn)
+        case DropSegment(segment_id=segment_id):
+            return [Draft(meta)] if segment_id in existing.ids else []
+        case _:
+            return []
+    return [Draft(kept)] if existing.may_hold(first_lsn, own_lsn) else []
+
+
+def _snapshot(file: File) -> PutFile:
+    return PutFile(
+        id=file.id,
+        bucket=file.bucket,
+        key=file.key,
+        size=file.size,
+        digest=file.digest,
+        content_type=file.content_type,
+        created_at_ms=file.created_at_ms,
+        metadata=dict(file.metadata),
+        expires_at_ms=file.expires_at_ms,
+        extents=[FileExtent(run.digest, run.offset, run.length) for run in file.extents],
+        updated_at_ms=file.updated_at_ms,
+        deleted_at_ms=file.deleted_at_ms,
+        first_lsn=file.first_lsn,
+    )
