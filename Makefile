@@ -80,7 +80,7 @@ test-integration: setup-dev ## Run the tests that start real servers
 
 check: lint types arch test ## All of the above checks; changes nothing
 
-bench: setup-dev ## Measure this machine and write docs/benchmarks.md; needs wrk and nginx
+bench: setup-dev ## Measure this machine and write docs/benchmarks.md with its plots; needs wrk and nginx
 	@$(BIN)/python -m bench
 
 wal-golden: setup-dev ## Write the golden segment of a new log format to tests/data/wal

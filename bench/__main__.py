@@ -1,8 +1,8 @@
 """Runs the benchmark: `python -m bench [--quick] [--only CELL]`.
 
-A full run writes `docs/benchmarks.md` and `docs/benchmarks.json`; any other prints its report, and
-writes it only where `--output` says. Exit status: 0 done (whether or not the targets are met), 1 a
-measurement failed, 2 something is missing.
+A full run writes `docs/benchmarks.md`, `docs/benchmarks.json` and plots; any other prints its
+report, and writes it only where `--output` says. Exit status: 0 done (whether or not the targets
+are met), 1 a measurement failed, 2 something is missing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bench.results import Outcome
 from bench.scale import measure_replay, measure_scale
 from bench.servers import ROOT
 from bench.small import measure_downloads, measure_syncs, measure_uploads
+from bench.space import measure_space
 
 CELLS: dict[str, Callable[[Plan], Outcome]] = {
     "uploads": measure_uploads,
@@ -35,6 +36,7 @@ CELLS: dict[str, Callable[[Plan], Outcome]] = {
     "replication": measure_replication,
     "replay": measure_replay,
     "scale": measure_scale,
+    "space": measure_space,
 }
 PROGRAMS = ("wrk", "nginx", "strace")
 FREE_BYTES_MIN = 12 << 30

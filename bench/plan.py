@@ -22,6 +22,8 @@ class Plan:
         rounds: how often each figure is measured.
         replay_files: files in the log that is replayed, two records each.
         stored_files: files in the node that is started and listed.
+        space_pairs: files that are stored and deleted again. space_window: of newer ones that are
+            there at any time. space_segment_bytes: size of a segment of the log meanwhile.
         copied_files: small files that are replicated. copied_bytes: of large files.
         large_bytes: size of a large file. huge_bytes: of one to watch the memory with.
     """
@@ -31,6 +33,9 @@ class Plan:
     rounds: int
     replay_files: int
     stored_files: int
+    space_pairs: int
+    space_window: int
+    space_segment_bytes: int
     copied_files: int
     copied_bytes: int
     large_bytes: int
@@ -54,6 +59,9 @@ def full_plan(directory: Path) -> Plan:
         rounds=3,
         replay_files=100_000,
         stored_files=1_000_000,
+        space_pairs=1_000_000,
+        space_window=20_000,
+        space_segment_bytes=64 * MIB,
         copied_files=10_000,
         copied_bytes=1024 * MIB,
         large_bytes=256 * MIB,
@@ -69,6 +77,9 @@ def quick_plan(directory: Path) -> Plan:
         rounds=2,
         replay_files=20_000,
         stored_files=100_000,
+        space_pairs=20_000,
+        space_window=1_000,
+        space_segment_bytes=4 * MIB,
         copied_files=2_000,
         copied_bytes=256 * MIB,
         large_bytes=256 * MIB,

@@ -27,15 +27,19 @@ def format_report(machine: Mapping[str, str], outcomes: Mapping[str, Outcome]) -
         for table in outcome.tables:
             parts += [f"### {table.title}\n", _format_table(table)]
         parts += [f"{note}\n" for note in outcome.notes]
+        parts += [f"![{Path(name).stem}]({name})\n" for name in outcome.plots]
     return "\n".join(parts)
 
 
 def write_report(
     directory: Path, machine: Mapping[str, str], outcomes: Mapping[str, Outcome]
 ) -> None:
-    """Write `benchmarks.md` and `benchmarks.json`."""
+    """Write `benchmarks.md`, `benchmarks.json` and the plots."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "benchmarks.md").write_text(format_report(machine, outcomes))
+    for outcome in outcomes.values():
+        for name, svg in outcome.plots.items():
+            (directory / name).write_text(svg)
     figures = {
         "machine": dict(machine),
         "targets": [

@@ -69,12 +69,14 @@ class Outcome:
     Attributes:
         notes: how it was measured, a paragraph each.
         figures: everything measured, by name, for the JSON file.
+        plots: SVG by the name of its file.
     """
 
     tables: list[Table] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     figures: dict[str, list[float]] = field(default_factory=dict)
+    plots: dict[str, str] = field(default_factory=dict)
 
     def keep(self, name: str, series: Series) -> Series:
         """Keep a figure for the JSON file, and return it."""

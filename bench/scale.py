@@ -34,7 +34,7 @@ def measure_replay(plan: Plan) -> Outcome:
     """Records a second while a missing index is rebuilt from the log alone."""
     outcome = Outcome()
     with plan.scratch("replay") as directory:
-        config = _config_of(directory)
+        config = make_config(directory)
         _fill(config, plan.replay_files, size=REPLAY_SIZE, batch=REPLAY_BATCH)
         rates, counts = [], set()
         for _ in range(plan.rounds):
@@ -64,7 +64,7 @@ def measure_scale(plan: Plan) -> Outcome:
     """Start and listing of a node that holds very many files."""
     outcome = Outcome()
     with plan.scratch("scale") as directory:
-        config = _config_of(directory)
+        config = make_config(directory)
         started = time.perf_counter()
         _fill(config, plan.stored_files, size=STORED_SIZE, batch=STORED_BATCH)
         outcome.notes.append(
@@ -77,8 +77,10 @@ def measure_scale(plan: Plan) -> Outcome:
     return outcome
 
 
-def _config_of(directory: Path) -> Config:
-    return load_config(node_environ(directory), env_file=str(directory / "none"))
+def make_config(directory: Path, **settings: str) -> Config:
+    """Return the configuration of a node of this process whose data is in `directory`."""
+    environ = {**node_environ(directory), **settings}
+    return load_config(environ, env_file=str(directory / "none"))
 
 
 def _name_of(number: int) -> str:
@@ -91,12 +93,13 @@ def _fill(config: Config, count: int, *, size: int, batch: int) -> None:
     try:
         for first in range(0, count, batch):
             numbers = range(first, min(first + batch, count))
-            services.files.store([_upload(services.files, number, size) for number in numbers])
+            services.files.store([make_upload(services.files, number, size) for number in numbers])
     finally:
         services.close()
 
 
-def _upload(files: FileService, number: int, size: int) -> Upload:
+def make_upload(files: FileService, number: int, size: int) -> Upload:
+    """Return a file whose name and bytes no other number has."""
     blob = files.new_blob()
     blob.write(number.to_bytes(size, "little"))
     return Upload(blob, _name_of(number), "application/octet-stream")
