@@ -161,7 +161,7 @@ class _Churn:
     def _sample(self) -> _Sample:
         config = self._services.config
         live = self._live_count * self._file_bytes
-        bound = live / (1 - config.compact_dead_permille / 1000) + 2 * config.wal_segment_bytes
+        bound = live / (1 - config.compact_dead_ratio) + 2 * config.wal_segment_bytes
         used = sum(
             file.path.stat().st_blocks * 512  # the unit of stat(2), whatever the disk's
             for file in self._services.log.segments()
@@ -193,7 +193,7 @@ def _report(samples: list[_Sample], config: Config, plan: Plan, outcome: Outcome
     outcome.tables.append(Table(title, header, rows))
     outcome.notes.append(
         "The bound is live bytes / (1 - `DFS_COMPACT_DEAD_RATIO`) + two segments, here with "
-        f"{config.compact_dead_permille / 1000:g} and segments of "
+        f"{config.compact_dead_ratio:g} and segments of "
         f"{config.wal_segment_bytes // MIB} MiB."
     )
     outcome.plots[PLOT_NAME] = _plot(samples)

@@ -96,6 +96,7 @@ def _build_dropper(parts: Parts, on_step: OnStep) -> SegmentDropper:
     return SegmentDropper(
         log=parts.log,
         index=parts.repository,
+        ledger=parts.ledger,
         stores=parts.stores,
         locks=parts.locks,
         sync_index=parts.index.sync,
@@ -140,7 +141,7 @@ def build_compaction(parts: Parts, committer: Committer) -> Compaction:
         committer=committer,
         damage=parts.damage,
         lock=FileLock(parts.config.wal_path / COMPACTION_LOCK_NAME),
-        dead_permille_min=parts.config.compact_dead_permille,
+        dead_ratio_min=parts.config.compact_dead_ratio,
         bytes_per_s=parts.config.compact_bytes_per_s,
     )
 

@@ -23,7 +23,7 @@ REPLICATE_INTERVAL_S = 2.0
 SCRUB_INTERVAL_S = 2.0
 """From one slice to the next; it reads what the limit allows for the time between."""
 COLLECT_INTERVAL_S = 10.0
-COMPACT_INTERVAL_S = 2.0
+COMPACT_INTERVAL_S = 1.0
 
 
 _STORE_JOBS = ((REPLICATE, REPLICATE_INTERVAL_S), (SCRUB, SCRUB_INTERVAL_S))

@@ -46,7 +46,7 @@ class Config:
     replica_timeout_s: int
     scrub_bytes_per_s: int
     scrub_interval_s: int
-    compact_dead_permille: int
+    compact_dead_ratio: float
     compact_bytes_per_s: int
     wal_path: Path
     run_path: Path

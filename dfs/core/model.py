@@ -144,6 +144,7 @@ class Segment:
 
     Attributes:
         size_bytes: from the start of the file to the end of its last record.
+        sealed_at_ms: 0 for one that was abandoned after a failed sync.
     """
 
     id: int

@@ -33,17 +33,17 @@ def parse_int(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def parse_permille(minimum: int, maximum: int) -> Callable[[str], int]:
-    """Return a parser for a share, written as 0.5, that returns thousandths in these bounds."""
+def parse_share(minimum: float, maximum: float) -> Callable[[str], float]:
+    """Return a parser for a share from `minimum` to `maximum`, both included, such as 0.5."""
 
-    def parse(text: str) -> int:
+    def parse(text: str) -> float:
         try:
-            permille = round(1000 * float(text))
-        except (ValueError, OverflowError):
+            share = float(text)
+        except ValueError:
             raise ValueError("must be a number like 0.5") from None
-        if not minimum <= permille <= maximum:
-            raise ValueError(f"must be from {minimum / 1000:g} to {maximum / 1000:g}")
-        return permille
+        if not minimum <= share <= maximum:
+            raise ValueError(f"must be from {minimum:g} to {maximum:g}")
+        return share
 
     return parse
 

@@ -16,8 +16,8 @@ from dfs.core.parsers import (
     parse_node_id,
     parse_optional,
     parse_path,
-    parse_permille,
     parse_redis_url,
+    parse_share,
 )
 
 KIB = 1 << 10
@@ -152,8 +152,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "DFS_COMPACT_DEAD_RATIO",
-        "compact_dead_permille",
-        parse_permille(50, 950),
+        "compact_dead_ratio",
+        parse_share(0.05, 0.95),
         "0.5",
         "share of a sealed segment of the log that is dead from which on the rest of it is moved "
         "to the end of the log, and the segment dropped",

@@ -185,6 +185,15 @@ class IndexRepository:
         )
         return {int.from_bytes(row[0], "big") for row in rows}
 
+    def units_to_remove(self) -> set[bytes]:
+        """Return digests of dropped blobs that some store has yet to remove."""
+        node_id = self._database.node_id
+        return {
+            bytes(row[0])
+            for kind in REMOVALS
+            for row in self._database.read_all(self._statements.units_owed, (node_id, int(kind)))
+        }
+
     def list_segments(self, *, after: int = 0, limit: int) -> list[Segment]:
         """Return sealed segments of this node with ids above `after`, by id, `limit` at most."""
         rows = self._database.read_all(

@@ -203,15 +203,22 @@ def _drop_segment(frame: Frame, meta: DropSegment, index: IndexTransaction) -> N
             sealed_at_ms=meta.sealed_at_ms,
         )
     )
-    while unused := index.unused_inline_blobs(meta.segment_id, UNUSED_COUNT_MAX):
+    forget_records(meta.segment_id, meta.dropped_at_ms, index)
+    # The record may share its commit with changes that made the last of the segment dead.
+    needed_lsn = max(meta.moved_lsn, frame.lsn)
+    index.owe(
+        Debt.of_drop(store, meta.segment_id, meta.end, meta.dropped_at_ms, lsn=needed_lsn)
+        for store in (PRIMARY_NAME, *index.replicas)
+    )
+
+
+def forget_records(segment_id: int, dropped_at_ms: int, index: IndexTransaction) -> None:
+    """Let the index know no record any more of a segment that was dropped."""
+    while unused := index.unused_inline_blobs(segment_id, UNUSED_COUNT_MAX):
         index.preload(digests=unused)
         for digest in unused:
             index.remove_blob(digest)
-    index.drop_segment(meta.segment_id, meta.dropped_at_ms)
-    index.owe(
-        Debt.of_drop(store, meta.segment_id, meta.end, meta.dropped_at_ms, lsn=meta.moved_lsn)
-        for store in (PRIMARY_NAME, *index.replicas)
-    )
+    index.drop_segment(segment_id, dropped_at_ms)
 
 
 def _refer(digests: Sequence[bytes], change: int, index: IndexTransaction) -> None:

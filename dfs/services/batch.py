@@ -133,6 +133,11 @@ class Batch:
         """Tell whether each change is on enough stores, if these replicas have the records."""
         return all(len(ticket.whole(held)) + 1 >= ticket.copies for ticket in self.tickets)
 
+    def note_durable(self) -> None:
+        """Tell each caller that its change is durable."""
+        for ticket in self.tickets:
+            ticket.is_durable = True
+
     def require_stores(
         self, primary: str, held: Collection[str], failed: Mapping[str, DfsError]
     ) -> None:

@@ -209,6 +209,7 @@ class Committer:
             batch = self._plan(tickets, index)
             if not batch.frames:
                 index.commit()  # what needs no record, such as that nobody wants some bytes
+                batch.note_durable()
                 return None
             index.flush()
             self._on_step("commit.planned")
@@ -216,8 +217,7 @@ class Committer:
             self._commit_index(index, batch, append)
             self._on_step("commit.indexed")
         self._log.publish()
-        for ticket in batch.tickets:
-            ticket.is_durable = True
+        batch.note_durable()
         return CommitReport(len(batch.tickets), sum(map(len, batch.frames)), batch.sync_s)
 
     def _require_writable(self) -> None:
@@ -269,7 +269,6 @@ class Committer:
             self._draw_up(drafts, batch, index)
             ticket.command.read_back(index)
             ticket.lsn = batch.lsn
-            ticket.is_durable = not drafts  # there was nothing to do
             batch.staged.extend(ticket.command.staged())
             batch.tickets.append(ticket)
             ticket.pay_copies(index)

@@ -17,11 +17,13 @@ from dfs.core.errors import WalCorruptError, WalGapError
 from dfs.core.filelock import FileLock
 from dfs.core.model import PRIMARY_NAME, Segment, SegmentUse
 from dfs.db.repository import IndexRepository
+from dfs.services.command import RECORD_OVERHEAD_BYTES
 from dfs.services.commit import Committer
 from dfs.services.damage import DamageBook
 from dfs.services.moves import DropCompacted, Existing, MoveRecords
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Frame
+from dfs.wal.layout import SegmentFile
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.reader import Outcome, SegmentReader
 from dfs.wal.record import Meta, RecordType, decode_meta
@@ -35,6 +37,9 @@ BATCH_BYTES_MAX = 1 << 20
 SPENDING_S_MAX = 10.0
 """Time that was not used for reading, by a node that was stopped, is not made up for."""
 SPENDING_S_FIRST = 2.0
+AHEAD_BYTES_MAX = 2 << 20
+"""Of the log, that replicas may lack while more is moved."""
+PUT_OFF_S = 60.0
 STUBS_WAIT_S = 30.0
 """For so long it is waited for stores to put a stub in the place of a segment, before the next one
 is looked at: while any of them has the old one, tombstones of what was in it have to be moved."""
@@ -89,7 +94,7 @@ class Compaction:
         committer: makes the changes.
         damage: told of a segment that cannot be read.
         lock: held during a slice: one process of the node compacts at a time.
-        dead_permille_min: thousandths of a segment that must be dead for it to be worth the work.
+        dead_ratio_min: share of a segment that must be dead for it to be worth the work.
         bytes_per_s: rate at which segments are read; 0: none ever is.
     """
 
@@ -101,7 +106,7 @@ class Compaction:
         committer: Committer,
         damage: DamageBook,
         lock: FileLock,
-        dead_permille_min: int,
+        dead_ratio_min: float,
         bytes_per_s: int,
     ) -> None:
         self._log = log
@@ -109,11 +114,12 @@ class Compaction:
         self._committer = committer
         self._damage = damage
         self._lock = lock
-        self._dead_permille_min = dead_permille_min
+        self._dead_ratio_min = dead_ratio_min
         self._bytes_per_s = bytes_per_s
         self._pass: _Pass | None = None
         self._paid_until_s = time.monotonic() - SPENDING_S_FIRST
         self._dropped_at_s = 0.0
+        self._put_off_until_s: dict[int, float] = {}
 
     def close(self) -> None:
         """Close the file of the lock."""
@@ -139,15 +145,18 @@ class Compaction:
         read_bytes = moved = dropped = 0
         while time.monotonic() < deadline_s:
             current = self._pass or self._choose()
-            if current is None or self._paid_until_s > time.monotonic():
+            if current is None or self._paid_until_s > time.monotonic() or self._is_ahead():
                 break
             self._pass = current
             before = current.position.offset
             try:
                 moved += self._go_on(current)
             except (WalCorruptError, WalGapError) as error:
-                self._pass = None
+                self._put_off(current)
                 self._damage.note_segment(PRIMARY_NAME, current.segment.id, error)
+                break
+            if current.position.offset == before:  # another process has dropped it meanwhile
+                self._pass = None
                 break
             read_bytes += current.position.offset - before
             self._paid_until_s += (current.position.offset - before) / self._bytes_per_s
@@ -162,15 +171,36 @@ class Compaction:
         is_recent = time.monotonic() < self._dropped_at_s + STUBS_WAIT_S
         if is_recent and self._index.undropped_segment_ids():
             return None
-        candidates = self._index.compactable_segments(dead_permille_min=self._dead_permille_min)
+        candidates = self._index.compactable_segments(
+            dead_permille_min=int(1000 * self._dead_ratio_min)
+        )
         for segment, use in candidates:
             if segment.size_bytes <= STUB_BYTES_MAX:
                 continue  # its stub would take as much
+            if time.monotonic() < self._put_off_until_s.get(segment.id, 0.0):
+                continue
             existing = self._find_existing(segment.id)
             if self._is_worth_it(segment, use, existing):
                 start = LogPosition(segment.id, SEGMENT_HEADER_BYTES, segment.first_lsn - 1)
                 return _Pass(segment, existing, start)
         return None
+
+    def _put_off(self, current: _Pass) -> None:
+        """Let others come first for a while: this segment must be mended, or is not dead yet."""
+        self._pass = None
+        self._put_off_until_s[current.segment.id] = time.monotonic() + PUT_OFF_S
+
+    def _is_ahead(self) -> bool:
+        """Tell whether a replica that works has yet to get what was moved.
+
+        A synchronous write needs replicas that are not far behind.
+        """
+        end = self._log.position
+        return any(
+            state.segment_id != end.segment_id or end.offset - state.offset > AHEAD_BYTES_MAX
+            for name, state in self._index.store_states().items()
+            if name != PRIMARY_NAME and not state.failures
+        )
 
     def _is_worth_it(self, segment: Segment, use: SegmentUse, existing: Existing) -> bool:
         """Tell whether enough is dead, tombstones too if nothing older is left that needs them."""
@@ -179,7 +209,7 @@ class Compaction:
             use.tombstone_lsn, segment.first_lsn
         ):
             dead_bytes += use.tombstone_bytes
-        return 1000 * dead_bytes > self._dead_permille_min * segment.size_bytes
+        return dead_bytes > self._dead_ratio_min * segment.size_bytes
 
     def _find_existing(self, segment_id: int) -> Existing:
         """Return the other segments that hold records, on the node or on any other store."""
@@ -194,12 +224,21 @@ class Compaction:
             if file.end is not None and file.end > STUB_BYTES_MAX:
                 spans.append((file.header.first_lsn, file.last_lsn or 0))
             elif file.end is not None:  # it stays, and so would the tombstones of all that time
-                start = LogPosition(own_id, SEGMENT_HEADER_BYTES, file.header.first_lsn - 1)
-                for frame in self._reader(start, file.end, file.last_lsn or 0):
-                    if frame.type in _PUTTING:
-                        spans.append((frame.lsn, frame.lsn))
+                spans += self._find_puts(file)
             # The active one is behind all tombstones that matter.
-        return Existing(spans, frozenset(ids))
+        return Existing(spans, frozenset(ids), frozenset(self._index.units_to_remove()))
+
+    def _find_puts(self, file: SegmentFile) -> list[tuple[int, int]]:
+        """Return the spans of a small segment that put files or blobs; all of it, if damaged."""
+        first_lsn, last_lsn = file.header.first_lsn, file.last_lsn or 0
+        start = LogPosition(file.header.segment_id, SEGMENT_HEADER_BYTES, first_lsn - 1)
+        try:
+            reader = self._reader(start, file.end or 0, last_lsn)
+            spans = [(frame.lsn, frame.lsn) for frame in reader if frame.type in _PUTTING]
+            is_whole = reader.end.outcome is Outcome.CLEAN_END
+        except (WalCorruptError, WalGapError):
+            is_whole = False
+        return spans if is_whole else [(first_lsn, last_lsn)]
 
     def _go_on(self, current: _Pass) -> int:
         """Look at the next records of a segment. Returns how many were moved.
@@ -218,13 +257,16 @@ class Compaction:
         """Return the next records of a segment, and the place behind them."""
         segment = current.segment
         reader = self._reader(current.position, segment.size_bytes, segment.last_lsn)
+        # A fraction of a segment, so that none is sealed early for what a batch might take.
+        bytes_max = min(BATCH_BYTES_MAX, segment.size_bytes // 8)
+        count_max = min(BATCH_COUNT_MAX, bytes_max // RECORD_OVERHEAD_BYTES)
         records: Records = []
         size, position = 0, current.position
         for frame in reader:
             records.append((frame, decode_meta(frame)))
             size += frame.length
             position = LogPosition(segment.id, frame.offset + frame.length, frame.lsn)
-            if len(records) >= BATCH_COUNT_MAX or size >= BATCH_BYTES_MAX:
+            if len(records) >= count_max or size >= bytes_max:
                 return records, position
         if reader.end.outcome is not Outcome.CLEAN_END:
             raise reader.end.error()
@@ -243,6 +285,7 @@ class Compaction:
         command = DropCompacted(current.segment)
         self._committer.submit(command)
         if not command.is_dropped:
+            self._put_off(current)
             logger.warning("segment_not_dropped", segment_id=current.segment.id)
             return 0
         self._dropped_at_s = time.monotonic()

@@ -16,6 +16,8 @@ from dfs.core.filelock import FileLock
 from dfs.core.model import Debt
 from dfs.core.steps import OnStep, ignore_step
 from dfs.db.repository import IndexRepository
+from dfs.services.apply import forget_records
+from dfs.services.ledger import Ledger
 from dfs.services.segment_sources import read_following, read_own_header
 from dfs.services.shipping import copy_stub, position_of
 from dfs.services.stores import Stores
@@ -49,6 +51,7 @@ class SegmentDropper:
         *,
         log: WriteAheadLog,
         index: IndexRepository,
+        ledger: Ledger,
         stores: Stores,
         locks: Mapping[str, FileLock],
         sync_index: Callable[[], None],
@@ -56,6 +59,7 @@ class SegmentDropper:
     ) -> None:
         self._log = log
         self._index = index
+        self._ledger = ledger
         self._sync_index = sync_index
         self._on_step = on_step
         self._stores = stores
@@ -95,6 +99,9 @@ class SegmentDropper:
             moved_lsn=debt.lsn,
             dropped_at_ms=debt.owed_at_ms,
         )
+        with self._ledger.begin() as index:
+            # After a rebuild more may have died than when the record was read.
+            forget_records(drop.segment_id, drop.dropped_at_ms, index)
         drop_segment(self._log, drop, sync_index=self._sync_index, on_step=self._on_step)
 
 

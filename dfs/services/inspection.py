@@ -83,7 +83,8 @@ class WalInspection:
         """Return all segments, oldest first. Reads headers only."""
         end, segments = self._survey()
         sealed = {
-            row.id: row.sealed_at_ms for row in self._index.list_segments(limit=len(segments))
+            row.id: row.sealed_at_ms or None
+            for row in self._index.list_segments(limit=len(segments))
         }
         return [
             self._describe(segment, end, sealed.get(segment.header.segment_id))
@@ -155,7 +156,7 @@ class WalInspection:
 
     def _sealed_at(self, segment_id: int) -> int | None:
         rows = self._index.list_segments(after=segment_id - 1, limit=1)
-        return rows[0].sealed_at_ms if rows and rows[0].id == segment_id else None
+        return (rows[0].sealed_at_ms or None) if rows and rows[0].id == segment_id else None
 
     def _describe(
         self, segment: SegmentFile, end: LogPosition, sealed_at_ms: int | None

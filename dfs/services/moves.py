@@ -7,7 +7,8 @@ What is alive in a segment, which is to say still the truth:
     PutFile                 it is the last record that put the file
     UpdateFile, DeleteFile, it is the last record that changed the file
     RestoreFile
-    PurgeFile, DropBlob     another segment may still hold what it took away
+    PurgeFile, DropBlob     another segment may still hold what it took away; or some store still
+                            has the blob, which an index that is rebuilt must know
     DropSegment             some store still has that segment
 
 A file is moved as one snapshot, `PutFile` with all that is known of it, whichever of its records is
@@ -46,10 +47,12 @@ class Existing:
     Attributes:
         spans: (first LSN, last LSN) of each.
         ids: theirs.
+        removals: digests of dropped blobs that some store has yet to remove.
     """
 
     spans: Sequence[tuple[int, int]]
     ids: frozenset[int]
+    removals: frozenset[bytes]
 
     def may_hold(self, first_lsn: int, before_lsn: int) -> bool:
         """Tell whether any holds records from `first_lsn` on and before another one."""
@@ -155,6 +158,8 @@ def _move_tombstone(frame: Frame, meta: Meta, existing: Existing) -> list[Draft]
         case DropBlob(digest=digest, first_lsn=first_lsn, at_lsn=at_lsn):
             own_lsn = at_lsn or frame.lsn
             kept = DropBlob(digest, first_lsn, own_lsn)
+            if digest in existing.removals:
+                return [Draft(kept)]
         case DropSegment(segment_id=segment_id):
             return [Draft(meta)] if segment_id in existing.ids else []
         case _:

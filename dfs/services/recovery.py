@@ -29,6 +29,7 @@ from dfs.core.errors import (
 )
 from dfs.core.model import NodeState, StoreState
 from dfs.db.session import IndexDatabase
+from dfs.services.abandoned import note_abandoned
 from dfs.services.apply import apply, preload
 from dfs.storage.base import BlobStore, SweepsTemporaries
 from dfs.storage.identity import new_identity, read_identity, require_cluster, write_identity
@@ -163,6 +164,7 @@ def roll_forward(
     position = reader.end.position
     if last and last.type == RecordType.SEAL_SEGMENT and last.segment_id == position.segment_id:
         position = log.leave_active(position)  # whoever sealed it died before it was renamed
+    note_abandoned(log, index)
     log.control.reset(position)
     return position, replayed, cut
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from dfs.core.config import Config, load_config, settings_table
 from dfs.core.errors import ConfigError
 from dfs.core.settings import SETTINGS
+from scripts.run import child_environ
 from scripts.settings_table import README, with_table
 
 
@@ -107,3 +108,13 @@ def test_load_config_refuses_what_contradicts(environ: dict[str, str], fault: st
     with pytest.raises(ConfigError) as raised:
         load_config(environ, env_file="")
     assert fault in str(raised.value)
+
+
+def test_settings_reach_the_processes_of_a_node_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `make run` hands on to its children is read by them as the same configuration."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config({"REPLICA2_PATH": "", "REPLICA3_PATH": "s3://bucket/prefix"})
+    environ = child_environ(config, port=config.port, redis_url="redis://localhost:1")
+    assert load_config(environ) == replace(config, redis_url="redis://localhost:1")

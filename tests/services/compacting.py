@@ -43,10 +43,10 @@ def compact(node: Services) -> int:
     """Compact until nothing is worth it, with stubs put in place; return segments dropped."""
     dropped = 0
     while True:
-        report = node.compaction.work(budget_s=60)
         for name in ("primary", *node.stores.replicas):
             while node.replication.work(name, budget_s=60).more:
                 pass
+        report = node.compaction.work(budget_s=60)
         if not report.dropped and not report.more:
             return dropped
         dropped += report.dropped

@@ -9,6 +9,8 @@ import pytest
 from dfs.core.errors import NoSuchFileError, WalError
 from dfs.core.model import DebtKind
 from dfs.services import compaction
+from dfs.services.compaction import Compaction
+from dfs.services.garbage import DropBlobs
 from dfs.services.moves import DropCompacted
 from dfs.wal.record import DropSegment, Meta, PurgeFile, PutBlob, PutFile
 from dfs.wiring import Services
@@ -375,6 +377,7 @@ def test_tombstones_stay_while_a_replica_has_the_old_segment(
 ) -> None:
     """Restored from such a replica, the node would bring purged files back."""
     monkeypatch.setattr(compaction, "STUBS_WAIT_S", 0)
+    monkeypatch.setattr(Compaction, "_is_ahead", lambda self: False)
     cluster = ReplicatedNode(tmp_path, index_url, replicas=1)
     node = cluster.open()
     ids = [
@@ -426,3 +429,108 @@ def test_compaction_that_dies_at_a_step_loses_nothing(
     assert stub_ids(again)
     assert facts(again) == before
     check_figures(again)
+
+
+def test_damaged_small_segment_keeps_all_tombstones(open_small: Opener) -> None:
+    """What a small segment holds cannot be told while it is damaged: it may be mended later."""
+    node = open_small()
+    ids = store_many(node, 2, size=100)
+    with node.log.lock():
+        node.committer._rotate_if_full(1 << 30)
+    purge(node, *ids)
+    path = node.log.segments()[0].path
+    data = bytearray(path.read_bytes())
+    assert len(data) < 4096
+    data[100] ^= 1
+    path.write_bytes(data)
+    node.log.open_segments.clear()
+    for _ in range(2):
+        purge(node, *fill_segments(node, node.log.position.segment_id))
+        compact(node)
+    assert stub_ids(node)
+    assert {meta.id for meta in metas_behind(node) if isinstance(meta, PurgeFile)} >= set(ids)
+
+
+def test_damaged_segment_does_not_keep_others_from_being_compacted(open_small: Opener) -> None:
+    """One that nobody can mend is put off; the next one gets its turn."""
+    node = open_small()
+    purge(node, *fill_segments(node, 2))
+    path = node.log.segments()[0].path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    node.log.open_segments.clear()
+    for _ in range(3):
+        node.compaction.work(budget_s=60)
+        node.replication.work("primary", budget_s=60)
+    assert stub_ids(node) == [2]
+
+
+def test_pass_through_a_segment_that_another_process_dropped_ends(
+    open_small: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that comes back to it finds a stub, and nothing more to do there."""
+    monkeypatch.setattr(compaction, "BATCH_COUNT_MAX", 10)
+    node = open_small(compact_bytes_per_s=1000)
+    purge(node, *fill_segments(node, 1))
+    assert node.compaction.work(budget_s=60).more
+    other = open_small()
+    compact(other)
+    assert 1 in stub_ids(node)
+    node.compaction._paid_until_s = 0
+    node.log.open_segments.clear()
+    lsn = node.log.position.lsn
+    assert not node.compaction.work(budget_s=60).more
+    assert node.log.position.lsn == lsn
+
+
+def test_moves_wait_for_replicas_that_are_behind(tmp_path: Path, index_url: str) -> None:
+    """A synchronous write needs replicas that lack little of the log."""
+    cluster = ReplicatedNode(tmp_path, index_url, replicas=1)
+    node = cluster.open()
+    ids = fill_segments(node, 2)
+    purge(node, *ids)
+    assert node.compaction.work(budget_s=60).read_bytes == 0
+    replicate(node)
+    assert node.compaction.work(budget_s=60).read_bytes > 0
+    cluster.close()
+
+
+def test_abandoned_segment_is_compacted(open_small: Opener) -> None:
+    """A segment that a failed sync ended has no last record to say so, and yet goes some day."""
+    node = open_small()
+    ids = store_many(node, 20)
+    purge(node, *ids)
+    node.log.control.mark_read_only("a test")
+    again = open_small()
+    assert again.log.position.segment_id == 2
+    compact(again)
+    assert stub_ids(again) == [1]
+    check_figures(again)
+
+
+def test_rebuild_knows_which_removals_are_still_owed(
+    tmp_path: Path, index_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record that dropped a blob stays in the log until every store has removed it."""
+    monkeypatch.setattr(compaction, "STUBS_WAIT_S", 0)
+    cluster = ReplicatedNode(tmp_path, index_url, replicas=1)
+    node = cluster.open()
+    large = store_bytes(node, "large", b"large" * 100_000).files[0]
+    ids = fill_segments(node, 1)
+    replicate(node)
+    purge(node, large.id, *ids)
+    node.committer.submit(DropBlobs([large.digest]))
+    for _ in range(3):
+        purge(node, *fill_segments(node, node.log.position.segment_id))
+        compact(node)
+    assert not [meta for meta in metas(node) if isinstance(meta, PutBlob) and not meta.inline]
+    owed = node.replication._index.units_to_remove()
+    assert owed == {large.digest}
+    cluster.close()
+    node = cluster.open()
+    node.index.destroy()
+    cluster.close()
+    again = cluster.open()
+    assert again.replication._index.units_to_remove() == owed
+    cluster.close()

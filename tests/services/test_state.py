@@ -56,7 +56,7 @@ class NodeMachine(RuleBasedStateMachine):
             wal_segment_bytes=20_000,
             wal_preallocate_bytes=4096,
             inline_blob_bytes_max=4096,
-            compact_dead_permille=100,
+            compact_dead_ratio=0.1,
             compact_bytes_per_s=1 << 40,
         )
         services = open_services(config, on_step=self.on_step)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dfs.core.checksum import block_checksums, crc32
 from dfs.core.errors import BlobCorruptError
 from dfs.core.model import BLOCK_BYTES
-from dfs.storage import base
+from dfs.storage import verified
 from dfs.storage.memory_store import MemoryBlobReader
 from dfs.storage.names import blob_name
 from dfs.storage.verified import read_verified
@@ -38,7 +38,7 @@ class VanishingReader(MemoryBlobReader):
 def small_blocks() -> Iterator[None]:
     """Make blocks so small that many of them can be tried."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "BLOCK_BYTES", SMALL_BLOCK_BYTES)
+        patch.setattr(verified, "BLOCK_BYTES", SMALL_BLOCK_BYTES)
         yield
 
 
@@ -212,7 +212,7 @@ def test_read_real_blocks_with_one_flipped_bit_stops_before_it(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the real size of a block, a single bit is found in the first, a middle, the last one."""
-    monkeypatch.setattr(base, "BLOCK_BYTES", BLOCK_BYTES)
+    monkeypatch.setattr(verified, "BLOCK_BYTES", BLOCK_BYTES)
     content = os.urandom(2 * BLOCK_BYTES + 1000)
     stored = bytearray(content)
     stored[block * BLOCK_BYTES + 999] ^= 0x10
