@@ -26,6 +26,7 @@ from bench.scale import measure_replay, measure_scale
 from bench.servers import ROOT
 from bench.small import measure_downloads, measure_syncs, measure_uploads
 from bench.space import measure_space
+from dfs.core.logging import configure_logging
 
 CELLS: dict[str, Callable[[Plan], Outcome]] = {
     "uploads": measure_uploads,
@@ -45,6 +46,7 @@ FREE_BYTES_MIN = 12 << 30
 def main() -> int:
     """Measure what the command line asks for. Returns the exit status."""
     arguments = _parse_arguments()
+    configure_logging(debug=False)  # to stderr: the report alone is on stdout
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped too
     directory: Path = arguments.directory
     directory.mkdir(parents=True, exist_ok=True)
