@@ -88,7 +88,7 @@ class MoveRecords(Bytesless):
                 file = index.file(meta.id)
                 if file is not None and file.id not in moved and _is_truth(frame, meta, file):
                     moved.add(file.id)
-                    drafts.append(Draft(_snapshot(file)))
+                    drafts.append(Draft(take_snapshot(file)))
             else:
                 drafts += _move_tombstone(frame, meta, self._existing)
         self.moved_count = len(drafts)
@@ -167,7 +167,8 @@ def _move_tombstone(frame: Frame, meta: Meta, existing: Existing) -> list[Draft]
     return [Draft(kept)] if existing.may_hold(first_lsn, own_lsn) else []
 
 
-def _snapshot(file: File) -> PutFile:
+def take_snapshot(file: File) -> PutFile:
+    """Return the record that says all that is known of a file."""
     return PutFile(
         id=file.id,
         bucket=file.bucket,

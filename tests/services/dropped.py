@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import msgspec
 
 from dfs.core.clock import now_ms
-from dfs.core.model import DebtKind, File
+from dfs.core.model import DebtKind
 from dfs.db.repository import IndexRepository
 from dfs.db.transaction import IndexTransaction
 from dfs.services.command import RECORD_OVERHEAD_BYTES, Draft
 from dfs.services.dropping import drop_segment
+from dfs.services.moves import take_snapshot
 from dfs.storage.base import StagedBlob
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Frame
@@ -20,11 +21,9 @@ from dfs.wal.reader import SegmentReader
 from dfs.wal.record import (
     DropBlob,
     DropSegment,
-    FileExtent,
     Meta,
     PurgeFile,
     PutBlob,
-    PutFile,
     SealSegment,
     decode_meta,
 )
@@ -97,25 +96,7 @@ def _move(node: Services, frame: Frame) -> Draft | None:
             return Draft(moved, bytes(frame.data)) if moved else None
         file = None if isinstance(meta, SealSegment | DropSegment) else index.file(meta.id)
         is_alive = file is not None and frame.lsn in (file.lsn, file.base_lsn)
-        return Draft(_take_snapshot(file)) if is_alive else None
-
-
-def _take_snapshot(file: File) -> PutFile:
-    return PutFile(
-        id=file.id,
-        bucket=file.bucket,
-        key=file.key,
-        size=file.size,
-        digest=file.digest,
-        content_type=file.content_type,
-        created_at_ms=file.created_at_ms,
-        metadata=dict(file.metadata),
-        expires_at_ms=file.expires_at_ms,
-        extents=[FileExtent(run.digest, run.offset, run.length) for run in file.extents],
-        updated_at_ms=file.updated_at_ms,
-        deleted_at_ms=file.deleted_at_ms,
-        first_lsn=file.first_lsn,
-    )
+        return Draft(take_snapshot(file)) if is_alive else None
 
 
 def decide(node: Services, segment_id: int, *, tombstones: bool = True) -> DropSegment:
