@@ -24,7 +24,8 @@ class Plan:
         stored_files: files in the node that is started and listed.
         space_pairs: files that are stored and deleted again. space_window: of newer ones that are
             there at any time. space_segment_bytes: size of a segment of the log meanwhile.
-        copied_files: small files that are replicated. copied_bytes: of large files.
+        copied_files: small files that are replicated. copied_bytes: of large files. copy_rounds:
+            how often; an even number, since two take turns in going first.
         large_bytes: size of a large file. huge_bytes: of one to watch the memory with.
     """
 
@@ -38,6 +39,7 @@ class Plan:
     space_segment_bytes: int
     copied_files: int
     copied_bytes: int
+    copy_rounds: int
     large_bytes: int
     huge_bytes: int
 
@@ -64,6 +66,7 @@ def full_plan(directory: Path) -> Plan:
         space_segment_bytes=64 * MIB,
         copied_files=10_000,
         copied_bytes=1024 * MIB,
+        copy_rounds=4,
         large_bytes=256 * MIB,
         huge_bytes=1024 * MIB,
     )
@@ -82,6 +85,7 @@ def quick_plan(directory: Path) -> Plan:
         space_segment_bytes=4 * MIB,
         copied_files=2_000,
         copied_bytes=256 * MIB,
+        copy_rounds=2,
         large_bytes=256 * MIB,
         huge_bytes=1024 * MIB,
     )

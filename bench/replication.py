@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import subprocess
 import threading
@@ -77,28 +76,30 @@ class Index:
 
 
 def _measure_rate(plan: Plan, outcome: Outcome) -> None:
-    """Store files while no worker runs, then time the worker that copies them."""
+    """Copy the files of a node by its worker and by cp, a new node each round."""
     rows: list[tuple[str, ...]] = []
     cells = (
         ("small", plan.copied_files, SMALL_BYTES),
         ("large", plan.copied_bytes // LARGE_BYTES, LARGE_BYTES),
     )
     for name, count, size in cells:
-        with plan.scratch(f"copy-{name}") as directory, replicated(directory) as settings:
-            with run_node(directory, settings=settings) as node:
-                _store(node, count=count, size=size)
-                seconds = _time_worker(directory, settings)
-            reference_s = _copy_plainly(directory)
-        files = outcome.keep(f"replicate_{name}_files_per_s", Series((count / seconds,)))
-        rate = outcome.keep(f"replicate_{name}_mb_per_s", Series((count * size / seconds / 1e6,)))
-        ratio = outcome.keep(f"replicate_{name}_over_cp", Series((reference_s / seconds,)))
+        rounds = [
+            _time_copies(plan, f"copy-{name}", count=count, size=size, cp_first=turn % 2 == 1)
+            for turn in range(plan.copy_rounds)
+        ]
+        seconds, reference_s = (Series(column) for column in zip(*rounds, strict=True))
+        total = Series((float(count),) * len(rounds))
+        files = outcome.keep(f"replicate_{name}_files_per_s", total.over(seconds))
+        megabytes = Series((count * size / 1e6,) * len(rounds))
+        rate = outcome.keep(f"replicate_{name}_mb_per_s", megabytes.over(seconds))
+        ratio = outcome.keep(f"replicate_{name}_over_cp", reference_s.over(seconds))
         rows.append(
             (
                 f"{count:,} files of {size // 1024:,} KiB",
-                f"{seconds:.2f}",
+                seconds.format(2),
                 files.format(),
                 rate.format(),
-                f"{reference_s:.2f}",
+                reference_s.format(2),
                 ratio.format(2),
             )
         )
@@ -110,8 +111,25 @@ def _measure_rate(plan: Plan, outcome: Outcome) -> None:
     outcome.notes.append(
         "From the start of the worker's first copy until every replica has log and blob files, "
         "each synced, read back from the disk and checked. cp copies log and blob files to two "
-        "directories, one after the other, and syncs the file system after each; it checks nothing."
+        "directories, one after the other, and syncs the file system after each; it checks "
+        f"nothing. {plan.copy_rounds} rounds, each with a new node; the two take turns in going "
+        "first, and before each of them the page cache is emptied of all files of the round."
     )
+
+
+def _time_copies(
+    plan: Plan, name: str, *, count: int, size: int, cp_first: bool
+) -> tuple[float, float]:
+    """Store files while no worker runs; return the seconds of the worker, and those of cp."""
+    with (
+        plan.scratch(name) as directory,
+        replicated(directory) as settings,
+        run_node(directory, settings=settings) as node,
+    ):
+        _store(node, count=count, size=size)
+        reference_s = _copy_plainly(directory) if cp_first else 0.0
+        seconds = _time_worker(directory, settings)
+        return seconds, reference_s or _copy_plainly(directory)
 
 
 def _store(node: Server, *, count: int, size: int) -> None:
@@ -130,6 +148,7 @@ def _store(node: Server, *, count: int, size: int) -> None:
 
 def _time_worker(directory: Path, settings: dict[str, str]) -> float:
     """Return the seconds from the worker's first copy until nothing is owed."""
+    _drop_caches(directory)
     index = Index(directory)
     replicas = [directory / name for name in ("replica1", "replica2")]
     with contextlib.closing(index), run_worker(directory, settings):
@@ -145,7 +164,7 @@ def _has_files(replica: Path) -> bool:
 
 def _copy_plainly(directory: Path) -> float:
     """Return the seconds that cp and sync take for the same files to two directories."""
-    subprocess.run(["sync"], check=True)
+    _drop_caches(directory)
     sources = [str(directory / "primary" / "blobs"), str(directory / "wal")]
     started = time.perf_counter()
     for name in ("plain1", "plain2"):
@@ -153,10 +172,16 @@ def _copy_plainly(directory: Path) -> float:
         target.mkdir()
         subprocess.run(["cp", "-r", *sources, str(target)], check=True)
         subprocess.run(["sync", "-f", str(target)], check=True)
-    seconds = time.perf_counter() - started
-    for name in ("plain1", "plain2"):
-        shutil.rmtree(directory / name)
-    return seconds
+    return time.perf_counter() - started
+
+
+def _drop_caches(directory: Path) -> None:
+    """Have everything below a directory on the disk, and nothing of it in the page cache."""
+    subprocess.run(["sync", "-f", str(directory)], check=True)
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _measure_lag(plan: Plan, outcome: Outcome) -> None:
