@@ -7,6 +7,7 @@ from functools import partial
 from flask import Flask
 
 from dfs.api.application import DfsFlask
+from dfs.api.auth import Gate, install_gate
 from dfs.api.dashboard import Dashboard
 from dfs.api.docs import install_api
 from dfs.api.errors import install_error_handlers
@@ -40,11 +41,12 @@ def create_app(config: Config | None = None) -> Flask:
         read_disks=partial(_read_disks, app),
         read_usage=partial(_read_usage, app),
     )
-    app.extensions["dfs"] = Node(config, hooks=_make_hooks(metrics))
+    node = app.extensions["dfs"] = Node(config, hooks=_make_hooks(metrics))
+    install_gate(app, Gate(find_keyring=lambda: node.services.keyring, is_off=config.auth == "off"))
     install_error_handlers(app)
     install_api(app)
     if config.redis_url is not None:
-        Dashboard(redis_url=config.redis_url, password=config.admin_password).install(app)
+        Dashboard(redis_url=config.redis_url).install(app)
     return app
 
 

@@ -18,6 +18,7 @@ from dfs.services.damage import DamageBook
 from dfs.services.dropping import SegmentDropper
 from dfs.services.garbage import GarbageCollector
 from dfs.services.hooks import Hooks
+from dfs.services.keys import KeyService
 from dfs.services.ledger import Ledger
 from dfs.services.mending import mend_segment
 from dfs.services.quarantine import Quarantine
@@ -146,8 +147,11 @@ def build_compaction(parts: Parts, committer: Committer) -> Compaction:
     )
 
 
-def build_garbage(parts: Parts, committer: Committer) -> GarbageCollector:
+def build_garbage(parts: Parts, committer: Committer, keys: KeyService) -> GarbageCollector:
     """Return what makes away with what nobody wants."""
     return GarbageCollector(
-        committer=committer, index=parts.repository, delete_grace_s=parts.config.delete_grace_s
+        committer=committer,
+        index=parts.repository,
+        keys=keys,
+        delete_grace_s=parts.config.delete_grace_s,
     )

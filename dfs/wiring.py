@@ -26,6 +26,8 @@ from dfs.services.garbage import GarbageCollector
 from dfs.services.hints import Hinter, ignore_hint
 from dfs.services.hooks import NO_HOOKS, Hooks
 from dfs.services.inspection import WalInspection
+from dfs.services.keyring import Keyring
+from dfs.services.keys import KeyService
 from dfs.services.ledger import Ledger
 from dfs.services.quorum import Quorum
 from dfs.services.readiness import NodeHealth
@@ -63,6 +65,8 @@ class Services:
     committer: Committer
     files: FileService
     garbage: GarbageCollector
+    keys: KeyService
+    keyring: Keyring
     usage: UsageService
     wal_inspection: WalInspection
     health: NodeHealth
@@ -156,9 +160,62 @@ def _build_services(
     """Put the services on top of what is open and recovered. Opens nothing."""
     queue = build_queue(config, cluster_id=recovered.cluster_id)
     hinter = Hinter(queue=queue)
+    parts = _gather_parts(
+        config,
+        log=log,
+        index=index,
+        disks=disks,
+        stores=stores,
+        recovered=recovered,
+        wake=hinter.wake if config.redis_url is not None else ignore_hint,
+        hooks=hooks,
+    )
+    quorum = _build_quorum(parts)
+    committer = _build_committer(parts, quorum, on_step=on_step)
+    scrub = build_scrub(parts)
+    replicas = _build_replicas(parts, queue, scrub)
+    keys = KeyService(committer=committer, index=parts.repository)
+    return Services(
+        config=config,
+        log=log,
+        index=index,
+        store=stores.primary,
+        stores=stores,
+        ledger=parts.ledger,
+        turns=parts.turns,
+        replication=build_replication(parts, on_step=on_step),
+        scrub=scrub,
+        compaction=build_compaction(parts, committer),
+        replicas=replicas,
+        quorum=quorum,
+        queue=queue,
+        hinter=hinter,
+        committer=committer,
+        files=_build_files(parts, committer, quorum),
+        garbage=build_garbage(parts, committer, keys),
+        keys=keys,
+        keyring=Keyring(index=parts.repository, ledger=parts.ledger, threads=parts.hasher),
+        usage=UsageService(log=log, index=parts.repository, quota_bytes=config.quota_bytes),
+        wal_inspection=WalInspection(log=log, index=parts.repository),
+        health=_build_health(parts, queue, replicas),
+        hasher=parts.hasher,
+        recovered=recovered,
+    )
+
+
+def _gather_parts(
+    config: Config,
+    *,
+    log: WriteAheadLog,
+    index: IndexDatabase,
+    disks: Disks,
+    stores: Stores,
+    recovered: Recovered,
+    wake: Callable[[Iterable[str]], None],
+    hooks: Hooks,
+) -> Parts:
     repository, ledger = IndexRepository(index), Ledger(log=log, index=index)
-    wake = hinter.wake if config.redis_url is not None else ignore_hint
-    parts = Parts(
+    return Parts(
         config=config,
         log=log,
         index=index,
@@ -173,34 +230,6 @@ def _build_services(
         wake=wake,
         damage=_build_damage(repository, ledger, wake, hooks),
         hooks=hooks,
-    )
-    quorum = _build_quorum(parts)
-    committer = _build_committer(parts, quorum, on_step=on_step)
-    scrub = build_scrub(parts)
-    replicas = _build_replicas(parts, queue, scrub)
-    return Services(
-        config=config,
-        log=log,
-        index=index,
-        store=stores.primary,
-        stores=stores,
-        ledger=ledger,
-        turns=parts.turns,
-        replication=build_replication(parts, on_step=on_step),
-        scrub=scrub,
-        compaction=build_compaction(parts, committer),
-        replicas=replicas,
-        quorum=quorum,
-        queue=queue,
-        hinter=hinter,
-        committer=committer,
-        files=_build_files(parts, committer, quorum),
-        garbage=build_garbage(parts, committer),
-        usage=UsageService(log=log, index=repository, quota_bytes=config.quota_bytes),
-        wal_inspection=WalInspection(log=log, index=repository),
-        health=_build_health(parts, queue, replicas),
-        hasher=parts.hasher,
-        recovered=recovered,
     )
 
 

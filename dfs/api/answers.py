@@ -114,14 +114,14 @@ class ReadySchema(Schema):
     reasons = fields.Dict(
         keys=fields.String(),
         values=fields.String(allow_none=True),
-        required=True,
-        metadata={"description": "For each part why it does not work; null: it does."},
+        metadata={
+            "description": "To administrators: for each part why it does not work; null: it does."
+        },
     )
     disks = fields.Dict(
         keys=fields.String(),
         values=fields.Nested(SpaceSchema),
-        required=True,
-        metadata={"description": "By what lies there: log, primary, index."},
+        metadata={"description": "To administrators: by what lies there: log, primary, index."},
     )
 
 

@@ -1,7 +1,8 @@
 """`/admin/rq`: the dashboard of the queue, an application of its own inside this one.
 
-It has neither access control nor protection against requests that other sites make a browser send;
-both are here. Importing it takes 0.3 s and 34 MB, so that is left to the first request for it.
+It has no protection against requests that other sites make a browser send; that is here. Who may
+use it is settled before, as for any route. Importing it takes 0.3 s and 34 MB, so that is left to
+the first request for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dfs.api.errors import (
     handle_unknown,
     install_error_handlers,
 )
-from dfs.api.guard import refuse_other_sites, refuse_strangers
+from dfs.api.origin import refuse_other_sites
 from dfs.api.responses import Answer
 from dfs.queue.dashboard import forbid_pickle, is_absent, limit_waiting, translate_outage
 
@@ -36,15 +37,10 @@ _HEADERS = {
 
 
 class Dashboard:
-    """The dashboard, made when it is first asked for.
+    """The dashboard, made when it is first asked for."""
 
-    Args:
-        password: see `guard.refuse_strangers`.
-    """
-
-    def __init__(self, *, redis_url: str, password: str | None) -> None:
+    def __init__(self, *, redis_url: str) -> None:
         self._redis_url = redis_url
-        self._password = password
         self._app: Flask | None = None
         self._lock = threading.Lock()
 
@@ -56,9 +52,6 @@ class Dashboard:
 
     def _answer(self, path: str = "") -> Response:
         environ = request.environ
-        refusal = refuse_strangers(environ, self._password)
-        if refusal is not None:
-            return refusal
         inner_path = environ["PATH_INFO"].removeprefix(PREFIX)
         if not inner_path:
             return Answer(308, [("Location", f"{PREFIX}/")], b"")
@@ -92,8 +85,8 @@ def _make_app(redis_url: str) -> Flask:
     return app
 
 
-def _refuse_other_sites() -> Answer | None:
-    return refuse_other_sites(request.environ, is_change=request.endpoint == _CHANGES_BY_GET)
+def _refuse_other_sites() -> None:
+    refuse_other_sites(request.environ, is_change=request.endpoint == _CHANGES_BY_GET)
 
 
 def _secure(response: Response) -> Response:

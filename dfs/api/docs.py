@@ -16,6 +16,7 @@ import dfs
 from dfs.api import admin, downloads, files, health, replicas, uploads, usage
 from dfs.api.answers import ProblemSchema
 from dfs.api.responses import Answer
+from dfs.api.security import describe_security
 
 STATIC_PATH = Path(__file__).parent / "static"
 OPENAPI_VERSION = "3.1.0"
@@ -49,6 +50,7 @@ def install_api(app: Flask) -> None:
         api.register_blueprint(module.blueprint)
     document = api.spec.to_dict()
     document["components"]["schemas"]["FilePatch"]["minProperties"] = 1
+    describe_security(document)
     app.extensions[_DOCUMENT_KEY] = msgspec.json.encode(document)
     app.add_url_rule("/openapi.json", "openapi", get_document)
     app.add_url_rule("/docs", "docs", get_docs)

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 from flask import request
 
+from dfs.api.auth import caller_of
 from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import is_unmodified, range_applies
 from dfs.api.headers import format_disposition, format_http_date, is_shown_safely
@@ -42,9 +43,10 @@ def download(file_id: str) -> Answer:
         load_checked(_NO_QUERY, parse_query(environ), "query")
     if not is_file_id(file_id):
         raise NoSuchFileError("There is no file of that id.")
+    caller = caller_of(environ)
     if environ["REQUEST_METHOD"] == "HEAD":
-        return _answer_head(services().files.find(file_id), environ)
-    opened = services().files.open(file_id)
+        return _answer_head(services().files.find(file_id, caller), environ)
+    opened = services().files.open(file_id, caller)
     sending = False
     try:
         answer = _answer_get(opened, environ)

@@ -26,6 +26,10 @@ log = structlog.get_logger()
 REQUEST_ID_KEY = "dfs.request_id"
 RETRY_AFTER_S = "1"
 MEDIA_TYPE = "application/problem+json"
+CHALLENGES = (
+    ("WWW-Authenticate", 'Bearer realm="dfs"'),
+    ("WWW-Authenticate", 'Basic realm="dfs", charset="UTF-8"'),
+)
 
 STATUS: dict[type[errors.DfsError], int] = {
     errors.ConfigError: 500,
@@ -38,6 +42,12 @@ STATUS: dict[type[errors.DfsError], int] = {
     errors.NoSuchFileError: 404,
     errors.NoSuchStoreError: 404,
     errors.NoSuchSegmentError: 404,
+    errors.NoSuchKeyError: 404,
+    errors.LastKeyError: 409,
+    errors.UnauthorizedError: 401,
+    errors.ForbiddenError: 403,
+    errors.CrossSiteError: 403,
+    errors.TooManyAttemptsError: 429,
     errors.QuotaExceededError: 507,
     errors.AlreadyExistsError: 412,
     errors.PreconditionFailedError: 412,
@@ -126,6 +136,10 @@ def handle_dfs_error(error: errors.DfsError) -> Answer:
     headers = []
     if isinstance(error, errors.InvalidRangeError):
         headers.append(("Content-Range", f"bytes */{error.size}"))
+    elif isinstance(error, errors.UnauthorizedError):
+        headers.extend(CHALLENGES)
+    elif isinstance(error, errors.TooManyAttemptsError):
+        headers.append(("Retry-After", str(error.retry_after_s)))
     fields = error.fields if isinstance(error, errors.InvalidRequestError) else None
     return make_problem(status, error.code, error.message, fields=fields, headers=headers)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, TypedDict
 from urllib.parse import urlencode
 
 from flask import request
 
+from dfs.api.auth import caller_of
 from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import parse_if_match
 from dfs.api.represent import durability_headers, represent_durability, represent_file
@@ -15,7 +17,9 @@ from dfs.api.responses import Answer, answer_json
 from dfs.api.schemas import FilePatchSchema, FilesQuerySchema, NoQuerySchema
 from dfs.api.spec import DELETE_DOC, FILE_DOC, FILES_DOC, PATCH_DOC, RESTORE_DOC
 from dfs.api.uploads import check_future
+from dfs.core.access import Caller
 from dfs.core.errors import InvalidRequestError, NoSuchFileError
+from dfs.core.model import File
 from dfs.services.files import Stored
 
 blueprint = Blueprint("files", __name__)
@@ -39,7 +43,7 @@ def _checked_id(file_id: str) -> str:
 @blueprint.arguments(FilesQuerySchema, location="query")
 def list_files(query: dict[str, Any]) -> Answer:
     """List files by name"""
-    page = services().files.list(**query)
+    page = services().files.list(**query, caller=caller_of(request.environ))
     headers = []
     if page.next is not None:
         given = {name: query[name] for name in ("limit", "prefix", "name") if query[name]}
@@ -56,7 +60,7 @@ def list_files(query: dict[str, Any]) -> Answer:
 @blueprint.arguments(NoQuerySchema, location="query")
 def get_file(query: dict[str, Any], file_id: str) -> Answer:
     """Describe a file"""
-    return answer_json(represent_file(services().files.find(_checked_id(file_id))))
+    return answer_json(represent_file(_find(file_id)))
 
 
 @blueprint.route("/files/<file_id>", methods=["PATCH"])
@@ -71,10 +75,9 @@ def change_file(query: dict[str, Any], patch: dict[str, Any], file_id: str) -> A
         check_future(patch["expires_at"])
     changes = {_FIELDS[name]: value for name, value in patch.items()}
     files = services().files
-    if_match = parse_if_match(request.environ.get("HTTP_IF_MATCH"))
-    mode = read_replication(request.environ)
+    terms = _read_terms(request.environ)
     with files.announce():
-        stored = files.update(_checked_id(file_id), changes, if_match=if_match, replication=mode)
+        stored = files.update(_checked_id(file_id), changes, **terms)
     return _answer(stored)
 
 
@@ -84,10 +87,9 @@ def change_file(query: dict[str, Any], patch: dict[str, Any], file_id: str) -> A
 def delete_file(query: dict[str, Any], file_id: str) -> Answer:
     """Delete a file"""
     files = services().files
-    if_match = parse_if_match(request.environ.get("HTTP_IF_MATCH"))
-    mode = read_replication(request.environ)
+    terms = _read_terms(request.environ)
     with files.announce():
-        durability = files.delete(_checked_id(file_id), if_match=if_match, replication=mode)
+        durability = files.delete(_checked_id(file_id), **terms)
     return Answer(204, durability_headers(durability), b"")
 
 
@@ -97,10 +99,29 @@ def delete_file(query: dict[str, Any], file_id: str) -> Answer:
 def restore_file(query: dict[str, Any], file_id: str) -> Answer:
     """Take a deleted file out of the trash"""
     files = services().files
-    if_match = parse_if_match(request.environ.get("HTTP_IF_MATCH"))
-    mode = read_replication(request.environ)
+    terms = _read_terms(request.environ)
     with files.announce():
-        return _answer(files.restore(_checked_id(file_id), if_match=if_match, replication=mode))
+        return _answer(files.restore(_checked_id(file_id), **terms))
+
+
+class _Terms(TypedDict):
+    """On what terms a file is changed, see `FileService.update`."""
+
+    if_match: Collection[str] | None
+    replication: str | None
+    caller: Caller
+
+
+def _read_terms(environ: Mapping[str, Any]) -> _Terms:
+    return {
+        "if_match": parse_if_match(environ.get("HTTP_IF_MATCH")),
+        "replication": read_replication(environ),
+        "caller": caller_of(environ),
+    }
+
+
+def _find(file_id: str) -> File:
+    return services().files.find(_checked_id(file_id), caller_of(request.environ))
 
 
 def _answer(stored: Stored) -> Answer:

@@ -6,9 +6,12 @@ import math
 from typing import Any
 
 import structlog
+from flask import request
 
+from dfs.api.auth import recognize
 from dfs.api.blueprints import Blueprint
 from dfs.api.errors import RETRY_AFTER_S
+from dfs.api.permissions import ADMIN
 from dfs.api.requests import services
 from dfs.api.responses import Answer, answer_json
 from dfs.api.schemas import NoQuerySchema
@@ -35,7 +38,7 @@ def get_health(query: dict[str, Any]) -> Answer:
 @blueprint.doc(**READY_DOC)
 @blueprint.arguments(NoQuerySchema, location="query")
 def get_ready(query: dict[str, Any]) -> Answer:
-    """Tell whether the node can serve, and if not, why"""
+    """Tell whether the node can serve, and to administrators why not"""
     disks: dict[str, Any] = {}
     try:
         health = services().health
@@ -46,7 +49,10 @@ def get_ready(query: dict[str, Any]) -> Answer:
         reasons = {"recovery": error.message}
     failing = {part for part, reason in reasons.items() if reason is not None}
     status = "ready" if not failing else "degraded" if failing <= OPTIONAL_PARTS else "unready"
-    body = {"status": status, "reasons": reasons, "disks": disks}
+    body: dict[str, Any] = {"status": status}
+    caller = recognize(request.environ)
+    if caller is not None and caller.scopes & ADMIN:
+        body |= {"reasons": reasons, "disks": disks}
     if status == "unready":
         return answer_json(body, 503, [("Retry-After", RETRY_AFTER_S)])
     return answer_json(body)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from flask import request
 from marshmallow import ValidationError
 
+from dfs.api.auth import caller_of
 from dfs.api.blueprints import Blueprint
 from dfs.api.forms import FormReader, parse_boundary
 from dfs.api.represent import durability_headers, represent_durability, represent_file
@@ -25,6 +27,7 @@ from dfs.api.schemas import (
 )
 from dfs.api.spec import UPLOAD_DOC
 from dfs.api.streams import BodyStream, open_body
+from dfs.core.access import Caller
 from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, TooLargeError
 from dfs.core.names import validate_key
@@ -47,6 +50,7 @@ class _Terms:
 
     if_absent: bool
     replication: str | None
+    caller: Caller
 
 
 _QUERY_SCHEMA = UploadQuerySchema()
@@ -58,7 +62,7 @@ _FORM_SCHEMA = UploadFormSchema()
 def upload() -> Answer:
     """Store one or several files"""
     environ = request.environ
-    terms = _Terms(_reads_if_absent(environ), read_replication(environ))
+    terms = _Terms(_reads_if_absent(environ), read_replication(environ), caller_of(environ))
     options = _read_options(environ)
     content_type = environ.get("CONTENT_TYPE", "")
     boundary = parse_boundary(content_type) if content_type[:10].lower() == "multipart/" else None
@@ -78,12 +82,13 @@ def _store_raw(
     small = body.length is not None and body.length <= ANNOUNCE_BYTES_MAX
     files = services().files
     if not small:
-        validate_key(key)  # which storing does too, but this body is not worth receiving first
-    limit = files.upload_bytes_max
+        # Storing does so, too, but this body is not worth receiving first.
+        terms.caller.require_name(validate_key(key))
+    limit = files.bytes_max(terms.caller)
     if limit and body.length is not None and body.length > limit:
         raise TooLargeError(f"A file may have at most {limit} bytes.")
     files.expect(body)
-    blob = files.new_blob()
+    blob = files.new_blob(terms.caller)
     try:
         data = body.read()
         with files.announce() if small else nullcontext():
@@ -94,7 +99,7 @@ def _store_raw(
             upload = Upload(
                 blob, key, content_type, options.get("metadata") or {}, _expires_at_ms(options)
             )
-            return files.store((upload,), if_absent=terms.if_absent, replication=terms.replication)
+            return _store((upload,), terms)
     finally:
         blob.discard()
         files.forget(body)
@@ -105,7 +110,7 @@ def _store_form(
 ) -> Stored:
     files = services().files
     files.expect(body)
-    form = FormReader(new_blob=files.new_blob)
+    form = FormReader(new_blob=partial(files.new_blob, terms.caller))
     try:
         form.read(body, boundary)
         body.verify()
@@ -130,11 +135,17 @@ def _store_form(
             )
             for file in form.files
         ]
-        return files.store(uploads, if_absent=terms.if_absent, replication=terms.replication)
+        return _store(uploads, terms)
     finally:
         for file in form.files:
             file.blob.discard()
         files.forget(body)
+
+
+def _store(uploads: Sequence[Upload], terms: _Terms) -> Stored:
+    return services().files.store(
+        uploads, if_absent=terms.if_absent, replication=terms.replication, caller=terms.caller
+    )
 
 
 def _reads_if_absent(environ: Mapping[str, Any]) -> bool:

@@ -29,6 +29,7 @@ class Config:
 
     port: int
     host: str
+    auth: str
     workers: int
     threads: int
     gunicorn_control_socket: str
@@ -63,7 +64,6 @@ class Config:
     reserve_bytes: int
     reserve_inodes: int
     tmp_age_s: int
-    admin_password: str | None
     debug: bool
 
 

@@ -12,6 +12,12 @@
      |   |- NoSuchFileError          no file has that id
      |   |- NoSuchSegmentError       no segment of the log has that id
      |   |- NoSuchStoreError         no store has that name
+     |   |- NoSuchKeyError           no API key has that id
+     |   |- LastKeyError             without this key the node would be open to everybody again
+     |   |- UnauthorizedError        nobody knows who asks
+     |   |- ForbiddenError           whoever asks may not do this
+     |   |- CrossSiteError           another web site has made a browser ask
+     |   |- TooManyAttemptsError     too many wrong credentials came from that address
      |   |- QuotaExceededError       the node would hold more bytes than it may
      |   |- AlreadyExistsError       the caller demanded that the name be free, and it is not
      |   `- PreconditionFailedError  the file is not the one named by If-Match
@@ -153,6 +159,50 @@ class NoSuchSegmentError(RequestError):
     """No segment of the log has that id."""
 
     code = "no_such_segment"
+
+
+class NoSuchKeyError(RequestError):
+    """No API key has that id."""
+
+    code = "no_such_key"
+
+
+class LastKeyError(RequestError):
+    """Without this key the node would have none, and be open to everybody on its machine again."""
+
+    code = "last_key"
+
+
+class UnauthorizedError(RequestError):
+    """Nobody knows who asks: there are no credentials, or they are not those of a key."""
+
+    code = "unauthorized"
+
+
+class ForbiddenError(RequestError):
+    """Whoever asks may not do this."""
+
+    code = "forbidden"
+
+
+class CrossSiteError(RequestError):
+    """Another web site has made a browser ask for this."""
+
+    code = "cross_site"
+
+
+class TooManyAttemptsError(RequestError):
+    """Too many wrong credentials came from that address.
+
+    Args:
+        retry_after_s: seconds until the next ones are looked at.
+    """
+
+    code = "too_many_attempts"
+
+    def __init__(self, message: str, *, retry_after_s: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class QuotaExceededError(RequestError):

@@ -82,6 +82,7 @@ class File(msgspec.Struct, frozen=True, gc=False):
         first_lsn: the first record that put the file.
         base_lsn, base_segment_id, base_length: the last record that put the file: its LSN, the
             segment it lies in, its bytes.
+        made_by: id of the API key with which it was stored; empty if there was none.
     """
 
     id: str
@@ -101,6 +102,7 @@ class File(msgspec.Struct, frozen=True, gc=False):
     base_lsn: int = 0
     base_segment_id: int = 0
     base_length: int = 0
+    made_by: str = ""
 
     @property
     def etag(self) -> str:

@@ -21,12 +21,17 @@ def validate_key(key: str) -> str:
     """
     if not key:
         raise InvalidNameError("A file needs a name.")
-    if not key.isprintable() and any(
-        unicodedata.category(character) in _CONTROL_CATEGORIES for character in key
-    ):  # the first question is quick, but takes unusual blanks for unprintable
+    if has_control_characters(key):
         raise InvalidNameError("The name of a file must not hold control characters.")
     if len(key.encode("utf-8")) > KEY_BYTES_MAX:
         raise InvalidNameError(
             f"The name of a file must not be longer than {KEY_BYTES_MAX} bytes of UTF-8."
         )
     return key
+
+
+def has_control_characters(text: str) -> bool:
+    """Tell whether a text holds control characters or lone surrogates."""
+    return not text.isprintable() and any(
+        unicodedata.category(character) in _CONTROL_CATEGORIES for character in text
+    )  # the first question is quick, but takes unusual blanks for unprintable

@@ -52,6 +52,13 @@ SETTINGS: tuple[Setting, ...] = (
         "TCP port that HTTP listens on; 0 = any free one",
     ),
     Setting("DFS_HOST", "host", str, "127.0.0.1", "address that HTTP listens on"),
+    Setting(
+        "DFS_AUTH",
+        "auth",
+        parse_choice("on", "off"),
+        "on",
+        "`on`: requests need an API key; as long as there is none, the node serves its own machine only, and refuses to start on another address than loopback. `off`: everybody who reaches it may do everything",
+    ),
     Setting("WEB_CONCURRENCY", "workers", parse_int(1), "2", "Gunicorn worker processes"),
     Setting("DFS_THREADS", "threads", parse_int(1), "16", "threads in each Gunicorn worker"),
     Setting(
@@ -263,13 +270,6 @@ SETTINGS: tuple[Setting, ...] = (
         parse_int(60),
         "86400",
         "age in seconds after which a temporary file that nobody writes is swept while the node runs",
-    ),
-    Setting(
-        "DFS_ADMIN_PASSWORD",
-        "admin_password",
-        parse_optional,
-        "",
-        "password for the dashboard of the queue at `/admin/rq` (HTTP Basic, any user name); empty = it is only for clients on the same machine",
     ),
     Setting(
         "DEBUG",

@@ -35,6 +35,7 @@ class FileRecord(Model):
     base_lsn: Field = BigIntegerField()
     base_segment_id: Field = BigIntegerField()
     base_length: Field = BigIntegerField()
+    made_by: Field = TextField()
 
     class Meta:
         table_name = "dfs_file"
@@ -168,6 +169,28 @@ class DebtRecord(Model):
         indexes = ((("node_id", "store", "next_try_at", "owed_at"), False),)
 
 
+class KeyRecord(Model):
+    """One API key, and the record of the log that put it."""
+
+    id: Field = TextField(primary_key=True)
+    name: Field = TextField()
+    scopes: Field = BigIntegerField()
+    prefix: Field = TextField()
+    secret_hash: Field = BlobField()
+    signing_key: Field = BlobField()
+    created_at: Field = BigIntegerField()
+    expires_at: Field = BigIntegerField(null=True)
+    created_by: Field = TextField()
+    last_used_at: Field = BigIntegerField(null=True)
+    lsn: Field = BigIntegerField()
+    first_lsn: Field = BigIntegerField()
+    segment_id: Field = BigIntegerField()
+    length: Field = BigIntegerField()
+
+    class Meta:
+        table_name = "dfs_key"
+
+
 MODELS: tuple[type[Model], ...] = (
     FileRecord,
     BlobRecord,
@@ -177,6 +200,7 @@ MODELS: tuple[type[Model], ...] = (
     NodeStateRecord,
     StoreRecord,
     DebtRecord,
+    KeyRecord,
 )
 MIGRATION_TABLE = "dfs_migration"
 TABLES = (
@@ -191,6 +215,7 @@ TABLES = (
             "node_state",
             "store",
             "debt",
+            "key",
         )
     ),
     MIGRATION_TABLE,

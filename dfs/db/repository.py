@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dfs.core.access import Key
 from dfs.core.errors import BlobMissingError
 from dfs.core.model import (
     REMOVALS,
@@ -30,7 +31,7 @@ from dfs.db.rows import (
 )
 from dfs.db.session import IndexDatabase
 from dfs.db.statements import LIST_ENDS, NODE_BUCKET
-from dfs.db.tables import BLOBS, chunks
+from dfs.db.tables import BLOBS, KEYS, chunks
 
 _EXTENTS = FILE_COLUMNS.index("extents")
 _EXPIRES_AT = FILE_COLUMNS.index("expires_at")
@@ -205,6 +206,19 @@ class IndexRepository:
         """Return how far the index has followed the log of this node; None: not begun."""
         row = self._database.read_one(self._statements.node_state, (self._database.node_id,))
         return None if row is None else NodeState(*row)
+
+    def find_key(self, key_id: str) -> Key | None:
+        """Return the API key of that id, or None."""
+        row = self._database.read_one(self._statements.select_in(KEYS, 1), (key_id,))
+        return None if row is None else Key(*row)
+
+    def has_keys(self) -> bool:
+        """Tell whether there is any API key, expired or not."""
+        return self._database.read_one(self._statements.any_key) is not None
+
+    def list_keys(self) -> list[Key]:
+        """Return all API keys, by id."""
+        return [Key(*row) for row in self._database.read_all(self._statements.keys)]
 
     def store_states(self) -> dict[str, StoreState]:
         """Return name -> state of each store of this node that has been used, by name."""

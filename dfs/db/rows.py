@@ -24,7 +24,7 @@ Row = Sequence[Any]
 FILE_COLUMNS = (
     "id", "bucket", "key", "size", "sha256", "content_type", "metadata", "extents",
     "created_at", "updated_at", "expires_at", "lsn", "deleted_at", "first_lsn", "base_lsn",
-    "base_segment_id", "base_length",
+    "base_segment_id", "base_length", "made_by",
 )  # fmt: skip
 BLOB_COLUMNS = (
     "digest", "size", "kind", "segment_id", '"offset"', "length", "block_crc32s",
@@ -45,6 +45,10 @@ STORE_COLUMNS = (
 USAGE_COLUMNS = (
     "node_id", "bucket", "files", "bytes", "deleted_files", "deleted_bytes", "blob_files",
     "blob_file_bytes", "unused_blob_files", "unused_bytes", "inline_blobs", "inline_bytes",
+)  # fmt: skip
+KEY_COLUMNS = (
+    "id", "name", "scopes", "prefix", "secret_hash", "signing_key", "created_at", "expires_at",
+    "created_by", "last_used_at", "lsn", "first_lsn", "segment_id", "length",
 )  # fmt: skip
 SEGMENT_USE_COLUMNS = ("node_id", "id", "dead_bytes", "tombstone_bytes", "tombstone_lsn")
 ERROR_CHARACTERS_MAX = 1000
@@ -80,6 +84,7 @@ def file_row(file: File) -> tuple[Any, ...]:
         file.base_lsn,
         file.base_segment_id,
         file.base_length,
+        file.made_by,
     )
 
 
@@ -100,7 +105,7 @@ def read_file(row: Row) -> File:
         row[10],
         row[11],
         () if extents is None else tuple(Extent(*run) for run in _decode_extents(extents)),
-        *row[12:17],
+        *row[12:18],
     )
 
 
@@ -131,10 +136,10 @@ def read_download(row: Row) -> tuple[File, Blob] | None:
     Args:
         row: `FILE_COLUMNS`, then `BLOB_COLUMNS` without the digest, which is the file's.
     """
-    kind = _BLOB_KINDS.get(row[18])
+    kind = _BLOB_KINDS.get(row[19])
     if not kind:
         return None
-    return read_file(row), Blob(row[4], row[17], kind, *row[19:])
+    return read_file(row), Blob(row[4], row[18], kind, *row[20:])
 
 
 def segment_row(node_id: str, segment: Segment) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from dfs.db.rows import (
     BLOB_COLUMNS,
     DEBT_COLUMNS,
     FILE_COLUMNS,
+    KEY_COLUMNS,
     NODE_STATE_COLUMNS,
     SEGMENT_COLUMNS,
     STORE_COLUMNS,
@@ -119,6 +120,8 @@ class Statements:
     blob_files: str = field(init=False)
     blob_file_totals: str = field(init=False)
     stores: str = field(init=False)
+    keys: str = field(init=False)
+    any_key: str = field(init=False)
     debt: str = field(init=False)
     due_debts: str = field(init=False)
     debt_sums: str = field(init=False)
@@ -223,6 +226,9 @@ class Statements:
         self.stores = self._own(
             f"SELECT {', '.join(STORE_COLUMNS)} FROM dfs_store WHERE node_id = ? ORDER BY name"
         )
+
+        self.keys = f"SELECT {', '.join(KEY_COLUMNS)} FROM dfs_key ORDER BY id"
+        self.any_key = "SELECT 1 FROM dfs_key LIMIT 1"
 
     def _write_debts(self) -> None:
         self.debt = self._own(f"{_OF_STORE} AND kind = ? AND unit = ?")

@@ -10,6 +10,7 @@ from dfs.db.rows import (
     BLOB_COLUMNS,
     DEBT_COLUMNS,
     FILE_COLUMNS,
+    KEY_COLUMNS,
     NODE_STATE_COLUMNS,
     SEGMENT_COLUMNS,
     SEGMENT_USE_COLUMNS,
@@ -57,6 +58,7 @@ SEGMENTS = Table(name="dfs_segment", columns=SEGMENT_COLUMNS, key=("node_id", "i
 NODE_STATES = Table(name="dfs_node_state", columns=NODE_STATE_COLUMNS, key=("node_id",))
 STORES = Table(name="dfs_store", columns=STORE_COLUMNS, key=("node_id", "name"))
 DEBTS = Table(name="dfs_debt", columns=DEBT_COLUMNS, key=("node_id", "store", "kind", "unit"))
+KEYS = Table(name="dfs_key", columns=KEY_COLUMNS, key=("id",))
 USAGES = Table(name="dfs_usage", columns=USAGE_COLUMNS, key=("node_id", "bucket"))
 SEGMENT_USES = Table(
     name="dfs_segment_use",

@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 from dfs.core.errors import MetadataError
 from dfs.core.model import Blob, Debt, DebtKind, File, NodeState, Segment, SegmentUse, StoreState
 from dfs.db.debts import PendingDebts
+from dfs.db.keys import PendingKeys
 from dfs.db.rows import (
     blob_row,
     file_row,
@@ -50,6 +51,7 @@ class IndexTransaction:
     Attributes:
         node_state: how far the index has followed the log, changes of this transaction included.
         replicas: names of the stores that must hold a copy of each blob file.
+        keys: the API keys.
     """
 
     def __init__(self, writer: Writer, node_state_row: Sequence[Any] | None) -> None:
@@ -69,6 +71,7 @@ class IndexTransaction:
         self._debts = PendingDebts()
         self._usage = PendingUsage()
         self._held_before: int | None = None
+        self.keys = PendingKeys(run=writer.write, statements=writer.statements, usage=self._usage)
 
     def __enter__(self) -> Self:
         """Return the transaction."""

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dfs.core.access import Key
 from dfs.core.model import Blob, BlobKind, File
 from dfs.db.statements import NODE_BUCKET, Statements
 from dfs.db.tables import SEGMENT_USES, USAGES, Table, chunks
@@ -58,6 +59,13 @@ class PendingUsage:
             self._count_blob(old, -1)
         if new is not None:
             self._count_blob(new, 1)
+
+    def change_key(self, old: Key | None, new: Key | None) -> None:
+        """Note what the row of an API key was, and what it is now; None for no row."""
+        if old is not None:
+            self._dead[old.segment_id] += old.length
+        if new is not None:
+            self._dead[new.segment_id] -= new.length
 
     def add_record(self, segment_id: int, length: int) -> None:
         """Note a record of the log."""

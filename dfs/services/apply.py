@@ -1,9 +1,9 @@
 """What each record of the log does to the index.
 
-The only code that changes files and blobs in the index; uploads, tail recovery and rebuild all come
-through here. Applying a record again, or an older one after a newer one, changes nothing: each row
-carries the LSN that made it. What is owed to the stores is no part of the log: an index that is
-rebuilt owes them every copy, and every removal.
+The only code that changes files, blobs and API keys in the index; uploads, tail recovery and
+rebuild all come through here. Applying a record again, or an older one after a newer one, changes
+nothing: each row carries the LSN that made it. What is owed to the stores is no part of the log: an
+index that is rebuilt owes them every copy, and every removal.
 
 Compaction moves what is alive to the end of the log, so that a rebuild may meet a file before its
 blob, or what is left of something that is gone. A blob that files refer to and no record has put
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
+from dfs.core.access import ALL_SCOPES, Key
 from dfs.core.clock import now_ms
 from dfs.core.model import PRIMARY_NAME, Blob, BlobKind, Debt, Extent, File, Segment
 from dfs.db.transaction import IndexTransaction
@@ -28,7 +29,9 @@ from dfs.wal.record import (
     PurgeFile,
     PutBlob,
     PutFile,
+    PutKey,
     RestoreFile,
+    RevokeKey,
     SealSegment,
     UpdateFile,
 )
@@ -63,7 +66,7 @@ def preload(metas: Iterable[Meta], index: IndexTransaction) -> None:
             digests.extend(_digests(meta))
         elif isinstance(meta, PutBlob | DropBlob):
             digests.append(meta.digest)
-        elif not isinstance(meta, SealSegment | DropSegment):
+        elif not isinstance(meta, SealSegment | DropSegment | PutKey | RevokeKey):
             file_ids.append(meta.id)
     index.preload(file_ids=file_ids, digests=digests)
 
@@ -94,7 +97,9 @@ def _put_blob(frame: Frame, meta: PutBlob, index: IndexTransaction) -> None:
         _owe_removals(meta.digest, meta.size, frame, index)
 
 
-def _first_lsn(frame: Frame, meta: PutBlob | PutFile, known: Blob | File | None) -> int:
+def _first_lsn(
+    frame: Frame, meta: PutBlob | PutFile | PutKey, known: Blob | File | Key | None
+) -> int:
     """Return the first record that put the same, as far as record and index know."""
     own = meta.first_lsn or frame.lsn
     return min(known.first_lsn, own) if known is not None and known.first_lsn else own
@@ -125,6 +130,7 @@ def _put_file(frame: Frame, meta: PutFile, index: IndexTransaction) -> None:
             base_lsn=frame.lsn,
             base_segment_id=frame.segment_id,
             base_length=frame.length,
+            made_by=meta.by,
         )
     )
     if known is None:
@@ -178,6 +184,37 @@ def _drop_blob(frame: Frame, meta: DropBlob, index: IndexTransaction) -> None:
     elif known.kind is BlobKind.FILE and known.lsn < (meta.at_lsn or frame.lsn):
         _put_nowhere(meta.digest, known.references, index)
         _owe_removals(meta.digest, known.size, frame, index)
+
+
+def _put_key(frame: Frame, meta: PutKey, index: IndexTransaction) -> None:
+    known = index.keys.find(meta.id)
+    if known is not None and known.lsn >= frame.lsn:
+        return
+    index.keys.put(
+        Key(
+            id=meta.id,
+            name=meta.name,
+            scopes=meta.scopes & ALL_SCOPES,
+            prefix=meta.prefix,
+            secret_hash=meta.secret_hash,
+            signing_key=meta.signing_key,
+            created_at_ms=meta.created_at_ms,
+            expires_at_ms=meta.expires_at_ms,
+            created_by=meta.by,
+            last_used_at_ms=None if known is None else known.last_used_at_ms,
+            lsn=frame.lsn,
+            first_lsn=_first_lsn(frame, meta, known),
+            segment_id=frame.segment_id,
+            length=frame.length,
+        )
+    )
+
+
+def _revoke_key(frame: Frame, meta: RevokeKey, index: IndexTransaction) -> None:
+    index.add_tombstone(frame.segment_id, frame.length, meta.first_lsn)
+    known = index.keys.find(meta.id)
+    if known is not None and known.lsn < frame.lsn:
+        index.keys.remove(known)
 
 
 def _seal_segment(frame: Frame, meta: SealSegment, index: IndexTransaction) -> None:
@@ -265,4 +302,6 @@ _APPLIERS: dict[type, Callable[..., None]] = {
     DropBlob: _drop_blob,
     SealSegment: _seal_segment,
     DropSegment: _drop_segment,
+    PutKey: _put_key,
+    RevokeKey: _revoke_key,
 }

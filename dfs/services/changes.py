@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dfs.core.access import NODE, Caller
 from dfs.core.clock import now_ms
 from dfs.core.errors import (
     AlreadyExistsError,
@@ -44,6 +45,7 @@ class StoreFiles:
     Args:
         uploads: (id of the new file, what it is) for each.
         if_absent: refuse if a file of one of these names is there.
+        by: id of the key with which this is asked for.
         is_sound: tells whether a blob that the index knows can really be read.
         quota_bytes: what all files together may have, those in the trash included; 0: no limit.
     """
@@ -56,6 +58,7 @@ class StoreFiles:
         uploads: Sequence[tuple[str, Upload]],
         if_absent: bool,
         is_sound: Callable[[Blob], bool],
+        by: str = "",
         quota_bytes: int = 0,
     ) -> None:
         self.files: tuple[File, ...] = ()
@@ -63,6 +66,7 @@ class StoreFiles:
         self.digests = [upload.blob.digest for _, upload in uploads]
         self._uploads = uploads
         self._if_absent = if_absent
+        self._by = by
         self._is_sound = is_sound
         self._quota_bytes = quota_bytes
         self._staged: list[tuple[StagedBlob, bytes, int]] = []
@@ -98,6 +102,7 @@ class StoreFiles:
                         created_at_ms=created_at_ms,
                         metadata=dict(upload.metadata),
                         expires_at_ms=upload.expires_at_ms,
+                        by=self._by,
                     )
                 )
             )
@@ -150,6 +155,7 @@ class _FileChange(Bytesless):
 
     Args:
         if_match: entity tags of which the file must have one, or "*"; None for no condition.
+        caller: who asks. He must see the file, whatever its name is by then.
 
     Attributes:
         files: the file, as the change has left it.
@@ -157,18 +163,26 @@ class _FileChange(Bytesless):
 
     log_bytes_max = RECORD_OVERHEAD_BYTES
 
-    def __init__(self, *, file_id: str, if_match: Collection[str] | None) -> None:
+    def __init__(
+        self, *, file_id: str, if_match: Collection[str] | None, caller: Caller = NODE
+    ) -> None:
         self.files: tuple[File, ...] = ()
         self.file_ids = [file_id]
         self._if_match = if_match
+        self._caller = caller
 
     def read_back(self, index: IndexTransaction) -> None:
         file = index.file(self.file_ids[0])
         self.files = (file,) if file is not None else ()
 
+    def _seen_file(self, index: IndexTransaction) -> File | None:
+        """Return the file, in the trash or not; None if the caller sees none of that id."""
+        file = index.file(self.file_ids[0])
+        return file if file is not None and self._caller.sees(file.key) else None
+
     def _require_file(self, index: IndexTransaction, at_ms: int) -> File:
         """Return the file if it can be found at that moment and is the one the caller means."""
-        file = index.file(self.file_ids[0])
+        file = self._seen_file(index)
         if file is None or file.deleted_at_ms is not None or has_expired(file, at_ms):
             raise NoSuchFileError(f"There is no file {self.file_ids[0]}.")
         self._require_match(file)
@@ -185,13 +199,18 @@ class ChangeFile(_FileChange):
 
     Args:
         changes: new values by attribute of `model.File`; what is not named stays.
-        if_match: as for every change of a file.
+        if_match, caller: as for every change of a file.
     """
 
     def __init__(
-        self, *, file_id: str, changes: Mapping[str, object], if_match: Collection[str] | None
+        self,
+        *,
+        file_id: str,
+        changes: Mapping[str, object],
+        if_match: Collection[str] | None,
+        caller: Caller = NODE,
     ) -> None:
-        super().__init__(file_id=file_id, if_match=if_match)
+        super().__init__(file_id=file_id, if_match=if_match, caller=caller)
         self._changes = changes
         self.log_bytes_max = RECORD_OVERHEAD_BYTES + len(str(changes)) * 4
 
@@ -205,7 +224,8 @@ class ChangeFile(_FileChange):
             "expires_at_ms": file.expires_at_ms,
         }
         new: dict[str, object] = {**current, **self._changes}
-        return [Draft(UpdateFile(id=file.id, updated_at_ms=updated_at_ms, **new))]  # type: ignore[arg-type]
+        by = self._caller.key_id
+        return [Draft(UpdateFile(id=file.id, updated_at_ms=updated_at_ms, by=by, **new))]  # type: ignore[arg-type]
 
 
 class RemoveFile(_FileChange):
@@ -214,23 +234,31 @@ class RemoveFile(_FileChange):
     def plan(self, index: IndexTransaction) -> list[Draft]:
         deleted_at_ms = now_ms()
         file = self._require_file(index, deleted_at_ms)
-        return [Draft(DeleteFile(id=file.id, deleted_at_ms=deleted_at_ms))]
+        return [Draft(DeleteFile(file.id, deleted_at_ms, self._caller.key_id))]
 
 
 class UndeleteFile(_FileChange):
     """Take a file out of the trash.
 
     Args:
-        grace_ms: it must have been there for less. if_match: as for every change of a file.
+        grace_ms: it must have been there for less.
+        if_match, caller: as for every change of a file.
     """
 
-    def __init__(self, *, file_id: str, if_match: Collection[str] | None, grace_ms: int) -> None:
-        super().__init__(file_id=file_id, if_match=if_match)
+    def __init__(
+        self,
+        *,
+        file_id: str,
+        if_match: Collection[str] | None,
+        grace_ms: int,
+        caller: Caller = NODE,
+    ) -> None:
+        super().__init__(file_id=file_id, if_match=if_match, caller=caller)
         self._grace_ms = grace_ms
 
     def plan(self, index: IndexTransaction) -> list[Draft]:
         restored_at_ms = now_ms()
-        file = index.file(self.file_ids[0])
+        file = self._seen_file(index)
         deleted_at_ms = None if file is None else file.deleted_at_ms
         if (
             file is None
@@ -241,7 +269,7 @@ class UndeleteFile(_FileChange):
         self._require_match(file)
         # Else it would be gone again at once.
         expires_at_ms = None if has_expired(file, restored_at_ms) else file.expires_at_ms
-        return [Draft(RestoreFile(file.id, restored_at_ms, expires_at_ms))]
+        return [Draft(RestoreFile(file.id, restored_at_ms, expires_at_ms, self._caller.key_id))]
 
 
 def has_expired(file: File, at_ms: int) -> bool:

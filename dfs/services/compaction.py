@@ -43,7 +43,7 @@ PUT_OFF_S = 60.0
 STUBS_WAIT_S = 30.0
 """For so long it is waited for stores to put a stub in the place of a segment, before the next one
 is looked at: while any of them has the old one, tombstones of what was in it have to be moved."""
-_PUTTING = (int(RecordType.PUT_FILE), int(RecordType.PUT_BLOB))
+_PUTTING = (int(RecordType.PUT_FILE), int(RecordType.PUT_BLOB), int(RecordType.PUT_KEY))
 
 logger = structlog.get_logger()
 

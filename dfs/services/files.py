@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from dfs.core.access import NODE, Caller
 from dfs.core.clock import now_ms
 from dfs.core.disk import Disks, Incoming
 from dfs.core.errors import (
@@ -53,6 +54,8 @@ class Stored:
 
 class FileService:
     """What clients do with files.
+
+    Every method takes the `caller` who asks: files that he does not see do not exist for him.
 
     Args:
         index: for reading; every change goes through `committer`.
@@ -114,13 +117,18 @@ class FileService:
         """Keep room for a body no longer."""
         self._disks.forget(body)
 
-    def new_blob(self) -> BlobWriter:
+    def bytes_max(self, caller: Caller) -> int:
+        """Return how many bytes a file of this caller may have; 0: as many as there is room for."""
+        limits = (self.upload_bytes_max, caller.upload_bytes_max)
+        return min((limit for limit in limits if limit), default=0)
+
+    def new_blob(self, caller: Caller = NODE) -> BlobWriter:
         """Return a writer for the bytes of a file. `discard` it when done, whatever happened."""
         return BlobWriter(
             store=self._store,
             hasher=self._hasher,
             inline_bytes_max=self._inline_blob_bytes_max,
-            bytes_max=self.upload_bytes_max,
+            bytes_max=self.bytes_max(caller),
         )
 
     def store(
@@ -129,6 +137,7 @@ class FileService:
         *,
         if_absent: bool = False,
         replication: str | None = None,
+        caller: Caller = NODE,
     ) -> Stored:
         """Store files: all of them or none.
 
@@ -138,18 +147,19 @@ class FileService:
             replication: "sync" to wait for the quorum, "async" not to; None for the setting.
 
         Raises:
-            InvalidNameError, AlreadyExistsError, QuotaExceededError, and what `Committer.submit`
-            raises.
+            InvalidNameError, ForbiddenError, AlreadyExistsError, QuotaExceededError, and what
+            `Committer.submit` raises.
 
         Durability: on return bytes and records are synced.
         """
         for upload in uploads:
-            validate_key(upload.key)
+            caller.require_name(validate_key(upload.key))
             upload.blob.finish()
         command = StoreFiles(
             uploads=[(self._ulids.make(), upload) for upload in uploads],
             if_absent=if_absent,
             is_sound=self._is_sound,
+            by=caller.key_id,
             quota_bytes=self._quota_bytes,
         )
         self._disks.take_log(command.log_bytes_max)
@@ -179,14 +189,14 @@ class FileService:
             return False
         return True
 
-    def find(self, file_id: str) -> File:
+    def find(self, file_id: str, caller: Caller = NODE) -> File:
         """Return a file. Raises NoSuchFileError."""
         file = self._index.find_file(file_id, now_ms())
-        if file is None:
+        if file is None or not caller.sees(file.key):
             raise NoSuchFileError(f"There is no file {file_id}.")
         return file
 
-    def open(self, file_id: str) -> Download:
+    def open(self, file_id: str, caller: Caller = NODE) -> Download:
         """Open a file for reading.
 
         Raises:
@@ -194,7 +204,7 @@ class FileService:
             BlobMissingError: the index knows the file but not its bytes.
         """
         found = self._index.find_download(file_id, now_ms())
-        if found is None:
+        if found is None or not caller.sees(found[0].key):
             raise NoSuchFileError(f"There is no file {file_id}.")
         file, blobs = found
         return Download(
@@ -215,22 +225,29 @@ class FileService:
         name: str | None = None,
         deleted: bool = False,
         bucket: str = DEFAULT_BUCKET,
+        caller: Caller = NODE,
     ) -> Page:
         """Return a page of files, ordered by name and then id.
 
         Args:
             after: `next` of the page before.
             limit: files on the page at most.
-            prefix: only names that begin so. name: only files of exactly that name.
+            prefix: only names that begin so, and as the caller's do.
+            name: only files of exactly that name.
             deleted: those in the trash that can be restored, instead of those that can be found.
 
         Raises:
             InvalidRequestError: `after` is not what a page gave.
         """
+        position = _decode_cursor(after) if after else None
+        if caller.prefix.startswith(prefix):
+            prefix = caller.prefix
+        elif not caller.sees(prefix):
+            return Page((), None)
         moment_ms = now_ms()
         files = self._index.list_files(
             bucket=bucket,
-            after=_decode_cursor(after) if after else None,
+            after=position,
             limit=limit + 1,
             prefix=prefix,
             name=name,
@@ -247,18 +264,19 @@ class FileService:
         *,
         if_match: Collection[str] | None = None,
         replication: str | None = None,
+        caller: Caller = NODE,
     ) -> Stored:
         """Change what may be changed of a file: `key`, `content_type`, `metadata`, `expires_at_ms`.
 
         Raises:
-            NoSuchFileError, PreconditionFailedError, InvalidNameError, and what
+            NoSuchFileError, PreconditionFailedError, InvalidNameError, ForbiddenError, and what
             `Committer.submit` raises.
 
         Durability: on return the record is synced.
         """
         if "key" in changes:
-            validate_key(str(changes["key"]))
-        command = ChangeFile(file_id=file_id, changes=changes, if_match=if_match)
+            caller.require_name(validate_key(str(changes["key"])))
+        command = ChangeFile(file_id=file_id, changes=changes, if_match=if_match, caller=caller)
         durability = self._committer.submit(command, copies=self._copies(replication))
         return Stored(command.files, durability)
 
@@ -268,9 +286,10 @@ class FileService:
         *,
         if_match: Collection[str] | None = None,
         replication: str | None = None,
+        caller: Caller = NODE,
     ) -> Durability:
         """Put a file into the trash: nobody finds it now. Raises and durability as `update`."""
-        command = RemoveFile(file_id=file_id, if_match=if_match)
+        command = RemoveFile(file_id=file_id, if_match=if_match, caller=caller)
         return self._committer.submit(command, copies=self._copies(replication))
 
     def restore(
@@ -279,12 +298,15 @@ class FileService:
         *,
         if_match: Collection[str] | None = None,
         replication: str | None = None,
+        caller: Caller = NODE,
     ) -> Stored:
         """Take a file out of the trash, as it was. An expiry that has passed meanwhile is void.
 
         Raises and durability as `update`; NoSuchFileError also if it was in the trash for too long.
         """
-        command = UndeleteFile(file_id=file_id, if_match=if_match, grace_ms=self._delete_grace_ms)
+        command = UndeleteFile(
+            file_id=file_id, if_match=if_match, grace_ms=self._delete_grace_ms, caller=caller
+        )
         durability = self._committer.submit(command, copies=self._copies(replication))
         return Stored(command.files, durability)
 

@@ -3,6 +3,7 @@
     expired          -> in the trash       DeleteFile
     in the trash     -> purged             PurgeFile, after DFS_DELETE_GRACE_S
     no references    -> dropped            DropBlob; then every store owes the removal (`removal`)
+    API key expired  -> forgotten          RevokeKey, after DFS_DELETE_GRACE_S
 
 Candidates come from the index; what is done is decided once more under the commit lock, by a
 command of the group commit for each batch. So whoever restores a file or uploads the same bytes at
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from dfs.core.access import NODE_ID
 from dfs.core.clock import now_ms
 from dfs.core.model import BlobKind, File
 from dfs.db.repository import IndexRepository
@@ -22,6 +24,7 @@ from dfs.db.transaction import IndexTransaction
 from dfs.services.changes import has_expired
 from dfs.services.command import RECORD_OVERHEAD_BYTES, Bytesless, Draft
 from dfs.services.commit import Committer
+from dfs.services.keys import KeyService
 from dfs.wal.record import DeleteFile, DropBlob, PurgeFile
 
 BATCH_COUNT_MAX = 128
@@ -64,7 +67,7 @@ class ExpireFiles(_Collection):
 
     def draft(self, index: IndexTransaction) -> list[Draft]:
         return [
-            Draft(DeleteFile(id=file_id, deleted_at_ms=self._at_ms))
+            Draft(DeleteFile(file_id, self._at_ms, NODE_ID))
             for file_id in self.file_ids
             if (file := index.file(file_id)) is not None
             and file.deleted_at_ms is None
@@ -132,10 +135,16 @@ class GarbageCollector:
     """
 
     def __init__(
-        self, *, committer: Committer, index: IndexRepository, delete_grace_s: int
+        self,
+        *,
+        committer: Committer,
+        index: IndexRepository,
+        keys: KeyService,
+        delete_grace_s: int,
     ) -> None:
         self._committer = committer
         self._index = index
+        self._keys = keys
         self._delete_grace_ms = 1000 * delete_grace_s
 
     def work(self, *, budget_s: float) -> Collected:
@@ -147,6 +156,7 @@ class GarbageCollector:
         Durability: on return the records are synced.
         """
         deadline_s = time.monotonic() + budget_s
+        self._keys.forget_expired(expired_by_ms=now_ms() - self._delete_grace_ms)
         return Collected(
             expired=self._repeat(self._expire, deadline_s),
             purged=self._repeat(self._purge, deadline_s),

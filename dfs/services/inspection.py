@@ -43,7 +43,7 @@ class EntryInfo:
     """A record, checked as it was read.
 
     Attributes:
-        meta: its fields; bytes in hexadecimal.
+        meta: its fields; bytes in hexadecimal. What belongs to the secret of a key is left out.
     """
 
     lsn: int
@@ -197,9 +197,14 @@ def _describe_entry(frame: Frame) -> EntryInfo:
         segment_id=frame.segment_id,
         offset=frame.offset,
         length=frame.length,
-        meta={name: _readable(value) for name, value in fields.items()},
+        meta={
+            name: _readable(value) for name, value in fields.items() if name not in _SECRET_FIELDS
+        },
         data_length=len(frame.data),
     )
+
+
+_SECRET_FIELDS = frozenset(("secret_hash", "signing_key"))
 
 
 def _readable(value: Any) -> Any:

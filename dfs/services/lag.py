@@ -11,17 +11,7 @@ from dfs.services.shipping import position_of
 from dfs.wal.control import LogPosition
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.reader import Outcome, SegmentReader
-from dfs.wal.record import (
-    DeleteFile,
-    DropSegment,
-    Meta,
-    PurgeFile,
-    PutFile,
-    RestoreFile,
-    SealSegment,
-    UpdateFile,
-    decode_meta,
-)
+from dfs.wal.record import decode_meta, moment_of
 from dfs.wal.segment import FIRST_LSN, FIRST_SEGMENT_ID, SEGMENT_HEADER_BYTES
 
 PAGE_SEGMENTS = 1000
@@ -105,7 +95,7 @@ def _find_oldest(
                 durable_lsn=end.lsn,
             )
             for frame in reader:
-                at_ms = _time_of(decode_meta(frame))
+                at_ms = moment_of(decode_meta(frame))
                 if at_ms is not None:
                     return at_ms
             if reader.end.outcome is not Outcome.CLEAN_END:
@@ -114,18 +104,3 @@ def _find_oldest(
     except DfsError:
         return None  # whoever ships this part of the log meets the damage, and has it mended
     return None
-
-
-def _time_of(meta: Meta) -> int | None:
-    """Return when a record was written, as far as it says."""
-    match meta:
-        case PutFile(created_at_ms=moment) | UpdateFile(updated_at_ms=moment):
-            return moment
-        case DeleteFile(deleted_at_ms=moment) | RestoreFile(restored_at_ms=moment):
-            return moment
-        case PurgeFile(purged_at_ms=moment) | SealSegment(sealed_at_ms=moment):
-            return moment
-        case DropSegment(dropped_at_ms=moment):
-            return moment
-        case _:
-            return None

@@ -7,8 +7,9 @@ What is alive in a segment, which is to say still the truth:
     PutFile                 it is the last record that put the file
     UpdateFile, DeleteFile, it is the last record that changed the file
     RestoreFile
-    PurgeFile, DropBlob     another segment may still hold what it took away; or some store still
-                            has the blob, which an index that is rebuilt must know
+    PutKey                  it is the last record that put the API key
+    PurgeFile, DropBlob,    another segment may still hold what it took away; or some store still
+    RevokeKey               has the blob, which an index that is rebuilt must know
     DropSegment             some store still has that segment
 
 A file is moved as one snapshot, `PutFile` with all that is known of it, whichever of its records is
@@ -19,6 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from dfs.core.clock import now_ms
 from dfs.core.model import BlobKind, File, Segment
@@ -34,7 +37,9 @@ from dfs.wal.record import (
     PurgeFile,
     PutBlob,
     PutFile,
+    PutKey,
     RestoreFile,
+    RevokeKey,
     UpdateFile,
 )
 from dfs.wal.segment import SEGMENT_HEADER_BYTES
@@ -84,6 +89,8 @@ class MoveRecords(Bytesless):
         for frame, meta in self._records:
             if isinstance(meta, PutBlob):
                 drafts += _move_blob(frame, meta, index)
+            elif isinstance(meta, PutKey):
+                drafts += _move_key(frame, meta, index)
             elif isinstance(meta, _OF_FILE):
                 file = index.file(meta.id)
                 if file is not None and file.id not in moved and _is_truth(frame, meta, file):
@@ -150,11 +157,21 @@ def _move_blob(frame: Frame, meta: PutBlob, index: IndexTransaction) -> list[Dra
     return [Draft(moved, bytes(frame.data))]
 
 
+def _move_key(frame: Frame, meta: PutKey, index: IndexTransaction) -> list[Draft]:
+    key = index.keys.find(meta.id)
+    if key is None or key.lsn != frame.lsn:
+        return []
+    return [Draft(replace(meta, first_lsn=key.first_lsn))]
+
+
 def _move_tombstone(frame: Frame, meta: Meta, existing: Existing) -> list[Draft]:
     match meta:
         case PurgeFile(id=file_id, purged_at_ms=at_ms, first_lsn=first_lsn, at_lsn=at_lsn):
             own_lsn = at_lsn or frame.lsn
             kept: Meta = PurgeFile(file_id, at_ms, first_lsn, own_lsn)
+        case RevokeKey(first_lsn=first_lsn, at_lsn=at_lsn):
+            own_lsn = at_lsn or frame.lsn
+            kept = replace(meta, at_lsn=own_lsn)
         case DropBlob(digest=digest, first_lsn=first_lsn, at_lsn=at_lsn):
             own_lsn = at_lsn or frame.lsn
             kept = DropBlob(digest, first_lsn, own_lsn)
@@ -183,4 +200,5 @@ def take_snapshot(file: File) -> PutFile:
         updated_at_ms=file.updated_at_ms,
         deleted_at_ms=file.deleted_at_ms,
         first_lsn=file.first_lsn,
+        by=file.made_by,
     )

@@ -16,16 +16,9 @@ from dataclasses import dataclass
 
 from dfs.core.errors import StorageError, WalCorruptError
 from dfs.wal.control import LogPosition
-from dfs.wal.frame import Flag, Frame
+from dfs.wal.frame import Flag
 from dfs.wal.reader import Outcome, SegmentReader
-from dfs.wal.record import (
-    DeleteFile,
-    DropSegment,
-    PutFile,
-    SealSegment,
-    UpdateFile,
-    decode_meta,
-)
+from dfs.wal.record import decode_meta, moment_of
 from dfs.wal.segment import SEGMENT_HEADER_BYTES, SegmentBytes, SegmentHeader
 
 PIECE_BYTES = 1 << 20
@@ -251,17 +244,4 @@ def _is_same(one: SegmentCopy, other: SegmentCopy, start: int, stop: int) -> boo
 def _newest_change_ms(found: _Found) -> int:
     """Return the latest moment that a record behind `sure` names."""
     reader = _reader(found.copy, found.sure, stop=found.end.offset)
-    return max((_moment_ms(frame) for frame in reader), default=0)
-
-
-def _moment_ms(frame: Frame) -> int:
-    """Return when a record's change was made; 0 if it does not say."""
-    match decode_meta(frame):
-        case PutFile(created_at_ms=moment) | UpdateFile(updated_at_ms=moment):
-            return moment
-        case DeleteFile(deleted_at_ms=moment) | SealSegment(sealed_at_ms=moment):
-            return moment
-        case DropSegment(dropped_at_ms=moment):
-            return moment
-        case _:
-            return 0
+    return max((moment_of(decode_meta(frame)) or 0 for frame in reader), default=0)

@@ -1,5 +1,8 @@
 """The record types: one structure each, stored as a MessagePack map in a record's meta.
 
+`by`, where a structure has it, is the id of the API key with which somebody asked for the change;
+empty if there was none, and see `dfs.core.access` for `node` and `operator`.
+
 A field may be added to a structure when it has a default; a field that an older program does not
 know is passed over by it and stays in the log, which copies records whole. A record type that a
 program does not know stops it: it must not guess what the change was.
@@ -29,6 +32,8 @@ class RecordType(IntEnum):
     PURGE_FILE = 7
     DROP_BLOB = 8
     DROP_SEGMENT = 9
+    PUT_KEY = 10
+    REVOKE_KEY = 11
 
 
 class PutBlob(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -80,13 +85,15 @@ class PutFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     updated_at_ms: int = 0
     deleted_at_ms: int | None = None
     first_lsn: int = 0
+    by: str = ""
 
 
-class DeleteFile(msgspec.Struct, frozen=True, gc=False):
+class DeleteFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A file went into the trash: nobody finds it any more, but it can be restored."""
 
     id: str
     deleted_at_ms: int
+    by: str = ""
 
 
 class RestoreFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -95,6 +102,7 @@ class RestoreFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     id: str
     restored_at_ms: int
     expires_at_ms: int | None = None
+    by: str = ""
 
 
 class PurgeFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -135,6 +143,42 @@ class UpdateFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     updated_at_ms: int
     metadata: dict[str, str] = {}
     expires_at_ms: int | None = None
+    by: str = ""
+
+
+class PutKey(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """An API key came into being; or, if it is known, this is all that is known of it.
+
+    Fields as in `dfs.core.access.Key`.
+
+    Attributes:
+        first_lsn: of the first record that put the key; 0 for this one.
+    """
+
+    id: str
+    name: str
+    scopes: int
+    secret_hash: bytes
+    signing_key: bytes
+    created_at_ms: int
+    prefix: str = ""
+    expires_at_ms: int | None = None
+    first_lsn: int = 0
+    by: str = ""
+
+
+class RevokeKey(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """An API key is good for nothing any more, and forgotten.
+
+    Attributes:
+        first_lsn, at_lsn: as in `PurgeFile`.
+    """
+
+    id: str
+    revoked_at_ms: int
+    first_lsn: int
+    at_lsn: int = 0
+    by: str = ""
 
 
 class SealSegment(msgspec.Struct, frozen=True, gc=False):
@@ -181,6 +225,8 @@ Meta = (
     | PurgeFile
     | DropBlob
     | DropSegment
+    | PutKey
+    | RevokeKey
 )
 
 STRUCTURES: dict[RecordType, type[Meta]] = {
@@ -193,6 +239,8 @@ STRUCTURES: dict[RecordType, type[Meta]] = {
     RecordType.PURGE_FILE: PurgeFile,
     RecordType.DROP_BLOB: DropBlob,
     RecordType.DROP_SEGMENT: DropSegment,
+    RecordType.PUT_KEY: PutKey,
+    RecordType.REVOKE_KEY: RevokeKey,
 }
 _TYPES = {structure: record_type for record_type, structure in STRUCTURES.items()}
 _DECODERS = {
@@ -201,6 +249,26 @@ _DECODERS = {
 }
 _ENCODER = msgspec.msgpack.Encoder()
 _UNKNOWN_FLAGS = 0xFF & ~int(Flag.CONTINUES | Flag.COMMIT_START)
+
+
+def moment_of(meta: Meta) -> int | None:
+    """Return when the change of a record was made, in ms; None if it does not say.
+
+    A snapshot says when the file or key came into being.
+    """
+    match meta:
+        case PutFile(created_at_ms=moment) | UpdateFile(updated_at_ms=moment):
+            return moment
+        case DeleteFile(deleted_at_ms=moment) | RestoreFile(restored_at_ms=moment):
+            return moment
+        case PurgeFile(purged_at_ms=moment) | SealSegment(sealed_at_ms=moment):
+            return moment
+        case PutKey(created_at_ms=moment) | RevokeKey(revoked_at_ms=moment):
+            return moment
+        case DropSegment(dropped_at_ms=moment):
+            return moment
+        case _:
+            return None
 
 
 def encode_meta(meta: Meta) -> tuple[RecordType, bytes]:

@@ -119,7 +119,7 @@ def nothing_stored(request: pytest.FixtureRequest, server: Server) -> Iterator[N
 
 def upload(headers: str, body: bytes = b"") -> bytes:
     """Return a request that uploads."""
-    return f"POST /upload?name=a HTTP/1.1\r\nHost: dfs\r\n{headers}\r\n".encode() + body
+    return f"POST /upload?name=a HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode() + body
 
 
 FORM = (
@@ -249,7 +249,7 @@ class TestStored:
         path = server.path / "primary/blobs" / file["sha256"][:2] / file["sha256"][2:4]
         (path / file["sha256"]).chmod(0o600)
         (path / file["sha256"]).write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
-        request = f"GET /download/{file['id']} HTTP/1.1\r\nHost: dfs\r\n\r\n".encode()
+        request = f"GET /download/{file['id']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         status, head, received = server.ask(request, end=False)
         assert status == 200
         assert b"Content-Length: 2500000" in head

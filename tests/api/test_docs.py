@@ -14,9 +14,13 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from dfs.api import attempts
+from dfs.api.permissions import PUBLIC, find_needed
+from dfs.core.access import scope_names
 from dfs.queue.inline_queue import InlineQueue
 from dfs.services.hints import REPLICATE, SCRUB
 from tests.api.conftest import MakeApp
+from tests.api.keys import bearer_of, make_key
 
 UNDOCUMENTED = {"/openapi.json", "/docs", "/docs/assets/<path:name>", "/metrics"}
 
@@ -70,19 +74,37 @@ def test_docs_assets_are_only_those_of_the_page(client: FlaskClient) -> None:
         assert client.get(f"/docs/assets/{name}").status_code == 404
 
 
+def test_document_says_which_scope_each_operation_needs(client: FlaskClient) -> None:
+    """After the one table; what is public can be asked without a key."""
+    document: Any = client.get("/openapi.json").json
+    assert set(document["components"]["securitySchemes"]) >= {"bearer", "basic"}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if method != "parameters":
+                needed = find_needed(re.sub(r"{(\w+)}", r"<\1>", path), method.upper())
+                assert ({} in operation["security"]) == (needed == PUBLIC), (path, method)
+                assert {"401", "403", "429"} <= set(operation["responses"])
+                for name in scope_names(max(needed, 0)):
+                    assert f"`{name}`" in operation["description"], (path, method)
+
+
 def ignore_job(store: str) -> None:
     """Do nothing: a node without replicas owes nothing."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_document_is_truthful(make_app: MakeApp, mode: GenerationMode) -> None:
+def test_document_is_truthful(
+    make_app: MakeApp, mode: GenerationMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever is sent after the document, or against it, is answered as the document says."""
+    monkeypatch.setattr(attempts, "BURST", 1 << 30)  # every operation is tried with wrong keys
     app = make_app()
     app.extensions["dfs"].services.replicas._queue = InlineQueue(
         jobs={REPLICATE.name: ignore_job, SCRUB.name: ignore_job}
     )
-    schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
+    headers = bearer_of(make_key(app.extensions["dfs"].services))
+    schema = schemathesis.openapi.from_wsgi("/openapi.json", app, headers=headers)
     for found in schema.get_all_operations():
         operation = found.ok()
 
@@ -91,7 +113,7 @@ def test_document_is_truthful(make_app: MakeApp, mode: GenerationMode) -> None:
         def check(case: schemathesis.Case) -> None:
             # An upload's body decides whether it needs a name, its checksums depend on its bytes,
             # and a cursor comes from a page: no schema can say that.
-            case.call_and_validate(excluded_checks=[positive_data_acceptance])
+            case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance])
 
         with suppress(Unsatisfiable):  # nothing of this operation can be wrong
             check()

@@ -66,10 +66,14 @@ def raising_app(error: Exception) -> Flask:
     return app
 
 
+LATER = {"retry_after_s": 3}
+
+
 @pytest.mark.parametrize("kind", list(STATUS), ids=lambda kind: kind.code)
 def test_errors_are_answered_as_problems(kind: type[errors.DfsError]) -> None:
     """Every error is a whole problem with its code, and tells nothing of where it happened."""
-    context = {"size": 7} if kind is errors.InvalidRangeError else {"path": "/secret/place"}
+    contexts = {errors.InvalidRangeError: {"size": 7}, errors.TooManyAttemptsError: LATER}
+    context = contexts.get(kind, {"path": "/secret/place"})
     with capture_logs():
         response = raising_app(kind("It failed.", **context)).test_client().get("/")  # type: ignore[arg-type]
     assert response.status_code == STATUS[kind]
@@ -78,7 +82,8 @@ def test_errors_are_answered_as_problems(kind: type[errors.DfsError]) -> None:
     assert ProblemSchema().validate(problem) == {}
     assert (problem["code"], problem["status"]) == (kind.code, STATUS[kind])
     assert b"secret" not in response.data
-    assert ("Retry-After" in response.headers) == (response.status_code == 503)
+    assert ("Retry-After" in response.headers) == (response.status_code in (429, 503))
+    assert ("WWW-Authenticate" in response.headers) == (response.status_code == 401)
 
 
 def test_errors_unknown_is_logged_and_hidden() -> None:

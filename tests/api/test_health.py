@@ -52,13 +52,17 @@ def test_ready_tells_why_not(
 
 
 def test_ready_is_503_when_the_node_cannot_be_opened(make_app: MakeApp) -> None:
-    """A node that cannot recover says so instead of crashing, and so does every other route."""
+    """A node that cannot recover says so instead of crashing, and so does every other route.
+
+    Only the log says why: nobody can tell whether whoever asks has a key.
+    """
     client = make_app(STORAGE_PATH="/dev/null/nowhere").test_client()
     with capture_logs() as logs:
         response: Any = client.get("/ready")
         listing: Any = client.get("/files")
     assert (response.status_code, response.json["status"]) == (503, "unready")
-    assert response.json["reasons"]["recovery"]
+    assert set(response.json) == {"status"}
+    assert logs[0]["event"] == "services_unopened"
     assert listing.status_code in (500, 503)
     assert listing.content_type == "application/problem+json"
     assert logs[0]["log_level"] == "error"

@@ -84,7 +84,7 @@ def test_metrics_count_reads_that_no_store_could_answer(make_app: MakeApp, tmp_p
 
 def test_metrics_of_a_node_that_cannot_be_opened_are_answered(make_app: MakeApp) -> None:
     """The requests that fail are counted, whatever is wrong."""
-    client = make_app(STORAGE_PATH="/dev/null/nowhere").test_client()
+    client = make_app(STORAGE_PATH="/dev/null/nowhere", DFS_AUTH="off").test_client()
     client.get("/files")
     response = client.get("/metrics")
     assert response.status_code == 200

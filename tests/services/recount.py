@@ -7,7 +7,16 @@ from collections import Counter
 from dfs.core.model import Usage
 from dfs.db.repository import IndexRepository
 from dfs.wal.frame import Frame
-from dfs.wal.record import DropBlob, DropSegment, PurgeFile, PutBlob, PutFile, decode_meta
+from dfs.wal.record import (
+    DropBlob,
+    DropSegment,
+    PurgeFile,
+    PutBlob,
+    PutFile,
+    PutKey,
+    RevokeKey,
+    decode_meta,
+)
 from dfs.wiring import Services
 
 _COUNT_FILES = """
@@ -41,6 +50,7 @@ def recount_dead(services: Services) -> dict[int, int]:
     files: dict[str, tuple[int, list[bytes]]] = {}
     blobs: dict[bytes, tuple[int, bool]] = {}
     references: Counter[bytes] = Counter()
+    keys: dict[str, int] = {}
     live: set[int] = set()
     dropped: set[int] = set()
     for frame in services.log.read(after_lsn=0):
@@ -58,9 +68,15 @@ def recount_dead(services: Services) -> dict[int, int]:
             case PurgeFile() as meta:
                 live.add(frame.lsn)
                 references.subtract(files.pop(meta.id, (0, []))[1])
+            case PutKey() as meta:
+                keys[meta.id] = frame.lsn
+            case RevokeKey() as meta:
+                live.add(frame.lsn)
+                keys.pop(meta.id, None)
             case DropBlob() as meta:
                 live.add(frame.lsn)
                 blobs.pop(meta.digest, None)
+    live.update(keys.values())
     live.update(lsn for lsn, _ in files.values())
     live.update(lsn for digest, (lsn, inline) in blobs.items() if not inline or references[digest])
     dead: Counter[int] = Counter()

@@ -18,7 +18,9 @@ from dfs.wal.record import (
     PurgeFile,
     PutBlob,
     PutFile,
+    PutKey,
     RestoreFile,
+    RevokeKey,
     SealSegment,
     UpdateFile,
 )
@@ -36,6 +38,8 @@ from tests.wal.logs import (
 GOLDEN_PATH = Path(__file__).parent.parent / "data" / "wal" / "format-1"
 SPACE_PATH = GOLDEN_PATH.with_name("format-1-space")
 """Of the record types and fields that came with the trash and the stubs."""
+KEYS_PATH = GOLDEN_PATH.with_name("format-1-keys")
+"""Of the record types and fields that came with API keys."""
 TIME_MS = 1_700_000_000_000
 ZEROS = 512
 STUB_NAME = "stubs/0000000001.wal"
@@ -177,9 +181,48 @@ def build_space() -> tuple[dict[str, bytes], list[list[Written]]]:
     return {"wal.active": encode_segment(active, zeros=ZEROS), STUB_NAME: stub}, [active]
 
 
+def keys_commits() -> list[Commit]:
+    """One segment: a key, what was done with it, its end, and both as compaction moves them."""
+    key = PutKey(
+        id="7QX4M2K9T0AB",
+        name="Jörg's laptop",
+        scopes=3,
+        secret_hash=_digest(b"secret"),
+        signing_key=_digest(b"signing"),
+        created_at_ms=TIME_MS,
+        prefix="Grüße/",
+        expires_at_ms=TIME_MS + 99,
+        by="operator",
+    )
+    bare = PutKey("0" * 12, "all", 15, _digest(b"1"), _digest(b"2"), TIME_MS)
+    file = _file(1, "hello.txt", HELLO, by=key.id)
+    update = UpdateFile(file.id, "hello again.txt", "a/b", TIME_MS + 2, by=key.id)
+    delete = DeleteFile(file.id, TIME_MS + 3, by=key.id)
+    restore = RestoreFile(file.id, TIME_MS + 4, by=key.id)
+    revoke = RevokeKey(key.id, TIME_MS + 5, first_lsn=1, by=bare.id)
+    moved = RevokeKey(key.id, TIME_MS + 5, first_lsn=1, at_lsn=8, by=bare.id)
+    snapshot = PutKey(bare.id, "all", 15, _digest(b"1"), _digest(b"2"), TIME_MS, first_lsn=2)
+    return [
+        [[(key, b"")], [(bare, b"")]],
+        [[put_blob(HELLO), (file, b"")]],
+        [[(update, b"")], [(delete, b"")], [(restore, b"")], [(revoke, b"")]],
+        [[(moved, b"")], [(snapshot, b"")]],
+    ]
+
+
+def build_keys() -> tuple[dict[str, bytes], list[list[Written]]]:
+    """Return the same as `build`, of the third log."""
+    active = encode_commits(keys_commits())
+    return {"wal.active": encode_segment(active, zeros=ZEROS)}, [active]
+
+
 def main() -> None:
     """Write the golden logs."""
-    for directory, (files, _) in ((GOLDEN_PATH, build()), (SPACE_PATH, build_space())):
+    for directory, (files, _) in (
+        (GOLDEN_PATH, build()),
+        (SPACE_PATH, build_space()),
+        (KEYS_PATH, build_keys()),
+    ):
         for name, data in files.items():
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,26 @@ from dfs.wal.segment import decode_header, encode_header
 from tests.wal import golden
 from tests.wal.golden import (
     GOLDEN_PATH,
+    KEYS_PATH,
     SPACE_PATH,
     abandoned_commits,
     active_commits,
     build,
+    build_keys,
     build_space,
+    keys_commits,
     sealed_commits,
     space_commits,
 )
-from tests.wal.logs import Commit, raw_of, recover
+from tests.wal.logs import Commit, Written, raw_of, recover
 
 FILES, RECORDS = build()
 SPACE_FILES, SPACE_RECORDS = build_space()
+KEYS_FILES, KEYS_RECORDS = build_keys()
+LATER = [
+    (SPACE_PATH, SPACE_FILES, SPACE_RECORDS, space_commits),
+    (KEYS_PATH, KEYS_FILES, KEYS_RECORDS, keys_commits),
+]
 
 
 @pytest.fixture
@@ -116,18 +125,27 @@ def test_golden_abandoned_tail_is_never_read(copied: Path) -> None:
     assert len(frames) == 10
 
 
-def test_golden_log_of_space_is_what_the_program_writes_and_reads(log_path: Path) -> None:
-    """The records of trash and removal are written byte for byte as before, and read back whole."""
-    for name, data in SPACE_FILES.items():
-        assert (SPACE_PATH / name).read_bytes() == data
-    shutil.copytree(SPACE_PATH, log_path)
+@pytest.mark.parametrize(
+    ("golden_path", "files", "records", "commits"), LATER, ids=["space", "keys"]
+)
+def test_golden_log_of_later_types_is_what_the_program_writes_and_reads(
+    log_path: Path,
+    golden_path: Path,
+    files: dict[str, bytes],
+    records: list[list[Written]],
+    commits: Callable[[], list[Commit]],
+) -> None:
+    """Records of types that came later are written byte for byte as before, and read back whole."""
+    for name, data in files.items():
+        assert (golden_path / name).read_bytes() == data
+    shutil.copytree(golden_path, log_path)
     log = WriteAheadLog(path=log_path, segment_bytes=1 << 20, preallocate_bytes=0)
     log.open()
     reader = log.read(after_lsn=0)
     frames = list(reader)
     log.close()
-    assert [raw_of(frame) for frame in frames] == [record.raw for record in SPACE_RECORDS[0]]
-    assert [decode_meta(frame) for frame in frames] == metas_of(space_commits())
+    assert [raw_of(frame) for frame in frames] == [record.raw for record in records[0]]
+    assert [decode_meta(frame) for frame in frames] == metas_of(commits())
     assert reader.end.outcome is Outcome.CLEAN_END
 
 
@@ -135,7 +153,8 @@ def test_golden_main_writes_the_same_again(tmp_path: Path, monkeypatch: pytest.M
     """What `make wal-golden` does is deterministic."""
     monkeypatch.setattr(golden, "GOLDEN_PATH", tmp_path / "first")
     monkeypatch.setattr(golden, "SPACE_PATH", tmp_path / "space")
+    monkeypatch.setattr(golden, "KEYS_PATH", tmp_path / "keys")
     golden.main()
-    for directory, files in (("first", FILES), ("space", SPACE_FILES)):
+    for directory, files in (("first", FILES), ("space", SPACE_FILES), ("keys", KEYS_FILES)):
         for name, data in files.items():
             assert (tmp_path / directory / name).read_bytes() == data

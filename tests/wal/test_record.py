@@ -19,8 +19,10 @@ from dfs.wal.record import (
     PurgeFile,
     PutBlob,
     PutFile,
+    PutKey,
     RecordType,
     RestoreFile,
+    RevokeKey,
     SealSegment,
     UpdateFile,
     decode_meta,
@@ -57,8 +59,9 @@ METAS = st.one_of(
         updated_at_ms=NUMBER,
         deleted_at_ms=st.none() | NUMBER,
         first_lsn=NUMBER,
+        by=TEXT,
     ),
-    st.builds(DeleteFile, id=TEXT, deleted_at_ms=NUMBER),
+    st.builds(DeleteFile, id=TEXT, deleted_at_ms=NUMBER, by=TEXT),
     st.builds(
         UpdateFile,
         id=TEXT,
@@ -67,9 +70,26 @@ METAS = st.one_of(
         updated_at_ms=NUMBER,
         metadata=METADATA,
         expires_at_ms=st.none() | NUMBER,
+        by=TEXT,
     ),
+    st.builds(
+        PutKey,
+        id=TEXT,
+        name=TEXT,
+        scopes=NUMBER,
+        secret_hash=DIGEST,
+        signing_key=DIGEST,
+        created_at_ms=NUMBER,
+        prefix=TEXT,
+        expires_at_ms=st.none() | NUMBER,
+        first_lsn=NUMBER,
+        by=TEXT,
+    ),
+    st.builds(RevokeKey, id=TEXT, revoked_at_ms=NUMBER, first_lsn=NUMBER, at_lsn=NUMBER, by=TEXT),
     st.builds(SealSegment, segment_id=NUMBER, first_lsn=NUMBER, sealed_at_ms=NUMBER),
-    st.builds(RestoreFile, id=TEXT, restored_at_ms=NUMBER, expires_at_ms=st.none() | NUMBER),
+    st.builds(
+        RestoreFile, id=TEXT, restored_at_ms=NUMBER, expires_at_ms=st.none() | NUMBER, by=TEXT
+    ),
     st.builds(PurgeFile, id=TEXT, purged_at_ms=NUMBER, first_lsn=NUMBER),
     st.builds(DropBlob, digest=DIGEST, first_lsn=NUMBER, at_lsn=NUMBER),
     st.builds(DropSegment, **dict.fromkeys(DropSegment.__struct_fields__, NUMBER)),
@@ -98,7 +118,7 @@ def test_structures_have_one_class_a_type(record_type: RecordType) -> None:
     assert issubclass(STRUCTURES[record_type], msgspec.Struct)
 
 
-@pytest.mark.parametrize("record_type", [0, 10, 255])
+@pytest.mark.parametrize("record_type", [0, max(RecordType) + 1, 255])
 def test_decode_meta_of_unknown_type_refuses(record_type: int) -> None:
     """A record type of a newer program stops this one, and says where it stands."""
     with pytest.raises(WalFormatError, match=f"type {record_type}") as raised:
