@@ -7,11 +7,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Tests in this many processes; the machine's cores by default.
 JOBS ?= auto
+# Of the key that `make key` makes.
+NAME ?= admin
+SCOPES ?=
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev run worker up down format lint types arch test test-unit \
+.PHONY: help setup setup-dev run worker key up down format lint types arch test test-unit \
 	test-contract test-crash test-integration check bench wal-golden settings-table constraints clean
 
 help: ## List these tasks
@@ -42,6 +45,9 @@ run: setup ## Run a node until Ctrl-C: web server, worker and, if none is config
 
 worker: setup ## Run one more worker process; needs REDIS_URL
 	@$(BIN)/python -m workers.run
+
+key: setup ## Make an API key and show it once: make key NAME=laptop SCOPES=read,write
+	@$(BIN)/python -m scripts.keys create --name '$(NAME)' $(if $(SCOPES),--scopes '$(SCOPES)')
 
 up: setup ## Run a node in the background; returns when it is ready
 	@$(BIN)/python -m scripts.run up

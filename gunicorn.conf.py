@@ -64,6 +64,11 @@ if node_config.gunicorn_control_socket:
     control_socket = node_config.gunicorn_control_socket
 
 
+def host_of(address: tuple[str, int] | str) -> str:
+    """Return the host of an address that is listened on; a socket's path is one."""
+    return address if isinstance(address, str) else address[0]
+
+
 def on_starting(server: Any) -> None:
     """Let this process and its workers open as many files as the machine allows."""
     raise_descriptor_limit()
@@ -88,7 +93,7 @@ def pre_fork(server: Any, worker: Any) -> None:
     with suppress(OSError):  # without it each worker counts for itself
         metrics_path.mkdir(parents=True, exist_ok=True)
     try:
-        recover_node(node_config)
+        recover_node(node_config, hosts=list(map(host_of, server.cfg.address)))
     except DfsError as error:
         structlog.get_logger().error("recovery_failed", code=error.code, error=str(error))
         raise HaltServer(str(error), exit_status=1) from error

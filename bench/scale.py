@@ -41,7 +41,7 @@ def measure_replay(plan: Plan) -> Outcome:
             for path in directory.glob("dfs.db*"):
                 path.unlink()
             started = time.perf_counter()
-            replayed = recover_node(config).replayed
+            replayed = recover_node(config, hosts=[config.host]).replayed
             rates.append(replayed / (time.perf_counter() - started))
             counts.add(replayed)
     rate = outcome.keep("replay_records_per_s", Series(tuple(rates)))

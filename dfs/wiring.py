@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from dfs.core.filelock import FileLock
 from dfs.core.steps import OnStep, ignore_step
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
+from dfs.guarding import require_guard
 from dfs.opening import build_disks, build_index, build_log, build_queue, open_replicas
 from dfs.queue.base import JobQueue
 from dfs.restoring import restore_after, restore_if_needed
@@ -319,8 +320,19 @@ def _build_files(parts: Parts, committer: Committer, quorum: Quorum) -> FileServ
     )
 
 
-def recover_node(config: Config) -> Recovered:
-    """Recover the node before any worker process exists, and close everything again."""
+def recover_node(config: Config, *, hosts: Sequence[str]) -> Recovered:
+    """Recover the node before any worker process exists, and close everything again.
+
+    Args:
+        hosts: addresses that it listens on.
+
+    Raises:
+        ConfigError: strangers would reach the node, and there is no API key.
+        And what `open_services` raises.
+    """
     services = open_services(config)
-    services.close()
+    try:
+        require_guard(config.auth, hosts, has_keys=not services.keyring.is_empty())
+    finally:
+        services.close()
     return services.recovered

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ READ_BYTES = 1 << 20
 PAGE_FILES = 1000
 TIMEOUT = urllib3.Timeout(connect=10, read=300)
 HEALTH_TIMEOUT_S = 10
+KEY_VARIABLE = "DFS_KEY"
 _BOUNDARY = "dfs-scripts-7c1f0b5e9a3d"
 
 T = TypeVar("T")
@@ -88,6 +90,8 @@ class Client:
 
     Args:
         connections: how many are kept; one for each thread.
+        key: an API key, `dfs_ID_SECRET`; None: that of the environment variable DFS_KEY, if it is
+            set.
         write_headers: further headers of every request that changes something.
 
     Raises, all methods but `is_alive` and `close`:
@@ -96,11 +100,18 @@ class Client:
     """
 
     def __init__(
-        self, url: str, *, connections: int, write_headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        connections: int,
+        key: str | None = None,
+        write_headers: Mapping[str, str] | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._base = (urllib3.util.parse_url(self.url).path or "").rstrip("/")
-        self._write_headers = dict(write_headers or {})
+        key = key or os.environ.get(KEY_VARIABLE)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._write_headers = {**self._headers, **(write_headers or {})}
         self._http = urllib3.connection_from_url(
             self.url, maxsize=connections, block=False, retries=False, timeout=TIMEOUT
         )
@@ -178,7 +189,11 @@ class Client:
     def download(self, file_id: str) -> tuple[str, int]:
         """Return (SHA-256 in hexadecimal, size) of what a download brings."""
         answer = self._http.request(
-            "GET", f"{self._base}/download/{file_id}", preload_content=False, decode_content=False
+            "GET",
+            f"{self._base}/download/{file_id}",
+            headers=self._headers,
+            preload_content=False,
+            decode_content=False,
         )
         with contextlib.closing(answer):
             if answer.status != 200:
@@ -204,7 +219,7 @@ class Client:
         """Return (files, `after` of the next page) of what the node lists under a prefix."""
         place = {} if after is None else {"after": after}
         query = urlencode({"limit": limit, "prefix": prefix, **place})
-        answer = self._http.request("GET", f"{self._base}/files?{query}")
+        answer = self._http.request("GET", f"{self._base}/files?{query}", headers=self._headers)
         if answer.status != 200:
             raise StatusError("listing", answer)
         page = answer.json()

@@ -11,6 +11,7 @@ under a prefix of this run.
 
 Times run from the request to the last byte of the answer, of operations that succeed; one MB is a
 million bytes. All clients are threads of one process: a large machine takes several processes.
+An API key is taken from the environment variable DFS_KEY.
 Ctrl-C ends the load early, and another one the check. Exit status: 0 all well, 1 a byte was wrong
 or an acknowledged file was missing, 2 the node does not answer or the command line is wrong, 3 some
 files could not be checked.

@@ -8,7 +8,7 @@
 of that client. When the server goes away it stops and says how far it came. `verify` demands that
 each file of the journal comes back with its SHA-256 and is listed, and that whatever else is listed
 under this run's prefix comes back whole too. Exit status: 0 all well, 1 a promise is broken, 3 the
-server went away during `upload`.
+server went away during `upload`. An API key is taken from the environment variable DFS_KEY.
 """
 
 from __future__ import annotations

@@ -156,8 +156,24 @@ def node_url(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-def announce_when_ready(url: str, ended: threading.Event) -> None:
-    """Print the address once `/ready` answers 200, and until then why it does not."""
+def describe_access(auth: str, http: urllib3.PoolManager, url: str) -> str:
+    """Return whom the node serves, in a sentence or two."""
+    if auth == "off":
+        return "  DFS_AUTH=off: whoever reaches it may do everything."
+    try:
+        is_open = http.request("GET", f"{url}/openapi.json").status == 200
+    except urllib3.exceptions.HTTPError:
+        return ""
+    if not is_open:
+        return "  Requests need an API key; `make key` makes one more."
+    return (
+        "  It has no API key, so it serves this machine only, and everybody on it. "
+        "`make key` makes the first."
+    )
+
+
+def announce_when_ready(url: str, auth: str, ended: threading.Event) -> None:
+    """Print address and access once `/ready` answers 200, and until then that it does not."""
     told = ""
     with urllib3.PoolManager(retries=False, timeout=5) as http:
         while not ended.wait(0.1):
@@ -167,6 +183,7 @@ def announce_when_ready(url: str, ended: threading.Event) -> None:
                 continue
             if answer.status == 200:
                 print(f"\n  dfs is ready: {url}   Ctrl-C stops it.\n", flush=True)
+                print(describe_access(auth, http, url), flush=True)
                 return
             reason = answer.data.decode(errors="replace").strip()
             if reason != told:
@@ -197,7 +214,9 @@ def run_node(config: Config) -> int:
                 queue.append(part)
             parts += start_parts(child_environ(config, port=port, redis_url=redis_url))
             threading.Thread(
-                target=announce_when_ready, args=(node_url(config.host, port), ended), daemon=True
+                target=announce_when_ready,
+                args=(node_url(config.host, port), config.auth, ended),
+                daemon=True,
             ).start()
             dead = keep_running([*queue, *parts])
         except (RuntimeError, FileNotFoundError) as error:

@@ -17,7 +17,7 @@ Source: RFC 6750 (Bearer), RFC 7617 (Basic), RFC 9110 section 11.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
@@ -25,9 +25,10 @@ from flask.globals import request_ctx
 from werkzeug.datastructures import Authorization
 
 from dfs.api.attempts import Attempts
-from dfs.api.origin import is_loopback, is_proxied, names_loopback, refuse_other_sites
+from dfs.api.origin import is_proxied, names_loopback, refuse_other_sites
 from dfs.api.permissions import PUBLIC, find_needed
 from dfs.core.access import ANYBODY, Caller, Key
+from dfs.core.address import is_loopback
 from dfs.core.errors import (
     CrossSiteError,
     DfsError,
@@ -131,19 +132,20 @@ class Gate:
         key_id, secret = _parse_header(header)
         address = environ.get("REMOTE_ADDR", "")
         secret_hash = hash_secret(secret)
-        self._require_patience(address, secret_hash)
+        credentials = (key_id, secret_hash)
+        self._require_patience(address, credentials)
         keyring = self._find_keyring()
         key = keyring.verify(key_id, secret_hash)
         if key is None:
-            self._attempts.note_wrong(address)
+            self._attempts.note_wrong(address, credentials)
             raise UnauthorizedError("There is no such API key, or it is not good any more.")
-        self._attempts.note_right(address, secret_hash)
+        self._attempts.note_right(address, credentials)
         keyring.note_use(key)
         if header[:6].lower() == _BASIC:  # which browsers send without being asked to
             refuse_other_sites(environ)
         return _caller_with(key)
 
-    def _require_patience(self, address: str, credentials: bytes) -> None:
+    def _require_patience(self, address: str, credentials: Hashable) -> None:
         pause_s = self._attempts.find_pause_s(address, credentials)
         if pause_s:
             raise TooManyAttemptsError(

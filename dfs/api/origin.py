@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from dfs.core.address import is_loopback
 from dfs.core.errors import CrossSiteError
 
 _BY_PROXY = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_REAL_IP", "HTTP_VIA")
@@ -32,20 +32,6 @@ def refuse_other_sites(environ: Mapping[str, Any], *, is_change: bool = False) -
     if is_ours or (is_ours is None and not is_safe):
         return
     raise CrossSiteError("Another web site cannot ask for this.")
-
-
-@lru_cache(maxsize=64)
-def is_loopback(host: str) -> bool:
-    """Return whether this is an address of the machine itself, or a name of such a one."""
-    if host == "localhost":
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
 
 
 def is_proxied(environ: Mapping[str, Any]) -> bool:

@@ -1,0 +1,158 @@
+"""Who reaches a node: none by mistake; and keys, made offline and beside a node that runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+import urllib3
+from structlog.testing import capture_logs
+
+from dfs.core.errors import ConfigError
+from dfs.guarding import FIRST_KEY_COMMAND, require_guard
+from scripts import keys
+from tests.project.nodes import ROOT, RunningNode, program_environ, running_node
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Undo what the script does to the logs of its process."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize(
+    ("auth", "hosts", "has_keys", "event"),
+    [
+        ("on", ["127.0.0.1", "::1"], False, "own_machine_only"),
+        ("on", ["127.0.0.1"], True, None),
+        ("on", [EVERYWHERE], True, None),
+        ("off", ["127.0.0.1"], False, "auth_is_off"),
+        ("off", [EVERYWHERE], True, "auth_is_off"),
+    ],
+)
+def test_guard_says_whom_the_node_serves(
+    auth: str, hosts: list[str], has_keys: bool, event: str | None
+) -> None:
+    """That authentication is off is said aloud; that there is no key, too."""
+    with capture_logs() as logs:
+        require_guard(auth, hosts, has_keys=has_keys)
+    assert [entry["event"] for entry in logs] == ([] if event is None else [event])
+    assert [entry["log_level"] for entry in logs].count("warning") == (auth == "off")
+
+
+@pytest.mark.parametrize("hosts", [[EVERYWHERE], ["::"], ["127.0.0.1", "192.0.2.1"], ["/a.sock"]])
+def test_guard_refuses_strangers_without_a_key(hosts: list[str]) -> None:
+    """And says which command makes the first one."""
+    with pytest.raises(ConfigError) as caught:
+        require_guard("on", hosts, has_keys=False)
+    assert hosts[-1] in str(caught.value)
+    assert FIRST_KEY_COMMAND in str(caught.value)
+
+
+def run_module(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m` with the settings of a node in `directory` that strangers reach."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=directory,
+        env=program_environ(directory, {"PORT": "0", "DFS_HOST": EVERYWHERE}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def ask(node: RunningNode, token: str | None, path: str = "/files") -> int:
+    """Return the status of an answer, over a connection of its own."""
+    headers = {"Connection": "close"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    return urllib3.request(
+        "GET", node.url + path, headers=headers, retries=False, timeout=20
+    ).status
+
+
+@pytest.mark.integration
+def test_node_for_strangers_starts_with_a_key_and_forgets_a_revoked_one_within_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused without; then with a key made offline; another is made, and revoked, beside it."""
+    refused = run_module(tmp_path, "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), "wsgi:app")
+    assert refused.returncode == 1
+    assert FIRST_KEY_COMMAND in refused.stderr
+    assert "Traceback" not in refused.stderr
+    made = run_module(tmp_path, "scripts.keys", "create", "--name", "first")
+    first = made.stdout.strip()
+    assert made.returncode == 0, made.stderr
+    assert first.startswith("dfs_")
+    assert first[17:] not in made.stderr
+    monkeypatch.chdir(tmp_path)
+    with running_node(tmp_path, DFS_HOST=EVERYWHERE) as node:
+        assert [ask(node, None), ask(node, "dfs_x"), ask(node, first)] == [401, 401, 200]
+        assert ask(node, None, "/health") == 200
+        assert keys.main(["create", "--name", "second", "--scopes", "read"]) == 0
+        second = capsys.readouterr().out.strip()
+        assert {ask(node, second) for _ in range(20)} == {200}
+        assert ask(node, second, "/admin/usage") == 403
+        check_revocation(node, second)
+        assert ask(node, first) == 200
+        capsys.readouterr()
+        assert keys.main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert first[4:16] in listed
+    assert second[4:16] not in listed
+
+
+def check_revocation(node: RunningNode, token: str) -> None:
+    """Revoke a key while all workers use it; none takes it more than a second later."""
+    used: list[tuple[float, int]] = []
+    ended = threading.Event()
+
+    def use() -> None:
+        while not ended.is_set():
+            began_s = time.monotonic()
+            used.append((began_s, ask(node, token)))
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    status = keys.main(["revoke", token[4:16]])
+    revoked_s = time.monotonic()
+    ended.wait(1.5)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert status == 0
+    late = [status for began_s, status in used if began_s > revoked_s + 1]
+    assert {status for _, status in used} == {200, 401}
+    assert len(late) >= 6
+    assert set(late) == {401}
+
+
+def test_keys_script_says_what_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a sentence, with a status that is not 0."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setattr(os, "environ", {**os.environ, "REPLICA1_PATH": "", "REPLICA2_PATH": ""})
+        assert keys.main(["create", "--name", "a", "--scopes", "admin", "--prefix", "x"]) == 1
+        assert "prefix" in capsys.readouterr().err
+        assert keys.main(["create", "--name", "only"]) == 0
+        key_id = capsys.readouterr().out[4:16]
+        assert keys.main(["revoke", key_id]) == 1
+        assert "last key" in capsys.readouterr().err
+        assert keys.main(["revoke", key_id, "--last"]) == 0
+        assert keys.main(["revoke", key_id, "--last"]) == 1
+        for wrong in (["create"], ["create", "--name", "a", "--scopes", "fly"], ["sing"]):
+            with pytest.raises(SystemExit) as caught:
+                keys.main(wrong)
+            assert caught.value.code == 2
