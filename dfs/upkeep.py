@@ -15,7 +15,7 @@ from dfs.db.session import IndexDatabase
 from dfs.services.commit import Committer
 from dfs.services.compaction import COMPACTION_LOCK_NAME, Compaction
 from dfs.services.damage import DamageBook
-from dfs.services.dropping import SegmentDropper
+from dfs.services.dropping import SegmentDropper, owe_returned
 from dfs.services.garbage import GarbageCollector
 from dfs.services.hooks import Hooks
 from dfs.services.keys import KeyService
@@ -65,6 +65,8 @@ def build_replication(parts: Parts, *, on_step: OnStep) -> Replication:
             sources=list(parts.stores.replicas.values()),
             states=parts.repository.store_states(),
         )
+        with parts.log.lock():
+            owe_returned(parts.log, parts.index, lsn=parts.log.position.lsn)
 
     return Replication(
         log=parts.log,

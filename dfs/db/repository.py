@@ -179,6 +179,12 @@ class IndexRepository:
         found = self.list_segments(after=segment_id - 1, limit=1)
         return found[0] if found and found[0].id == segment_id else None
 
+    def dropped_segment_ids(self) -> set[int]:
+        """Return ids of segments of which nothing is needed any more, stubs or not yet."""
+        node_id = self._database.node_id
+        rows = self._database.read_all(self._statements.dropped_segments, (node_id,))
+        return {row[0] for row in rows}
+
     def undropped_segment_ids(self) -> set[int]:
         """Return ids of segments that some store has yet to replace by a stub."""
         rows = self._database.read_all(

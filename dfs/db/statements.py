@@ -108,6 +108,7 @@ class Statements:
     usages: str = field(init=False)
     held_bytes: str = field(init=False)
     dead_bytes: str = field(init=False)
+    dropped_segments: str = field(init=False)
     segment_use: str = field(init=False)
     drop_segment: str = field(init=False)
     unused_inline_blobs: str = field(init=False)
@@ -190,6 +191,9 @@ class Statements:
         self.dead_bytes = self._own(
             "SELECT COALESCE(SUM(dead_bytes), 0) FROM dfs_segment_use "
             "WHERE node_id = ? AND dropped_at IS NULL"
+        )
+        self.dropped_segments = self._own(
+            "SELECT id FROM dfs_segment_use WHERE node_id = ? AND dropped_at IS NOT NULL"
         )
         self.segment_use = self._own(
             "SELECT dead_bytes, tombstone_bytes, tombstone_lsn FROM dfs_segment_use "

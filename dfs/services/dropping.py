@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from dfs.core.clock import now_ms
 from dfs.core.durable import replace_durably, storage_error, sync_directory
 from dfs.core.errors import WalCorruptError, WalError, WalGapError
 from dfs.core.filelock import FileLock
-from dfs.core.model import Debt
+from dfs.core.model import PRIMARY_NAME, Debt, DebtKind
 from dfs.core.steps import OnStep, ignore_step
 from dfs.db.repository import IndexRepository
+from dfs.db.session import IndexDatabase
 from dfs.services.apply import forget_records
 from dfs.services.ledger import Ledger
 from dfs.services.segment_sources import read_following, read_own_header
@@ -103,6 +105,33 @@ class SegmentDropper:
             # After a rebuild more may have died than when the record was read.
             forget_records(drop.segment_id, drop.dropped_at_ms, index)
         drop_segment(self._log, drop, sync_index=self._sync_index, on_step=self._on_step)
+
+
+def owe_returned(log: WriteAheadLog, index: IndexDatabase, *, lsn: int) -> None:
+    """Have the node owe the stubs of segments that were dropped and are there as a whole again.
+
+    They come back from a replica that had yet to drop them, when the node's stub was damaged or
+    lost. Under the node's lock.
+
+    Args:
+        lsn: the end of the log. The index has followed all of it.
+
+    Raises:
+        WalError, MetadataError, NoSpaceError.
+    """
+    known = IndexRepository(index)
+    whole = {s.header.segment_id: s.end for s in log.segments() if s.stub is None and s.end}
+    dropped = known.dropped_segment_ids()
+    debts = [
+        Debt.of_drop(PRIMARY_NAME, segment_id, size, now_ms(), lsn=lsn)
+        for segment_id, size in whole.items()
+        if size > STUB_BYTES_MAX and segment_id in dropped
+    ]
+    owed = known.has_debt(PRIMARY_NAME, DebtKind.DROP_SEGMENT, [debt.unit for debt in debts])
+    if len(owed) < len(debts):
+        with index.begin() as transaction:
+            transaction.owe(debt for debt in debts if debt.unit not in owed)
+            transaction.commit()
 
 
 def drop_segment(

@@ -31,6 +31,7 @@ from dfs.core.model import NodeState, StoreState
 from dfs.db.session import IndexDatabase
 from dfs.services.abandoned import note_abandoned
 from dfs.services.apply import apply, preload
+from dfs.services.dropping import owe_returned
 from dfs.storage.base import BlobStore, SweepsTemporaries
 from dfs.storage.identity import new_identity, read_identity, require_cluster, write_identity
 from dfs.wal.control import CONTROL_NAME, LogPosition
@@ -106,6 +107,7 @@ def recover(
         except IndexDamagedError as error:
             _recreate_index(log, index, error)
             position, replayed, cut = roll_forward(log, index, node_id=node_id)
+        owe_returned(log, index, lsn=position.lsn)
         if is_lost:
             _replace_store(index, store, cluster_id=cluster_id)
         (log.path / REBUILD_NAME).unlink(missing_ok=True)

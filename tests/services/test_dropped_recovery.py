@@ -10,8 +10,11 @@ import pytest
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import IndexDamagedError, WalGapError
+from dfs.core.model import DebtKind
+from dfs.db.repository import IndexRepository
 from dfs.services.recovery import roll_forward
 from dfs.wal.record import PurgeFile
+from dfs.wal.stub import decode_stub
 from dfs.wiring import Services
 from tests.services.conftest import store_bytes
 from tests.services.dropped import Append, compact
@@ -61,6 +64,24 @@ def test_index_older_than_what_was_dropped_is_rebuilt(cluster):
     assert facts(node) == expected
     with node.index.begin() as index:
         assert index.file(file_id) is None
+
+
+def test_segment_that_was_restored_whole_is_dropped_again(cluster):
+    """Where no store had the stub any more, the start brings back all of the segment."""
+    node = cluster.open()
+    whole = cluster.segment(2).read_bytes()
+    compact(node, 2)
+    cluster.close()
+    cluster.open()
+    cluster.close()
+    cluster.segment(2).write_bytes(whole)
+    node = cluster.open()
+    expected = facts(node)
+    (debt,) = IndexRepository(node.index).due_debts("primary", now_ms=now_ms(), limit=9)
+    assert (debt.kind, debt.segment_id) == (DebtKind.DROP_SEGMENT, 2)
+    node.replication.work("primary", budget_s=5)
+    assert decode_stub(cluster.segment(2).read_bytes()) is not None
+    assert facts(node) == expected
 
 
 def test_index_older_than_the_log_alone_is_brought_forward(cluster):

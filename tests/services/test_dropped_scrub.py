@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,24 @@ def test_scrub_damaged_stub_is_found_and_mended(rig: Rig, drop, name: str, damag
     assert list_keys(rig.node) == expected
 
 
+def test_scrub_segment_that_comes_back_whole_is_dropped_again(
+    rig: Rig, drop: DropSegment, full: bytes
+) -> None:
+    """The one replica that answers lags, and has no stub to give: the segment must not stay."""
+    path = rig.segment_path("primary", 1)
+    stub = path.read_bytes()
+    path.unlink()
+    shutil.rmtree(rig.store("replica2").path)
+    rig.scrub_all("primary")
+    rig.node.replication.work("primary", budget_s=0)
+    assert path.read_bytes()[: drop.end] == full[: drop.end]
+    assert rig.owed("primary") == {(DebtKind.DROP_SEGMENT, UNIT)}
+    rig.node.replication.work("primary", budget_s=5)
+    assert len(path.read_bytes()) == len(stub)
+    assert rig.owed("primary") == set()
+    assert faults(rig, "primary") == []
+
+
 def test_scrub_damage_to_a_segment_that_is_to_be_dropped_is_mended_by_the_stub(
     rig: Rig, drop
 ) -> None:
@@ -126,11 +145,14 @@ def test_scrub_stub_of_a_replica_whose_log_has_what_was_moved_is_whole(
         assert faults(rig, name) == []
 
 
-@pytest.mark.parametrize("name", ["primary", "replica2"])
+@pytest.mark.parametrize(("name", "turns"), [("primary", 1), ("replica2", 2)])
 def test_scrub_stub_that_is_ahead_of_the_log_is_no_copy(
-    rig: Rig, drop, full: bytes, name: str
+    rig: Rig, drop, full: bytes, name: str, turns: int
 ) -> None:
-    """What it says was moved is not in this log: the segment itself is needed, and fetched."""
+    """What it says was moved is not in this log: the segment itself is needed, and fetched.
+
+    To mend the primary takes one turn, and the next one drops the segment anew.
+    """
     ahead = msgspec.structs.replace(drop, moved_lsn=rig.node.log.position.lsn + 1)
     header = find_segment(rig.node, 1).header
     for store in STORES:
@@ -139,8 +161,10 @@ def test_scrub_stub_that_is_ahead_of_the_log_is_no_copy(
     path.write_bytes(encode_stub(header, ahead))
     assert faults(rig, name) == faults(rig, name, full=False) == [Fault.WRONG_SIZE]
     assert rig.scrub_all(name).scrub.last_damaged == 1
-    rig.replicate()
+    for _ in range(turns):
+        rig.node.replication.work(name, budget_s=0)
     assert path.read_bytes()[: drop.end] == full[: drop.end]
+    rig.replicate()
     assert faults(rig, name) == []
 
 
