@@ -199,6 +199,11 @@ class OwedSchema(Schema):
         required=True, metadata={"description": "How many of them have been tried in vain."}
     )
     oldest_s = fields.Float(required=True, allow_none=True, metadata=_AGE)
+    due_at = fields.AwareDateTime(
+        required=True,
+        allow_none=True,
+        metadata={"description": "When the last of them may be paid; null: all may be now."},
+    )
     last_error = fields.String(required=True, allow_none=True)
 
 
@@ -303,7 +308,10 @@ class SyncSchema(Schema):
     jobs = fields.List(fields.String(), required=True, metadata={"description": "Their ids."})
     done = fields.Boolean(
         required=True,
-        metadata={"description": "Nothing is owed any more of what was owed at the request."},
+        metadata={
+            "description": "Nothing is owed any more of what could be paid at the request. "
+            "What has to wait is owed still; its `due_at` tells until when."
+        },
     )
     owed = fields.Dict(
         keys=fields.String(),

@@ -105,8 +105,15 @@ def _represent_owed(owed: Owed, moment_ms: int) -> dict[str, Any]:
         "bytes": owed.bytes,
         "failing": owed.failing,
         "oldest_s": _age_s(owed.oldest_at_ms, moment_ms),
+        "due_at": _format_time(_due_at_ms(owed, moment_ms)),
         "last_error": owed.error,
     }
+
+
+def _due_at_ms(owed: Owed, moment_ms: int) -> int | None:
+    """Return when the last of what has to wait may be paid; None if nothing has to."""
+    newest_at_ms = owed.newest_at_ms
+    return newest_at_ms if newest_at_ms is not None and newest_at_ms > moment_ms else None
 
 
 def _represent_scrub(progress: ScrubProgress) -> dict[str, Any]:

@@ -307,7 +307,8 @@ class DebtSummary:
     Attributes:
         count: units owed.
         bytes: their sizes, as far as they are known.
-        oldest_at_ms: since when the oldest is owed.
+        oldest_at_ms, newest_at_ms: since when the oldest and the newest is owed; of removals that
+            have to wait, from when on.
         failing: how many of them have been tried in vain.
         last_error: why one of those failed: the one that is to be tried again last.
     """
@@ -317,6 +318,7 @@ class DebtSummary:
     count: int
     bytes: int
     oldest_at_ms: int
+    newest_at_ms: int
     failing: int
     last_error: str | None
 

@@ -280,14 +280,14 @@ class IndexRepository:
         return [self._summarize(row) for row in rows]
 
     def _summarize(self, row: Row) -> DebtSummary:
-        store, kind, count, size, oldest_at_ms, failing = row
+        store, kind, count, size, oldest_at_ms, newest_at_ms, failing = row
         error = None
         if failing:
             parameters = (self._database.node_id, store, kind)
             found = self._database.read_one(self._statements.last_error, parameters)
             error = None if found is None else found[0]
         return DebtSummary(
-            store, DebtKind(kind), count, int(size), oldest_at_ms, int(failing), error
+            store, DebtKind(kind), count, int(size), oldest_at_ms, newest_at_ms, int(failing), error
         )
 
     def _find_blobs(self, file: File) -> tuple[Blob, ...]:

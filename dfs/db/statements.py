@@ -246,7 +246,7 @@ class Statements:
             "SELECT DISTINCT unit FROM dfs_debt WHERE node_id = ? AND kind = ?"
         )
         self.debt_sums = self._own(
-            "SELECT store, kind, COUNT(*), SUM(size), MIN(owed_at), "
+            "SELECT store, kind, COUNT(*), SUM(size), MIN(owed_at), MAX(owed_at), "
             "SUM(CASE WHEN attempts > 0 THEN 1 ELSE 0 END) "
             "FROM dfs_debt WHERE node_id = ? GROUP BY store, kind ORDER BY store, kind"
         )

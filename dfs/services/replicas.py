@@ -54,7 +54,7 @@ class SyncReport:
 
     Attributes:
         jobs: their ids, in the order of the stores.
-        is_done: nothing is owed any more of what was owed when it was asked for.
+        is_done: nothing is owed any more of what could be paid when it was asked for.
         stores: what they owe now.
     """
 
@@ -196,8 +196,9 @@ class Replicas:
 
         Args:
             name: None for all.
-            wait_s: return when everything is paid that is owed now, or after so long. When too many
-                callers wait already, it returns at once.
+            wait_s: return when everything is paid that can be now, or after so long. Removals that
+                have to wait are not waited for; see `Owed.newest_at_ms`. When too many callers
+                wait already, it returns at once.
 
         Raises:
             NoSuchStoreError: there is no such store.
@@ -279,7 +280,7 @@ class Replicas:
                     index.put_store_state(replace(state, retry_at_ms=0))
 
     def _is_paid(self, names: Sequence[str], asked_at_ms: int, end: LogPosition) -> bool:
-        """Tell whether these stores owe nothing any more that they owed at a moment.
+        """Tell whether these stores owe nothing any more that could be paid at a moment.
 
         Args:
             end: of the log, at that moment.

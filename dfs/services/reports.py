@@ -43,6 +43,8 @@ class Owed:
         failing: how many of them have been tried in vain.
         oldest_at_ms: since when the oldest is owed; None if nothing is, or if it is not known.
         error: why one of those failed.
+        newest_at_ms: since when the newest is owed; or, of removals that have to wait, from when on
+            the last of them is. None if nothing is, or if it is not known.
     """
 
     count: int = 0
@@ -50,16 +52,18 @@ class Owed:
     failing: int = 0
     oldest_at_ms: int | None = None
     error: str | None = None
+    newest_at_ms: int | None = None
 
     def plus(self, row: DebtSummary) -> Owed:
         """Return the same with further debts."""
-        oldest_at_ms = self.oldest_at_ms
+        oldest_at_ms, newest_at_ms = self.oldest_at_ms, self.newest_at_ms
         return Owed(
             self.count + row.count,
             self.bytes + row.bytes,
             self.failing + row.failing,
             row.oldest_at_ms if oldest_at_ms is None else min(oldest_at_ms, row.oldest_at_ms),
             row.last_error or self.error,
+            row.newest_at_ms if newest_at_ms is None else max(newest_at_ms, row.newest_at_ms),
         )
 
 

@@ -11,6 +11,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from dfs.api.answers import ScrubStartSchema, StoresSchema, SyncSchema
+from dfs.api.represent import format_timestamp
+from dfs.core.clock import now_ms
+from dfs.core.model import Debt
 from dfs.queue.inline_queue import InlineQueue
 from dfs.services.hints import REPLICATE, SCRUB
 from dfs.wiring import Services
@@ -103,6 +106,35 @@ def test_sync_answers_with_jobs_and_what_is_owed(node: FlaskClient, asked: list[
         "replica2": 0,
     }
     assert asked == ["primary", "replica1", "replica2"]
+
+
+def test_sync_tells_what_has_to_wait_and_until_when(node: FlaskClient, asked: list[str]) -> None:
+    """A removal that waits for its hour is neither waited for nor passed over in silence."""
+    services = services_of(node)
+    soon_ms, late_ms = now_ms() + 1_000_000, now_ms() + 3_600_000
+    services.ledger.owe(
+        [
+            Debt.of_removal("replica1", bytes([number]) * 32, 7, due_ms, lsn=0)
+            for number, due_ms in enumerate((soon_ms, late_ms))
+        ]
+    )
+    response: Any = node.post("/admin/replicas/sync?wait=300")
+    assert SyncSchema().validate(response.json) == {}
+    assert response.json["done"] is True
+    removals = {name: owed["debts"]["removal"] for name, owed in response.json["owed"].items()}
+    assert (removals["replica1"]["count"], removals["replica2"]["count"]) == (2, 0)
+    assert removals["replica1"]["due_at"] == format_timestamp(late_ms)
+    assert removals["replica2"]["due_at"] is None
+    (due,) = services.files._index.due_debts("replica1", now_ms=soon_ms, limit=9)
+    assert due.owed_at_ms == soon_ms
+
+
+def test_status_of_what_may_be_paid_at_once_has_no_due_time(node: FlaskClient) -> None:
+    """What is merely late is not said to be waiting."""
+    services_of(node).ledger.owe([Debt.of_removal("replica1", bytes(32), 7, 5, lsn=0)])
+    response: Any = node.get("/admin/replicas/status")
+    removal = response.json["stores"][1]["debts"]["removal"]
+    assert (removal["count"], removal["due_at"]) == (1, None)
 
 
 def test_scrub_begins_and_is_seen_in_the_status(node: FlaskClient, asked: list[str]) -> None:

@@ -261,9 +261,9 @@ def test_summarize_debts_groups_by_store_and_kind(
         make_debt(8, store="primary", size=1),
     )
     assert repository.summarize_debts() == [
-        DebtSummary("primary", DebtKind.BLOB, 1, 1, 8, 0, None),
-        DebtSummary("replica1", DebtKind.BLOB, 3, (1 << 62) + 30, 5, 2, "newer"),
-        DebtSummary("replica1", DebtKind.SEGMENT, 1, 0, 3, 0, None),
+        DebtSummary("primary", DebtKind.BLOB, 1, 1, 8, 8, 0, None),
+        DebtSummary("replica1", DebtKind.BLOB, 3, (1 << 62) + 30, 5, 7, 2, "newer"),
+        DebtSummary("replica1", DebtKind.SEGMENT, 1, 0, 3, 3, 0, None),
     ]
 
 
