@@ -178,7 +178,8 @@ def announce_when_ready(url: str, auth: str, ended: threading.Event) -> None:
     with urllib3.PoolManager(retries=False, timeout=5) as http:
         while not ended.wait(0.1):
             try:
-                answer = http.request("GET", f"{url}/ready")
+                # A connection that stays open lets a node that is stopped wait for another request.
+                answer = http.request("GET", f"{url}/ready", headers={"Connection": "close"})
             except urllib3.exceptions.HTTPError:  # not listening yet, or recovering
                 continue
             if answer.status == 200:

@@ -48,7 +48,10 @@ class RunningNode(RunningProgram):
 
     def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """Return the status and the body of the answer."""
-        answer = urllib3.request(method, self.url + path, body=body, retries=False, timeout=20)
+        headers = {"Connection": "close"}  # else a stopped node waits for another request on it
+        answer = urllib3.request(
+            method, self.url + path, body=body, headers=headers, retries=False, timeout=20
+        )
         return answer.status, answer.data
 
     def descendants(self) -> dict[int, str]:

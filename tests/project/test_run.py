@@ -20,6 +20,8 @@ from tests.project.nodes import (
     wait_for_end,
 )
 
+ESTABLISHED = "01"
+
 pytestmark = pytest.mark.integration
 
 
@@ -29,6 +31,13 @@ def is_free(url: str) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return probe.connect_ex((address.hostname, address.port)) != 0
+
+
+def has_clients(url: str) -> bool:
+    """Return whether anybody is connected to the port of a node, from this machine."""
+    port = f"{urlsplit(url).port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[2].endswith(f":{port}") and row[3] == ESTABLISHED for row in rows)
 
 
 def refused(directory: Path, **settings: str) -> str:
@@ -53,6 +62,7 @@ def test_run_stop_signal_leaves_nothing_behind(tmp_path: Path, signal_number: in
     with running_node(tmp_path) as node:
         below = node.descendants()
         assert len(below) >= 5  # Redis, Gunicorn and two workers, the queue's worker
+        assert not has_clients(node.url)  # for whom the workers would wait
         status, output = node.end(signal_number)
     assert status == 0
     assert "dfs has stopped." in output
