@@ -1,7 +1,5 @@
 """A process of a node that is killed at a chosen step. Run by test_crash.py, never collected.
 
-    python -m tests.services.crash_child DIRECTORY INDEX_URL STEP COUNT
-
 It stores, changes and deletes files for ever, prints one JSON line for each acknowledgement, and
 kills itself with -9 when it comes to the COUNTth STEP (after its start).
 """
@@ -13,7 +11,6 @@ import json
 import os
 import random
 import signal
-import sys
 from pathlib import Path
 
 from dfs.core.logging import configure_logging
@@ -56,7 +53,3 @@ def main(directory: Path, index_url: str, fatal_step: str, count: int) -> None:
 def say(event: str, **fields: str) -> None:
     """Print one line that the parent has even if this process dies at once."""
     os.write(1, json.dumps({"event": event, **fields}).encode() + b"\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))

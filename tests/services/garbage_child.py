@@ -1,7 +1,5 @@
 """A process of a node that is killed while it collects garbage. Run by test_garbage_crash.py.
 
-    python -m tests.services.garbage_child DIRECTORY INDEX_URL STEP COUNT
-
 It stores and deletes files of the same few bytes for ever, and collects, copies and removes in
 between. It prints one JSON line for each acknowledgement, and kills itself with -9 when it comes to
 the COUNTth STEP after its start.
@@ -12,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 from pathlib import Path
 
 from dfs.core.config import Config
@@ -64,7 +61,3 @@ def main(directory: Path, index_url: str, fatal_step: str, count: int) -> None:
             say("deleting", id=mine[0])
             node.files.delete(mine.pop(0))
         tidy(node)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -1,7 +1,5 @@
 """A process that stores files in threads until the quota is used up. Run by test_usage.py.
 
-    python -m tests.services.quota_child DIRECTORY INDEX_URL QUOTA
-
 It prints the size of each file that was acknowledged, one a line.
 """
 
@@ -9,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import threading
 from pathlib import Path
 
@@ -47,7 +44,3 @@ def main(directory: Path, index_url: str, quota_bytes: int) -> None:
     for thread in threads:
         thread.join()
     node.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

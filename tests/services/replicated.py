@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,18 +139,3 @@ def mend(node: Services, segment_id: int, *, on_step: OnStep = ignore_step) -> b
         states=node.replication._index.store_states(),
         on_step=on_step,
     )
-
-
-def run_until_killed(cluster: ReplicatedNode, step: str, count: int, *segments: int) -> None:
-    """Restore, or mend a segment, in a process that is killed at its `count`th `step`."""
-    child = subprocess.run(
-        [
-            *(sys.executable, "-m", "tests.services.restore_child"),
-            *(str(cluster.directory), cluster.config.database_url, step, str(count)),
-            *map(str, segments),
-        ],
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()

@@ -1,7 +1,5 @@
 """A process that restores or mends a log and is killed at a chosen step. Never collected.
 
-    python -m tests.services.restore_child DIRECTORY INDEX_URL STEP COUNT [SEGMENT]
-
 It kills itself with -9 when it comes to the COUNTth STEP. With SEGMENT it opens the node and mends
 that segment, or drops it if the log says that it may go; without, it restores the log.
 """
@@ -10,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 from dfs.services.dropping import drop_segment
@@ -18,7 +15,7 @@ from tests.services.dropped import find_drop
 from tests.services.replicated import ReplicatedNode, mend
 
 
-def main(directory: Path, index_url: str, fatal_step: str, count: int, *segments: str) -> None:
+def main(directory: Path, index_url: str, fatal_step: str, count: int, *segments: int) -> None:
     """Work until the fatal step."""
     seen = 0
 
@@ -30,7 +27,7 @@ def main(directory: Path, index_url: str, fatal_step: str, count: int, *segments
 
     cluster = ReplicatedNode(directory, index_url)
     if segments:
-        node, segment_id = cluster.open(), int(segments[0])
+        node, segment_id = cluster.open(), segments[0]
         drop = find_drop(node, segment_id)
         if drop is None:
             mend(node, segment_id, on_step=on_step)
@@ -38,7 +35,3 @@ def main(directory: Path, index_url: str, fatal_step: str, count: int, *segments
             drop_segment(node.log, drop, on_step=on_step)
     else:
         cluster.restore(on_step=on_step)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), *sys.argv[5:])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.forked import run_forked
+from tests.services import crash_child
 from tests.services.conftest import Opener, list_keys, store_bytes
 
 STEPS = [
@@ -29,14 +29,8 @@ pytestmark = pytest.mark.crash
 
 def run_child(directory: Path, index_url: str, step: str, count: int) -> list[dict[str, str]]:
     """Run a process until it kills itself; return what it had acknowledged and begun."""
-    command = [sys.executable, "-m", "tests.services.crash_child"]
-    child = subprocess.run(
-        [*command, str(directory), index_url, step, str(count)],
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert child.returncode == -9, child.stderr.decode()
+    child = run_forked(crash_child.main, directory, index_url, step, count)
+    assert child.status == -9, child.stderr.decode()
     return [json.loads(line) for line in child.stdout.splitlines()]
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dfs.db.repository import IndexRepository
 from dfs.services import apply
+from tests.forked import run_forked
+from tests.services import garbage_child
 from tests.services.conftest import Opener, list_keys
 from tests.services.garbage_child import garbage_config, tidy
 from tests.services.recount import check_figures
@@ -45,14 +45,8 @@ def test_process_killed_while_it_collects_loses_no_file_and_leaves_no_blob(
     count: int,
 ) -> None:
     """After kill -9 at any step every store has all blobs of files, and in the end no others."""
-    command = [sys.executable, "-m", "tests.services.garbage_child"]
-    child = subprocess.run(
-        [*command, str(tmp_path), index_url, step, str(count)],
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert child.returncode == -9, child.stderr.decode()
+    child = run_forked(garbage_child.main, tmp_path, index_url, step, count)
+    assert child.status == -9, child.stderr.decode()
     journal = [json.loads(line) for line in child.stdout.splitlines()]
     stored = {line["id"]: line["digest"] for line in journal if line["event"] == "stored"}
     deleting = {line["id"] for line in journal if line["event"] == "deleting"}

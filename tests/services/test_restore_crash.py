@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from dfs.services.dropping import drop_copy, drop_segment
 from dfs.wal.stub import decode_stub
+from tests.forked import run_forked
+from tests.services import restore_child
 from tests.services.dropped import compact, decide
 from tests.services.replicated import (
     ReplicatedNode,
@@ -17,7 +20,6 @@ from tests.services.replicated import (
     flip,
     mend,
     replicate,
-    run_until_killed,
 )
 
 pytestmark = pytest.mark.crash
@@ -47,6 +49,13 @@ STEPS_OF_DROPPED = [
     ("restore.placed", 3),
     ("restore.control_reset", 1),
 ]
+
+
+def run_until_killed(cluster: ReplicatedNode, step: str, count: int, *segments: int) -> None:
+    """Restore, or mend a segment, in a process that is killed at its `count`th `step`."""
+    arguments = (cluster.directory, cluster.config.database_url, step, count, *segments)
+    child = run_forked(restore_child.main, *arguments)
+    assert child.status == -signal.SIGKILL, child.stderr.decode()
 
 
 @pytest.fixture

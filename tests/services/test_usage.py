@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,8 @@ from dfs.core.errors import QuotaExceededError
 from dfs.core.model import Usage
 from dfs.services.changes import Upload
 from dfs.wiring import Services
+from tests.forked import ForkedProcess
+from tests.services import quota_child
 from tests.services.conftest import Clock, Opener, store_bytes
 from tests.services.quota_child import FILE_BYTES_MAX
 from tests.services.recount import check_figures
@@ -124,18 +124,12 @@ def test_quota_holds_for_uploads_that_share_a_commit(
     """Threads of two processes store at once: not a byte too much is taken, nor too few refused."""
     quota_bytes = 300_000
     open_node().close()  # so that the schema is there
-    command = [sys.executable, "-m", "tests.services.quota_child"]
-    children = [
-        subprocess.Popen(
-            [*command, str(tmp_path), index_url, str(quota_bytes)], stdout=subprocess.PIPE
-        )
-        for _ in range(2)
-    ]
+    children = [ForkedProcess(quota_child.main, tmp_path, index_url, quota_bytes) for _ in "12"]
     acknowledged = 0
     for child in children:
-        out, _ = child.communicate(timeout=120)
-        assert child.returncode == 0
-        acknowledged += sum(map(int, out.split()))
+        ended = child.wait(timeout_s=110)
+        assert ended.status == 0, ended.stderr.decode()
+        acknowledged += sum(map(int, ended.stdout.split()))
     node = open_node(quota_bytes=quota_bytes)
     held = node.usage.report().files.bytes
     assert held == acknowledged
