@@ -47,14 +47,16 @@ bind = (
 )
 workers = node_config.workers
 threads = node_config.threads
-worker_class = "gthread"
-worker_connections = 1000
+worker_class = "dfs.server.worker.Worker"
+worker_connections = node_config.connections_max
 logger_class = NodeLogger
 loglevel = "info"
 accesslog = None
 
 http_parser = "python"  # the other one accepts bare line feeds, which lets requests be smuggled
-limit_request_line = 8190
+limit_request_line = 8190  # the most that Gunicorn allows
+limit_request_fields = node_config.headers_max
+limit_request_field_size = node_config.head_bytes_max
 keepalive = 30
 timeout = 60  # seconds without a sign of life of a worker's main loop; threads may take longer
 graceful_timeout = 30  # seconds that requests in flight get at a stop
@@ -113,8 +115,10 @@ def post_worker_init(worker: Any) -> None:
     If that fails now (the database restarts, the disk is full), the next request tries again; until
     then the answers are 503. An error raised here would make Gunicorn stop the whole node.
     """
+    node = worker.wsgi.extensions["dfs"]
+    worker.let_go = node.forget_thread
     try:
-        _ = worker.wsgi.extensions["dfs"].services
+        _ = node.services
     except DfsError as error:
         structlog.get_logger().error("services_unopened", code=error.code, error=str(error))
     # What lives as long as the process is never looked at again, and the rest not every few

@@ -11,12 +11,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
 import structlog
 from flask import Flask, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.http import HTTP_STATUS_CODES
 
+from dfs.api.problems import MEDIA_TYPE, encode_problem
 from dfs.api.responses import Answer
 from dfs.api.streams import BODY_KEY, READ_BYTES
 from dfs.core import errors
@@ -25,7 +24,7 @@ log = structlog.get_logger()
 
 REQUEST_ID_KEY = "dfs.request_id"
 RETRY_AFTER_S = "1"
-MEDIA_TYPE = "application/problem+json"
+LATE_STATUS = 408
 CHALLENGES = (
     ("WWW-Authenticate", 'Bearer realm="dfs"'),
     ("WWW-Authenticate", 'Basic realm="dfs", charset="UTF-8"'),
@@ -38,6 +37,7 @@ STATUS: dict[type[errors.DfsError], int] = {
     errors.InvalidRangeError: 416,
     errors.TooLargeError: 413,
     errors.TruncatedBodyError: 400,
+    errors.SlowBodyError: LATE_STATUS,
     errors.DigestMismatchError: 422,
     errors.NoSuchFileError: 404,
     errors.NoSuchStoreError: 404,
@@ -96,22 +96,13 @@ def make_problem(
         detail: one sentence for the reader.
         fields: messages for each offending field.
     """
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTP_STATUS_CODES.get(status, "Error"),
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "request_id": request.environ.get(REQUEST_ID_KEY, ""),
-    }
-    if fields:
-        body["errors"] = fields
+    request_id = request.environ.get(REQUEST_ID_KEY, "")
+    encoded = encode_problem(status, code, detail, request_id, fields)
     sent = [("Content-Type", MEDIA_TYPE), *headers]
     if status == 503:
         sent.append(("Retry-After", RETRY_AFTER_S))
-    # Lone surrogates, which JSON cannot carry, come only from what a client sent in a field's name.
-    encoded = msgspec.json.encode(body)
-    return Answer(status, sent, encoded, close=_leaves_much_unread(request.environ))
+    close = status == LATE_STATUS or _leaves_much_unread(request.environ)
+    return Answer(status, sent, encoded, close=close)
 
 
 def _leaves_much_unread(environ: Mapping[str, Any]) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dfs.api.errors import MEDIA_TYPE
 from dfs.api.permissions import PUBLIC, find_needed
+from dfs.api.problems import MEDIA_TYPE
 from dfs.core.access import scope_names
 
 SCHEMES: dict[str, Any] = {

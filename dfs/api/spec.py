@@ -23,8 +23,8 @@ from dfs.api.answers import (
     SyncSchema,
     UsageSchema,
 )
-from dfs.api.errors import MEDIA_TYPE
 from dfs.api.forms import FILES_MAX
+from dfs.api.problems import MEDIA_TYPE
 from dfs.api.requests import REPLICATION_MODES
 from dfs.api.schemas import StoreChoiceSchema, UploadQuerySchema
 

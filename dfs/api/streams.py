@@ -9,7 +9,7 @@ from werkzeug.exceptions import UnsupportedMediaType
 from werkzeug.wsgi import get_input_stream
 
 from dfs.api.digests import DigestCheck, read_digest_headers
-from dfs.core.errors import TooLargeError, TruncatedBodyError
+from dfs.core.errors import SlowBodyError, TooLargeError, TruncatedBodyError
 
 READ_BYTES = 1 << 20
 """Bytes asked of the server at once: Gunicorn copies what it holds beyond that on every read."""
@@ -42,6 +42,7 @@ class BodyStream:
         Raises:
             TruncatedBodyError: the client went away, declared more than it sent, or sent chunks
                 that are none.
+            SlowBodyError: the client takes too long.
         """
         if self.complete:
             return b""
@@ -49,6 +50,8 @@ class BodyStream:
         wanted = READ_BYTES if length is None else min(READ_BYTES, length - self.received)
         try:
             data = self._read(wanted)
+        except TimeoutError as error:
+            raise SlowBodyError("The body came too slowly.", received=self.received) from error
         except Exception as error:  # every server has its own errors; all mean the same here
             raise TruncatedBodyError("The body ended before it was complete.") from error
         if not data:

@@ -32,6 +32,13 @@ class Config:
     auth: str
     workers: int
     threads: int
+    slow_clients_max: int
+    client_grace_s: int
+    client_bytes_per_s_min: int
+    head_timeout_s: int
+    head_bytes_max: int
+    headers_max: int
+    connections_max: int
     gunicorn_control_socket: str
     database_url: str
     redis_url: str | None

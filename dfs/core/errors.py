@@ -8,6 +8,7 @@
      |   |- InvalidRangeError        a byte range outside the file
      |   |- TooLargeError            more bytes than a limit allows
      |   |- TruncatedBodyError       the body ended before it was complete
+     |   |- SlowBodyError            the body does not come in time
      |   |- DigestMismatchError      the bytes are not those of the checksum sent with them
      |   |- NoSuchFileError          no file has that id
      |   |- NoSuchSegmentError       no segment of the log has that id
@@ -135,6 +136,12 @@ class TruncatedBodyError(RequestError):
     """The body ended before it was complete: the client went away or lied about the length."""
 
     code = "truncated_body"
+
+
+class SlowBodyError(RequestError):
+    """The body came more slowly than a client may send."""
+
+    code = "slow_client"
 
 
 class DigestMismatchError(RequestError):

@@ -268,6 +268,12 @@ class IndexDatabase:
         finally:
             self._writer_lock.release()
 
+    def forget_thread(self) -> None:
+        """Close the connection on which the calling thread reads."""
+        connections = self._connections
+        if connections is not None:
+            connections.drop_reader()
+
     def _opened(self) -> Connections:
         if self._connections is None:
             raise _not_open()

@@ -1,0 +1,124 @@
+"""A connection of a client, and the head of its next request."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from gunicorn import http
+from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.sock import ssl_wrap_socket
+from gunicorn.workers.gthread import TConn
+
+from dfs.server.wire import Terms, Threads, Wire
+
+RECV_BYTES = 8192
+DRAIN_BYTES_MAX = 1 << 20
+_HEAD_END = b"\r\n\r\n"
+
+
+class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
+    """A connection. Its attributes are those that Gunicorn's worker uses.
+
+    Args:
+        cfg: Gunicorn's configuration.
+        client, server: addresses.
+        head_bytes_max: how long the head of a request may be.
+    """
+
+    sock: Wire
+
+    def __init__(
+        self,
+        cfg: Any,
+        sock: socket.socket,
+        client: Any,
+        server: Any,
+        *,
+        terms: Terms,
+        threads: Threads,
+        head_bytes_max: int,
+    ) -> None:
+        self.cfg = cfg
+        self.sock = Wire(sock, terms, threads)
+        self.client = client
+        self.server = server
+        self.parser: Any = None
+        self.initialized = False
+        self.is_http2 = False
+        self.data_ready = True
+        self.has_begun = False
+        self._head_bytes_max = head_bytes_max
+        self._is_shaking_hands = False
+        self._drained = 0
+
+    def init(self) -> None:
+        """Prepare for the first request. Raises OSError."""
+        if self.initialized:
+            return
+        self.initialized = True
+        if self.cfg.is_ssl:
+            self.sock.secure(lambda sock: ssl_wrap_socket(sock, self.cfg))
+            self._is_shaking_hands = True
+        self.parser = http.get_parser(self.cfg, self.sock, self.client)
+
+    def collect(self) -> bool:
+        """Receive what is there of the head of a request, without waiting for more.
+
+        Returns:
+            Whether it is there, or there is nothing to wait for: it is malformed, or the client
+            has gone.
+
+        Raises:
+            OSError: the connection is broken.
+            LimitRequestHeaders: the head is too long.
+        """
+        self.init()
+        unreader = self.parser.unreader
+        data = unreader.take_buffered()
+        try:
+            if self._is_shaking_hands:
+                self.sock.shake_hands_now()
+                self._is_shaking_hands = False
+            while not _needs_no_more(data):
+                if len(data) > self._head_bytes_max:
+                    raise LimitRequestHeaders("the head is too long")
+                more = self.sock.recv_now(RECV_BYTES)
+                if not more:
+                    break
+                data += more
+        except BlockingIOError:
+            self.has_begun = self._is_shaking_hands or bool(data)
+            return False
+        finally:
+            unreader.unread(data)
+        self.has_begun = False
+        return True
+
+    def has_more(self) -> bool:
+        """Tell whether something of the next request is here already."""
+        return bool(self.parser.unreader.buf.getbuffer().nbytes) or self.sock.has_more()
+
+    def end(self) -> bool:
+        """Say that nothing more comes. False if the client is not there any more."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
+    def drain(self) -> bool:
+        """Throw away what the client still sends. False at its end, or when it is too much."""
+        try:
+            data = self.sock.recv_now(1 << 16)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self._drained += len(data)
+        return bool(data) and self._drained < DRAIN_BYTES_MAX
+
+
+def _needs_no_more(data: bytes) -> bool:
+    """Tell whether a head is whole, or has a line that does not end as it must."""
+    return _HEAD_END in data or data.count(b"\n") != data.count(b"\r\n")

@@ -1,0 +1,199 @@
+"""The socket of a client, and how long the client may keep a thread waiting on it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+HOLD_S = 0.05
+HOLD_BYTES_PER_S = 1 << 20
+"""While other requests wait for a thread, a client may keep one waiting for so long, and for the
+time that its bytes took at this rate."""
+LENT_WAIT_S = 1.0
+"""How long a thread that was lent waits in one call."""
+
+
+class Threads(Protocol):
+    """The threads of which one waits for the client."""
+
+    def are_short(self) -> bool:
+        """Tell whether something waits for a thread."""
+
+    def lend(self) -> bool:
+        """Replace the calling thread while it serves this client. False: that cannot be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is asked of every client. See the settings.
+
+    Attributes:
+        grace_s: how long a client may do nothing at all.
+        bytes_per_s_min: how much of that a byte makes up for.
+    """
+
+    grace_s: float
+    bytes_per_s_min: int
+
+
+class SlowClientError(TimeoutError):
+    """A client did not keep to its terms. The connection is of no use any more.
+
+    It has the number of a connection that was reset: to Gunicorn it is one that went away.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(errno.ECONNRESET, "the client is too slow")
+
+
+class Wire:
+    """A socket that waits for its client only so long. Stands for it in Gunicorn.
+
+    The socket itself waits `HOLD_S` in one call at most (SO_RCVTIMEO, SO_SNDTIMEO, inherited from
+    the listener): that costs no system call as a time limit of Python's own would.
+    """
+
+    __slots__ = ("_hold_s", "_is_lent", "_patience_s", "_sock", "_terms", "_threads")
+
+    def __init__(self, sock: socket.socket, terms: Terms, threads: Threads) -> None:
+        self._sock = sock
+        self._terms = terms
+        self._threads = threads
+        self._is_lent = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a request: what was before is forgiven."""
+        self._patience_s = self._terms.grace_s
+        self._hold_s = HOLD_S
+        if self._is_lent:
+            self._is_lent = False
+            self._limit_waits(HOLD_S)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._sock.fileno()
+
+    def recv(self, size: int) -> bytes:
+        """Wait for bytes. Raises SlowClientError, OSError."""
+        since_s = monotonic()
+        while True:
+            try:
+                data = self._sock.recv(size)
+            except (BlockingIOError, TimeoutError):
+                since_s = self._charge(since_s, 0)
+            else:
+                self._charge(since_s, len(data))
+                return data
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of it. Raises SlowClientError, OSError."""
+        since_s = monotonic()
+        sent = self._send(data)
+        since_s = self._charge(since_s, sent)
+        if sent < len(data):
+            view = memoryview(data)
+            while sent < len(view):
+                count = self._send(view[sent:])
+                since_s = self._charge(since_s, count)
+                sent += count
+
+    send = sendall
+
+    def _send(self, data: bytes | memoryview) -> int:
+        """Return how much was sent, before the time of the socket was up."""
+        try:
+            return self._sock.send(data)
+        except (BlockingIOError, TimeoutError):
+            return 0
+
+    def _charge(self, since_s: float, count: int) -> float:
+        """Have the client answer for the time since then, in which so many bytes went."""
+        now_s = monotonic()
+        waited_s = now_s - since_s
+        terms = self._terms
+        left_s = self._patience_s - waited_s + count / terms.bytes_per_s_min
+        self._patience_s = min(left_s, terms.grace_s)
+        if left_s < 0:
+            raise SlowClientError
+        if not self._is_lent:
+            hold_s = self._hold_s - waited_s + count / HOLD_BYTES_PER_S
+            self._hold_s = min(hold_s, HOLD_S)
+            if hold_s < 0 and self._threads.are_short():
+                self._be_lent()
+        return now_s
+
+    def _be_lent(self) -> None:
+        if not self._threads.lend():
+            raise SlowClientError
+        self._is_lent = True
+        self._limit_waits(LENT_WAIT_S)
+
+    def _limit_waits(self, timeout_s: float) -> None:
+        if isinstance(self._sock, ssl.SSLSocket):
+            self._sock.settimeout(timeout_s)  # TLS takes no notice of SO_RCVTIMEO
+        else:
+            limit_waits(self._sock, timeout_s)
+
+    def recv_now(self, size: int) -> bytes:
+        """Return what is there. Raises BlockingIOError for nothing, OSError."""
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return self._sock.recv(size, socket.MSG_DONTWAIT)
+        received: bytes = self._now(self._sock.recv, size)
+        return received
+
+    def send_now(self, data: bytes) -> None:
+        """Send what can be sent without waiting, the rest never. Raises OSError."""
+        if not isinstance(self._sock, ssl.SSLSocket):
+            self._sock.send(data, socket.MSG_DONTWAIT)
+        else:
+            self._now(self._sock.send, data)
+
+    def secure(self, wrap: Callable[[socket.socket], socket.socket]) -> None:
+        """Speak TLS from now on; the handshake is still to come."""
+        self._sock = wrap(self._sock)
+        self._limit_waits(HOLD_S)
+
+    def shake_hands_now(self) -> None:
+        """Go on with the handshake. Raises BlockingIOError until it is done, OSError."""
+        self._now(self._sock.do_handshake)  # type: ignore[attr-defined]
+
+    def has_more(self) -> bool:
+        """Tell whether TLS holds bytes of which a poll knows nothing."""
+        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+
+    def _now(self, call: Callable[..., Any], *args: object) -> Any:
+        self._sock.settimeout(0)
+        try:
+            return call(*args)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+            raise BlockingIOError(errno.EAGAIN, "TLS waits for the client") from error
+        finally:
+            self._sock.settimeout(HOLD_S)
+
+    def setblocking(self, flag: bool) -> None:
+        """Do nothing: it always blocks, for a while."""
+
+    def shutdown(self, how: int) -> None:
+        """Say that nothing more comes. Raises OSError."""
+        self._sock.shutdown(how)
+
+    def settimeout(self, timeout_s: float) -> None:
+        """Do nothing: see `Terms`."""
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._sock.close()
+
+
+def limit_waits(sock: socket.socket, timeout_s: float) -> None:
+    """Have a socket, and those accepted from it, wait so long in one call at most."""
+    timeval = struct.pack("ll", int(timeout_s), round(timeout_s % 1 * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)

@@ -1,0 +1,192 @@
+"""Gunicorn's threaded worker, made safe against clients that take their time.
+
+A request has a thread only while its head is here and something is to be done for it:
+
+- heads that arrive in pieces, connections that are kept open, and those that are closed wait in the
+  poller, for a bounded time;
+- a thread that a slow client keeps waiting while its body comes, or while it reads an answer, is
+  lent out: another takes its place (`threads`), until the client has run out of patience (`wire`).
+
+What Gunicorn itself refuses is answered with a problem, as everything else is.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from gunicorn.http.errors import ParseException
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+
+from dfs.core.config import load_config
+from dfs.core.ulid import UlidFactory
+from dfs.server.connection import Connection
+from dfs.server.refusals import refuse, refuse_late_head
+from dfs.server.threads import ServingThreads
+from dfs.server.waiting import WaitingRoom
+from dfs.server.wire import HOLD_S, Terms, limit_waits
+
+LINGER_S = 2.0
+"""How long a client may take to hear that its connection is closed."""
+_NO_CONNECTION = (errno.EAGAIN, errno.ECONNABORTED)
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
+    """One process that serves.
+
+    Attributes:
+        let_go: called in a thread that will not serve another request, or not for long.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        config = load_config()
+        self.let_go: Callable[[], None] = lambda: None
+        self._slow_clients_max = config.slow_clients_max
+        self._head_bytes_max = config.head_bytes_max
+        self._head_timeout_s = config.head_timeout_s
+        self._terms = Terms(
+            grace_s=config.client_grace_s, bytes_per_s_min=config.client_bytes_per_s_min
+        )
+        self._ulids = UlidFactory()
+
+    def get_thread_pool(self) -> ServingThreads:
+        """Return the threads."""
+        return ServingThreads(
+            count=self.cfg.threads,
+            lent_max=self._slow_clients_max,
+            let_go=self._let_go,
+        )
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        for listener in self.sockets:
+            limit_waits(listener, HOLD_S)
+        room = partial(WaitingRoom, self.poller)
+        self._heads = room(timeout_s=self._head_timeout_s, on_readable=self._collect)
+        self._idle = room(timeout_s=self.cfg.keepalive, on_readable=self._serve_idle)
+        self._ending = room(timeout_s=LINGER_S, on_readable=self._drain)
+        super().run()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take in a new connection; one of those that only wait has to go if there are too many."""
+        try:
+            sock, client = listener.accept()
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTOR:
+                self._make_room()
+            elif error.errno not in _NO_CONNECTION:
+                raise
+            return
+        self.nr_conns += 1
+        connection = Connection(
+            self.cfg,
+            sock,
+            client,
+            listener.getsockname(),
+            terms=self._terms,
+            threads=self.tpool,
+            head_bytes_max=self._head_bytes_max,
+        )
+        self._heads.add(connection)
+        if self.nr_conns >= self.worker_connections:
+            self._make_room()
+
+    def handle(self, connection: Connection) -> bool | None:
+        """Serve a request; in a thread. Returns whether the connection is kept; None: no head."""
+        try:
+            if not connection.collect():
+                return None
+        except ParseException as error:
+            self.handle_error(None, connection.sock, connection.client, error)
+            return False
+        except OSError:
+            return False
+        connection.sock.begin()
+        kept: bool = super().handle(connection)
+        return kept
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what went wrong outside of the application."""
+        refuse(client, exc, request_id=self._ulids.make())
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Close the connections that have waited for long enough, or all of them."""
+        limit_s = 0.0 if force else None if self.alive else STOP_KEEPALIVE_LINGER
+        for connection in self._heads.pop_expired(timeout_s=limit_s):
+            if connection.has_begun:
+                with suppress(OSError):
+                    refuse_late_head(connection.sock, request_id=self._ulids.make())
+                self._end(connection)
+            else:
+                self._close(connection)
+        for connection in self._idle.pop_expired(timeout_s=limit_s):
+            self._close(connection)
+        for connection in self._ending.pop_expired(timeout_s=0.0 if force else None):
+            self._close(connection)
+
+    def _let_go(self) -> None:
+        self.let_go()  # which is set after the threads have been made
+
+    def _submit(self, connection: Connection) -> None:
+        self.tpool.submit(partial(self._serve, connection))
+
+    def _serve(self, connection: Connection) -> None:
+        """Serve a request and tell the main thread; in another one."""
+        kept: bool | None = False
+        try:
+            kept = self.handle(connection)
+        finally:
+            self.method_queue.defer(self._finish, connection, kept)
+
+    def _finish(self, connection: Connection, kept: bool | None) -> None:
+        if kept is None:
+            self._heads.add(connection)
+        elif not kept:
+            self._end(connection)
+        elif connection.has_more():
+            self._submit(connection)
+        else:
+            self._idle.add(connection)
+
+    def _collect(self, connection: Connection) -> None:
+        """Go on with a head that has begun; a thread does the rest, and whatever is wrong."""
+        if connection.has_begun:
+            with suppress(OSError, ParseException):
+                if not connection.collect():
+                    return
+        self._heads.remove(connection)
+        self._submit(connection)
+
+    def _serve_idle(self, connection: Connection) -> None:
+        self._idle.remove(connection)
+        self._submit(connection)
+
+    def _end(self, connection: Connection) -> None:
+        """Close a connection so that the client gets what was sent to it."""
+        if connection.end():
+            self._ending.add(connection)
+        else:
+            self._close(connection)
+
+    def _drain(self, connection: Connection) -> None:
+        if not connection.drain():
+            self._ending.remove(connection)
+            self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        self.nr_conns -= 1
+        connection.close()
+
+    def _make_room(self) -> None:
+        """Close the connection that has done nothing for longest."""
+        for room in (self._ending, self._heads, self._idle):
+            connection = room.pop_oldest()
+            if connection is not None:
+                self._close(connection)
+                return
