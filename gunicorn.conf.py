@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from ssl import SSLContext, TLSVersion
 from typing import Any
 
 import structlog
@@ -53,6 +55,9 @@ logger_class = NodeLogger
 loglevel = "info"
 accesslog = None
 
+if node_config.tls_cert_path is not None:
+    certfile, keyfile = str(node_config.tls_cert_path), str(node_config.tls_key_path)
+
 http_parser = "python"  # the other one accepts bare line feeds, which lets requests be smuggled
 limit_request_line = 8190  # the most that Gunicorn allows
 limit_request_fields = node_config.headers_max
@@ -69,6 +74,13 @@ if node_config.gunicorn_control_socket:
 def host_of(address: tuple[str, int] | str) -> str:
     """Return the host of an address that is listened on; a socket's path is one."""
     return address if isinstance(address, str) else address[0]
+
+
+def ssl_context(config: Any, default_ssl_context_factory: Callable[[], SSLContext]) -> SSLContext:
+    """Return Gunicorn's own context, without what is older than TLS 1.2."""
+    context = default_ssl_context_factory()
+    context.minimum_version = TLSVersion.TLSv1_2
+    return context
 
 
 def on_starting(server: Any) -> None:

@@ -14,6 +14,7 @@ import fcntl
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -150,10 +151,12 @@ def start_queue(run_path: Path) -> tuple[Part, str]:
     return Part(start=partial(launch, program, directory, port), child=child), url
 
 
-def node_url(host: str, port: int) -> str:
+def node_url(config: Config, port: int) -> str:
     """Return the address under which a browser on this machine finds the node."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    scheme = "http" if config.tls_cert_path is None else "https"
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    host = anywhere.get(config.host, config.host)
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def describe_access(auth: str, http: urllib3.PoolManager, url: str) -> str:
@@ -175,7 +178,9 @@ def describe_access(auth: str, http: urllib3.PoolManager, url: str) -> str:
 def announce_when_ready(url: str, auth: str, ended: threading.Event) -> None:
     """Print address and access once `/ready` answers 200, and until then that it does not."""
     told = ""
-    with urllib3.PoolManager(retries=False, timeout=5) as http:
+    # It is our own child that we ask, whatever name is in its certificate, and for no secret.
+    context = urllib3.util.create_urllib3_context(cert_reqs=ssl.CERT_NONE)
+    with urllib3.PoolManager(retries=False, timeout=5, ssl_context=context) as http:
         while not ended.wait(0.1):
             try:
                 # A connection that stays open lets a node that is stopped wait for another request.
@@ -216,7 +221,7 @@ def run_node(config: Config) -> int:
             parts += start_parts(child_environ(config, port=port, redis_url=redis_url))
             threading.Thread(
                 target=announce_when_ready,
-                args=(node_url(config.host, port), config.auth, ended),
+                args=(node_url(config, port), config.auth, ended),
                 daemon=True,
             ).start()
             dead = keep_running([*queue, *parts])

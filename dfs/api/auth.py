@@ -26,9 +26,11 @@ from werkzeug.datastructures import Authorization
 
 from dfs.api.attempts import Attempts
 from dfs.api.origin import is_proxied, names_loopback, refuse_other_sites
-from dfs.api.permissions import PUBLIC, find_needed
+from dfs.api.permissions import PUBLIC, SIGNED, find_needed
+from dfs.api.signed import SignedUrl, read_signed_url
 from dfs.core.access import ANYBODY, Caller, Key
 from dfs.core.address import is_loopback
+from dfs.core.clock import now_ms
 from dfs.core.errors import (
     CrossSiteError,
     DfsError,
@@ -100,9 +102,12 @@ class Gate:
 
     def identify(self, environ: dict[str, Any]) -> Caller:
         """Return who asks. Raises as `check`, but for a lack of scopes."""
+        signed = read_signed_url(environ)
         if self._is_off:
             refuse_other_sites(environ)
             return ANYBODY
+        if signed is not None:
+            return self._identify_signer(signed, environ)
         header = environ.get("HTTP_AUTHORIZATION")
         if header is not None:
             return self._identify_holder(header, environ)
@@ -121,10 +126,12 @@ class Gate:
             return self.identify(environ)
         except (ForbiddenError, CrossSiteError):
             return None
-        except RequestError:
+        except UnauthorizedError:
             if "HTTP_AUTHORIZATION" in environ:
                 raise
             return None
+        except RequestError:
+            raise
         except DfsError:
             return None
 
@@ -144,6 +151,25 @@ class Gate:
         if header[:6].lower() == _BASIC:  # which browsers send without being asked to
             refuse_other_sites(environ)
         return _caller_with(key)
+
+    def _identify_signer(self, signed: SignedUrl, environ: Mapping[str, Any]) -> Caller:
+        """Return who may do what a signed URL is for, and nothing else."""
+        address = environ.get("REMOTE_ADDR", "")
+        credentials = (signed.key_id, signed.signature)
+        self._require_patience(address, credentials)
+        keyring = self._find_keyring()
+        key = keyring.find(signed.key_id)
+        request = request_ctx.request
+        method = "GET" if request.method == "HEAD" else request.method
+        if key is None or not signed.is_signed_by(key.signing_key, method, request.path):
+            self._attempts.note_wrong(address, credentials)
+            raise UnauthorizedError("The URL is not signed by an API key that is good.")
+        self._attempts.note_right(address, credentials)
+        rule = request.url_rule
+        if rule is None or (rule.rule, method) not in SIGNED:
+            raise UnauthorizedError("A signed URL is good for a download or an upload only.")
+        keyring.note_use(key)
+        return signed.caller(key, now_ms())
 
     def _require_patience(self, address: str, credentials: Hashable) -> None:
         pause_s = self._attempts.find_pause_s(address, credentials)

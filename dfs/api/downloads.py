@@ -17,11 +17,11 @@ from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import is_unmodified, range_applies
 from dfs.api.headers import format_disposition, format_http_date, is_shown_safely
 from dfs.api.ranges import parse_ranges
-from dfs.api.requests import is_file_id, services
+from dfs.api.requests import checked_file_id, services
 from dfs.api.responses import Answer
 from dfs.api.schemas import NoQuerySchema, load_checked, parse_query
 from dfs.api.spec import DOWNLOAD_DOC
-from dfs.core.errors import BlobCorruptError, DfsError, NoSuchFileError
+from dfs.core.errors import BlobCorruptError, DfsError
 from dfs.core.model import File
 from dfs.services.download import Download
 
@@ -41,8 +41,7 @@ def download(file_id: str) -> Answer:
     environ = request.environ
     if environ.get("QUERY_STRING"):
         load_checked(_NO_QUERY, parse_query(environ), "query")
-    if not is_file_id(file_id):
-        raise NoSuchFileError("There is no file of that id.")
+    checked_file_id(file_id)
     caller = caller_of(environ)
     if environ["REQUEST_METHOD"] == "HEAD":
         return _answer_head(services().files.find(file_id, caller), environ)

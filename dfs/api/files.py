@@ -12,13 +12,13 @@ from dfs.api.auth import caller_of
 from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import parse_if_match
 from dfs.api.represent import durability_headers, represent_durability, represent_file
-from dfs.api.requests import is_file_id, read_replication, services
+from dfs.api.requests import checked_file_id, read_replication, services
 from dfs.api.responses import Answer, answer_json
 from dfs.api.schemas import FilePatchSchema, FilesQuerySchema, NoQuerySchema
 from dfs.api.spec import DELETE_DOC, FILE_DOC, FILES_DOC, PATCH_DOC, RESTORE_DOC
 from dfs.api.uploads import check_future
 from dfs.core.access import Caller
-from dfs.core.errors import InvalidRequestError, NoSuchFileError
+from dfs.core.errors import InvalidRequestError
 from dfs.core.model import File
 from dfs.services.files import Stored
 
@@ -30,12 +30,6 @@ _FIELDS = {
     "metadata": "metadata",
     "expires_at": "expires_at_ms",
 }
-
-
-def _checked_id(file_id: str) -> str:
-    if not is_file_id(file_id):
-        raise NoSuchFileError("There is no file of that id.")
-    return file_id
 
 
 @blueprint.route("/files", methods=["GET"])
@@ -77,7 +71,7 @@ def change_file(query: dict[str, Any], patch: dict[str, Any], file_id: str) -> A
     files = services().files
     terms = _read_terms(request.environ)
     with files.announce():
-        stored = files.update(_checked_id(file_id), changes, **terms)
+        stored = files.update(checked_file_id(file_id), changes, **terms)
     return _answer(stored)
 
 
@@ -89,7 +83,7 @@ def delete_file(query: dict[str, Any], file_id: str) -> Answer:
     files = services().files
     terms = _read_terms(request.environ)
     with files.announce():
-        durability = files.delete(_checked_id(file_id), **terms)
+        durability = files.delete(checked_file_id(file_id), **terms)
     return Answer(204, durability_headers(durability), b"")
 
 
@@ -101,7 +95,7 @@ def restore_file(query: dict[str, Any], file_id: str) -> Answer:
     files = services().files
     terms = _read_terms(request.environ)
     with files.announce():
-        return _answer(files.restore(_checked_id(file_id), **terms))
+        return _answer(files.restore(checked_file_id(file_id), **terms))
 
 
 class _Terms(TypedDict):
@@ -121,7 +115,7 @@ def _read_terms(environ: Mapping[str, Any]) -> _Terms:
 
 
 def _find(file_id: str) -> File:
-    return services().files.find(_checked_id(file_id), caller_of(request.environ))
+    return services().files.find(checked_file_id(file_id), caller_of(request.environ))
 
 
 def _answer(stored: Stored) -> Answer:

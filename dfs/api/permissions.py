@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from dfs.core.access import ALL_SCOPES, Scope
 
+SIGNED = frozenset((("/download/<file_id>", "GET"), ("/upload", "POST")))
+"""Routes and methods for which a signed URL can be good."""
 PUBLIC = -1
 SOMEBODY = 0
 READ, WRITE, DELETE, ADMIN = map(int, Scope)
@@ -20,6 +22,9 @@ NEEDED: Mapping[str, Mapping[str, int]] = {
     "/files": {"GET": READ},
     "/files/<file_id>": {"GET": READ, "PATCH": WRITE, "DELETE": DELETE},
     "/files/<file_id>/restore": {"POST": WRITE},
+    "/signed-urls": {"POST": SOMEBODY},  # and what the URL is for, see `keys.create_url`
+    "/admin/keys": {"GET": ADMIN, "POST": ADMIN},
+    "/admin/keys/<key_id>": {"GET": ADMIN, "DELETE": ADMIN},
     "/health": {"GET": PUBLIC},
     "/ready": {"GET": PUBLIC},
     "/metrics": {"GET": ADMIN},

@@ -8,7 +8,7 @@ from typing import Any
 from flask import request
 
 from dfs.api.blueprints import Blueprint, read_json
-from dfs.api.represent import format_timestamp
+from dfs.api.represent import format_optional
 from dfs.api.requests import services
 from dfs.api.responses import Answer, answer_json
 from dfs.api.schemas import NoQuerySchema, StoreChoiceSchema, SyncQuerySchema, load_checked
@@ -72,9 +72,9 @@ def _represent_store(report: StoreReport) -> dict[str, Any]:
         "unreachable_reason": report.fault,
         "breaker": report.breaker.value,
         "failures": state.failures,
-        "retry_at": _format_time(state.retry_at_ms or None),
+        "retry_at": format_optional(state.retry_at_ms or None),
         "last_error": state.error,
-        "last_error_at": _format_time(state.error_at_ms),
+        "last_error_at": format_optional(state.error_at_ms),
         "position": None
         if position is None
         else {
@@ -105,7 +105,7 @@ def _represent_owed(owed: Owed, moment_ms: int) -> dict[str, Any]:
         "bytes": owed.bytes,
         "failing": owed.failing,
         "oldest_s": _age_s(owed.oldest_at_ms, moment_ms),
-        "due_at": _format_time(_due_at_ms(owed, moment_ms)),
+        "due_at": format_optional(_due_at_ms(owed, moment_ms)),
         "last_error": owed.error,
     }
 
@@ -126,15 +126,11 @@ def _represent_scrub(progress: ScrubProgress) -> dict[str, Any]:
         "bytes_per_s": _round(progress.bytes_per_s),
         "eta_s": _round(progress.eta_s),
         "damaged": state.damaged,
-        "started_at": _format_time(state.started_at_ms),
-        "last_finished_at": _format_time(state.finished_at_ms),
+        "started_at": format_optional(state.started_at_ms),
+        "last_finished_at": format_optional(state.finished_at_ms),
         "last_damaged": state.last_damaged,
         "last_bytes": state.last_bytes,
     }
-
-
-def _format_time(at_ms: int | None) -> str | None:
-    return None if at_ms is None else format_timestamp(at_ms)
 
 
 def _age_s(at_ms: int | None, moment_ms: int) -> float | None:

@@ -20,6 +20,11 @@ def format_timestamp(at_ms: int) -> str:
     return f"{_format_second(seconds)}.{milliseconds:03}Z"
 
 
+def format_optional(at_ms: int | None) -> str | None:
+    """Return the same, or None for None."""
+    return None if at_ms is None else format_timestamp(at_ms)
+
+
 def represent_file(file: File) -> dict[str, Any]:
     """Return a file as clients see it; `schemas` of the documentation: `File`."""
     digest = file.digest.hex()
@@ -36,8 +41,8 @@ def represent_file(file: File) -> dict[str, Any]:
         "updated_at": created_at
         if file.updated_at_ms == file.created_at_ms
         else format_timestamp(file.updated_at_ms),
-        "expires_at": None if file.expires_at_ms is None else format_timestamp(file.expires_at_ms),
-        "deleted_at": None if file.deleted_at_ms is None else format_timestamp(file.deleted_at_ms),
+        "expires_at": format_optional(file.expires_at_ms),
+        "deleted_at": format_optional(file.deleted_at_ms),
         "lsn": file.lsn,
     }
 

@@ -10,7 +10,7 @@ from flask import current_app
 from structlog.contextvars import bind_contextvars
 
 from dfs.api.errors import REQUEST_ID_KEY
-from dfs.core.errors import InvalidRequestError
+from dfs.core.errors import InvalidRequestError, NoSuchFileError
 from dfs.core.ulid import UlidFactory
 
 if TYPE_CHECKING:
@@ -38,6 +38,13 @@ def begin_request(environ: dict[str, Any], ulids: UlidFactory) -> str:
 def is_file_id(text: str) -> bool:
     """Return whether the text can be the id of a file at all."""
     return _FILE_ID.fullmatch(text) is not None
+
+
+def checked_file_id(text: str) -> str:
+    """Return the id of a file. Raises NoSuchFileError if it cannot be one."""
+    if not is_file_id(text):
+        raise NoSuchFileError("There is no file of that id.")
+    return text
 
 
 def read_replication(environ: Mapping[str, Any]) -> str | None:

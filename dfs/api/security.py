@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dfs.api.permissions import PUBLIC, find_needed
+from dfs.api.permissions import PUBLIC, SIGNED, find_needed
 from dfs.api.problems import MEDIA_TYPE
 from dfs.core.access import scope_names
 
@@ -19,6 +19,12 @@ SCHEMES: dict[str, Any] = {
         "type": "http",
         "scheme": "basic",
         "description": "The same: its id as user, its secret as password.",
+    },
+    "signed": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "sig",
+        "description": "A URL that an API key has signed, see `/signed-urls`.",
     },
 }
 _REFUSALS = {
@@ -35,14 +41,15 @@ def describe_security(document: dict[str, Any]) -> None:
         rule = re.sub(r"{(\w+)}", r"<\1>", path)
         for method, operation in operations.items():
             if method != "parameters":
-                _describe(operation, find_needed(rule, method.upper()))
+                needed = find_needed(rule, method.upper())
+                _describe(operation, needed, is_signable=(rule, method.upper()) in SIGNED)
 
 
-def _describe(operation: dict[str, Any], needed: int) -> None:
+def _describe(operation: dict[str, Any], needed: int, *, is_signable: bool) -> None:
+    operation["security"] = [{name: []} for name in SCHEMES if is_signable or name != "signed"]
     if needed == PUBLIC:
-        operation["security"] = [{}, *_alternatives()]
+        operation["security"].insert(0, {})
     else:
-        operation["security"] = _alternatives()
         said = operation.get("description", "")
         scopes = ", ".join(f"`{name}`" for name in scope_names(needed))
         demand = f"Needs the scope {scopes}." if scopes else "Needs a key, with any scope."
@@ -52,7 +59,3 @@ def _describe(operation: dict[str, Any], needed: int) -> None:
             "description": description,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-
-
-def _alternatives() -> list[dict[str, list[str]]]:
-    return [{name: []} for name in SCHEMES]

@@ -30,6 +30,8 @@ class Config:
     port: int
     host: str
     auth: str
+    tls_cert_path: Path | None
+    tls_key_path: Path | None
     workers: int
     threads: int
     slow_clients_max: int
@@ -132,6 +134,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         faults.append(
             f"DFS_WRITE_QUORUM={values['write_quorum']} cannot be reached by {len(places)} stores"
         )
+    if (values.get("tls_cert_path") is None) != (values.get("tls_key_path") is None):
+        faults.append("DFS_TLS_CERT_PATH and DFS_TLS_KEY_PATH belong together")
     return faults
 
 

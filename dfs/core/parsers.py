@@ -55,6 +55,11 @@ def parse_path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def parse_optional_path(text: str) -> Path | None:
+    """Return an absolute path, or None when it is not set."""
+    return parse_path(text) if text else None
+
+
 def parse_database_url(text: str) -> str:
     """Return a database address with an absolute path, if it is one that dfs can use."""
     scheme, separator, rest = text.partition("://")

@@ -15,6 +15,7 @@ from dfs.core.parsers import (
     parse_location,
     parse_node_id,
     parse_optional,
+    parse_optional_path,
     parse_path,
     parse_redis_url,
     parse_share,
@@ -59,6 +60,14 @@ SETTINGS: tuple[Setting, ...] = (
         "on",
         "`on`: requests need an API key; as long as there is none, the node serves its own machine only, and refuses to start on another address than loopback. `off`: everybody who reaches it may do everything",
     ),
+    Setting(
+        "DFS_TLS_CERT_PATH",
+        "tls_cert_path",
+        parse_optional_path,
+        "",
+        "certificate, with its chain, in PEM: HTTPS instead of HTTP, TLS 1.2 or newer",
+    ),
+    Setting("DFS_TLS_KEY_PATH", "tls_key_path", parse_optional_path, "", "its private key, in PEM"),
     Setting("WEB_CONCURRENCY", "workers", parse_int(1), "2", "Gunicorn worker processes"),
     Setting("DFS_THREADS", "threads", parse_int(1), "16", "threads in each Gunicorn worker"),
     Setting(

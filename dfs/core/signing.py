@@ -9,9 +9,9 @@ A signed URL is the address of a download or of an upload with these parameters 
 
     sig_key       id of the key
     sig_until     good until then, in seconds since 1970
-    sig_name      upload: the name that the file must have; or
+    sig_bytes     upload: bytes that a file may have at most; and one of
+    sig_name      upload: the name that the file must have
     sig_prefix    upload: how its name must begin
-    sig_bytes     upload: bytes that a file may have at most
     sig           HMAC-SHA256 in base64url without padding, over the lines
                   "dfs-url-1", the method (GET, also for HEAD; POST), the path, and the parameters
                   above but for the last, sorted by name and encoded as in a form
@@ -24,6 +24,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Mapping
 from urllib.parse import urlencode
@@ -37,6 +38,7 @@ URL_LIFE_S_MAX = 7 * 86400
 """A URL that is good for longer than this from now is refused, whoever signed it."""
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_KEY_ID = re.compile(f"[{_ALPHABET}]{{{KEY_ID_CHARS}}}")
 _SIGNING_LABEL = b"dfs signed url v1"
 _URL_LABEL = "dfs-url-1"
 
@@ -44,6 +46,11 @@ _URL_LABEL = "dfs-url-1"
 def make_key_id() -> str:
     """Return a new id: `KEY_ID_CHARS` characters of base 32, 60 random bits."""
     return "".join(_ALPHABET[byte & 31] for byte in secrets.token_bytes(KEY_ID_CHARS))
+
+
+def is_key_id(text: str) -> bool:
+    """Tell whether a text can be the id of a key at all."""
+    return _KEY_ID.fullmatch(text) is not None
 
 
 def make_secret() -> str:

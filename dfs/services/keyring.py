@@ -17,6 +17,7 @@ import structlog
 from dfs.core.access import Key
 from dfs.core.clock import now_ms
 from dfs.core.errors import DfsError
+from dfs.core.signing import is_key_id
 from dfs.db.repository import IndexRepository
 from dfs.services.ledger import Ledger
 
@@ -70,7 +71,7 @@ class Keyring:
         moment_s = self._clock()
         known = self._known.get(key_id)
         if known is None or moment_s >= known[0]:
-            key = self._index.find_key(key_id)
+            key = self._index.find_key(key_id) if is_key_id(key_id) else None
             if key is None:
                 self._known.pop(key_id, None)
                 return None

@@ -9,7 +9,13 @@ from dfs.core.access import ALL_SCOPES, NODE_ID, Caller, Key, Scope
 from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, LastKeyError, NoSuchKeyError, WalError
 from dfs.core.names import KEY_BYTES_MAX, has_control_characters
-from dfs.core.signing import derive_signing_key, hash_secret, make_key_id, make_secret
+from dfs.core.signing import (
+    derive_signing_key,
+    hash_secret,
+    is_key_id,
+    make_key_id,
+    make_secret,
+)
 from dfs.db.repository import IndexRepository
 from dfs.db.transaction import IndexTransaction
 from dfs.services.command import RECORD_OVERHEAD_BYTES, Bytesless, Draft
@@ -162,7 +168,7 @@ class KeyService:
 
     def find(self, key_id: str) -> Key:
         """Return a key. Raises NoSuchKeyError."""
-        key = self._index.find_key(key_id)
+        key = self._index.find_key(key_id) if is_key_id(key_id) else None
         if key is None:
             raise NoSuchKeyError("There is no key of that id.")
         return key
@@ -177,7 +183,7 @@ class KeyService:
 
         Durability: on return the record is synced.
         """
-        command = RevokeKeys([key_id], by=caller.key_id, may_be_last=may_be_last)
+        command = RevokeKeys([self.find(key_id).id], by=caller.key_id, may_be_last=may_be_last)
         self._committer.submit(command)
         if not command.count:
             raise NoSuchKeyError("There is no key of that id.")

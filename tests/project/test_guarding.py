@@ -21,6 +21,11 @@ from scripts import keys
 from tests.project.nodes import ROOT, RunningNode, program_environ, running_node
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
+CERTIFICATE = ROOT / "tests/data/tls/cert.pem"
+TLS = {
+    "DFS_TLS_CERT_PATH": str(CERTIFICATE),
+    "DFS_TLS_KEY_PATH": str(CERTIFICATE.with_name("key.pem")),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +80,8 @@ def run_module(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
 def ask(node: RunningNode, token: str | None, path: str = "/files") -> int:
     """Return the status of an answer, over a connection of its own."""
     headers = {"Connection": "close"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    return urllib3.request(
-        "GET", node.url + path, headers=headers, retries=False, timeout=20
-    ).status
+    with urllib3.PoolManager(ca_certs=str(CERTIFICATE), retries=False, timeout=20) as http:
+        return http.request("GET", node.url + path, headers=headers).status
 
 
 @pytest.mark.integration
@@ -95,7 +99,8 @@ def test_node_for_strangers_starts_with_a_key_and_forgets_a_revoked_one_within_a
     assert first.startswith("dfs_")
     assert first[17:] not in made.stderr
     monkeypatch.chdir(tmp_path)
-    with running_node(tmp_path, DFS_HOST=EVERYWHERE) as node:
+    with running_node(tmp_path, DFS_HOST=EVERYWHERE, **TLS) as node:
+        assert node.url.startswith("https://")
         assert [ask(node, None), ask(node, "dfs_x"), ask(node, first)] == [401, 401, 200]
         assert ask(node, None, "/health") == 200
         assert keys.main(["create", "--name", "second", "--scopes", "read"]) == 0

@@ -101,6 +101,8 @@ def test_load_config_replicas_come_by_number(tmp_path: Path) -> None:
         ({"STORAGE_PATH": "/a", "REPLICA1_PATH": "/a"}, "two stores are at /a"),
         ({"DFS_REPLICATION": "sync", "DFS_WRITE_QUORUM": "4"}, "DFS_WRITE_QUORUM=4 cannot"),
         ({"DFS_REPLICATION": "maybe"}, "must be async or sync"),
+        ({"DFS_TLS_CERT_PATH": "a"}, "belong together"),
+        ({"DFS_AUTH": "no"}, "must be on or off"),
     ],
 )
 def test_load_config_refuses_what_contradicts(environ: dict[str, str], fault: str) -> None:
