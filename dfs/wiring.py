@@ -18,6 +18,7 @@ from dfs.guarding import require_guard
 from dfs.opening import build_disks, build_index, build_log, build_queue, open_replicas
 from dfs.queue.base import JobQueue
 from dfs.restoring import restore_after, restore_if_needed
+from dfs.services.audit import AuditTrail
 from dfs.services.batch import CommitReport
 from dfs.services.commit import Committer
 from dfs.services.compaction import Compaction
@@ -69,6 +70,7 @@ class Services:
     keys: KeyService
     keyring: Keyring
     usage: UsageService
+    audit: AuditTrail
     wal_inspection: WalInspection
     health: NodeHealth
     hasher: ThreadPoolExecutor
@@ -197,6 +199,7 @@ def _build_services(
         keys=keys,
         keyring=Keyring(index=parts.repository, ledger=parts.ledger, threads=parts.hasher),
         usage=UsageService(log=log, index=parts.repository, quota_bytes=config.quota_bytes),
+        audit=AuditTrail(log=log, index=parts.repository),
         wal_inspection=WalInspection(log=log, index=parts.repository),
         health=_build_health(parts, queue, replicas),
         hasher=parts.hasher,

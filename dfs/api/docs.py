@@ -13,7 +13,7 @@ from flask import Flask, Response, current_app, send_from_directory
 from flask_smorest import Api  # type: ignore[import-untyped]
 
 import dfs
-from dfs.api import admin, downloads, files, health, keys, replicas, uploads, usage
+from dfs.api import admin, audit, downloads, files, health, keys, replicas, uploads, usage
 from dfs.api.answers import ProblemSchema
 from dfs.api.responses import Answer
 from dfs.api.security import describe_security
@@ -46,7 +46,7 @@ def install_api(app: Flask) -> None:
             }
         },
     )
-    for module in (uploads, downloads, files, keys, health, admin, replicas, usage):
+    for module in (uploads, downloads, files, keys, health, admin, audit, replicas, usage):
         api.register_blueprint(module.blueprint)
     document = api.spec.to_dict()
     document["components"]["schemas"]["FilePatch"]["minProperties"] = 1

@@ -31,6 +31,7 @@ NEEDED: Mapping[str, Mapping[str, int]] = {
     "/openapi.json": {"GET": SOMEBODY},
     "/docs": {"GET": SOMEBODY},
     "/docs/assets/<path:name>": {"GET": SOMEBODY},
+    "/admin/audit": {"GET": ADMIN},
     "/admin/usage": {"GET": ADMIN},
     "/admin/replicas/status": {"GET": ADMIN},
     "/admin/replicas/sync": {"POST": ADMIN},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from dfs.core.access import Key
 from dfs.core.errors import BlobMissingError
@@ -31,8 +31,9 @@ from dfs.db.rows import (
 )
 from dfs.db.session import IndexDatabase
 from dfs.db.statements import LIST_ENDS, NODE_BUCKET
-from dfs.db.tables import BLOBS, KEYS, chunks
+from dfs.db.tables import BLOBS, FILES, KEYS, chunks
 
+_KEY = FILE_COLUMNS.index("key")
 _EXTENTS = FILE_COLUMNS.index("extents")
 _EXPIRES_AT = FILE_COLUMNS.index("expires_at")
 _DELETED_AT = FILE_COLUMNS.index("deleted_at")
@@ -57,6 +58,15 @@ class IndexRepository:
         """Return the file; None if there is none, it is in the trash, or has expired by then."""
         row = self._database.read_one(self._statements.file, (file_id,))
         return read_file(row) if row is not None and _is_live(row, now_ms) else None
+
+    def file_names(self, file_ids: Collection[str]) -> dict[str, str]:
+        """Return id -> name of those of these files that are there, in the trash or not."""
+        rows = [
+            row
+            for chunk in chunks(list(file_ids))
+            for row in self._database.read_all(self._statements.select_in(FILES, len(chunk)), chunk)
+        ]
+        return {row[0]: row[_KEY] for row in rows}
 
     def find_download(self, file_id: str, now_ms: int) -> tuple[File, tuple[Blob, ...]] | None:
         """Return a file with the blob of each of its extents, in order, repeats included.
