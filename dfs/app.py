@@ -11,6 +11,7 @@ from dfs.api.auth import Gate, install_gate
 from dfs.api.dashboard import Dashboard
 from dfs.api.docs import install_api
 from dfs.api.errors import install_error_handlers
+from dfs.api.traffic import install_traffic
 from dfs.core.config import Config, load_config
 from dfs.core.model import DebtKind
 from dfs.node import Node
@@ -43,6 +44,7 @@ def create_app(config: Config | None = None) -> Flask:
     )
     node = app.extensions["dfs"] = Node(config, hooks=_make_hooks(metrics))
     install_gate(app, Gate(find_keyring=lambda: node.services.keyring, is_off=config.auth == "off"))
+    install_traffic(app, config)
     install_error_handlers(app)
     install_api(app)
     if config.redis_url is not None:

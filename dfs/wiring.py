@@ -319,6 +319,8 @@ def _build_files(parts: Parts, committer: Committer, quorum: Quorum) -> FileServ
         inline_blob_bytes_max=parts.config.inline_blob_bytes_max,
         upload_bytes_max=parts.config.upload_bytes_max,
         quota_bytes=parts.config.quota_bytes,
+        name_bytes_max=parts.config.name_bytes_max,
+        metadata_bytes_max=parts.config.metadata_bytes_max,
         delete_grace_s=parts.config.delete_grace_s,
     )
 

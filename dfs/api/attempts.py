@@ -7,12 +7,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from ipaddress import ip_address
+
+from dfs.core.address import network_of
 
 BURST = 20
 PER_S = 1.0
 REMEMBERED_MAX = 10_000
-_IPV6_NETWORK_BITS = 64
 
 
 class Attempts:
@@ -40,7 +40,7 @@ class Attempts:
         """
         if not self._paid_until_s:
             return 0
-        network = _network_of(address)
+        network = network_of(address)
         until_s = self._paid_until_s.get(network, 0.0) - (BURST - 1) / PER_S
         pause_s = until_s - self._clock()
         if pause_s <= 0 or (network, credentials) in self._right:
@@ -49,11 +49,11 @@ class Attempts:
 
     def note_right(self, address: str, credentials: Hashable) -> None:
         """Remember that these came from there, and were right."""
-        self._right.add((_network_of(address), credentials))
+        self._right.add((network_of(address), credentials))
 
     def note_wrong(self, address: str, credentials: Hashable) -> None:
         """Count an attempt."""
-        network = _network_of(address)
+        network = network_of(address)
         if not self._wrong.add((network, credentials)):
             return
         with self._lock:
@@ -82,14 +82,3 @@ class _Recent:
             if len(self._items) > REMEMBERED_MAX:
                 self._items.popitem(last=False)
         return True
-
-
-def _network_of(address: str) -> str:
-    """Return what one client can hardly change of its address: of IPv6, the upper half."""
-    if ":" not in address:
-        return address
-    try:
-        number = int(ip_address(address.partition("%")[0]))
-    except ValueError:
-        return address
-    return f"{number >> _IPV6_NETWORK_BITS:x}::"

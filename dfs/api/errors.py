@@ -47,6 +47,7 @@ STATUS: dict[type[errors.DfsError], int] = {
     errors.UnauthorizedError: 401,
     errors.ForbiddenError: 403,
     errors.CrossSiteError: 403,
+    errors.TooManyRequestsError: 429,
     errors.TooManyAttemptsError: 429,
     errors.QuotaExceededError: 507,
     errors.AlreadyExistsError: 412,
@@ -129,7 +130,7 @@ def handle_dfs_error(error: errors.DfsError) -> Answer:
         headers.append(("Content-Range", f"bytes */{error.size}"))
     elif isinstance(error, errors.UnauthorizedError):
         headers.extend(CHALLENGES)
-    elif isinstance(error, errors.TooManyAttemptsError):
+    elif isinstance(error, errors.TooManyRequestsError):
         headers.append(("Retry-After", str(error.retry_after_s)))
     fields = error.fields if isinstance(error, errors.InvalidRequestError) else None
     return make_problem(status, error.code, error.message, fields=fields, headers=headers)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dfs.services.upload import BlobWriter
 
 FILES_MAX = 100
-"""Files in one form: they are committed together, and a commit's memory is bounded."""
+"""Files in one form at most: they are committed together, and a commit's memory is bounded."""
 
 FORM_FIELDS = ("metadata", "expires_at", "ttl_s")
 FIELD_BYTES_MAX = 64 << 10
@@ -71,16 +71,25 @@ class FormReader:
 
     Args:
         new_blob: makes the place that the bytes of the next file go to.
+        files_max, field_bytes_max: see the settings.
 
     Attributes:
         files: begun so far, the one being received included; whoever reads discards their blobs.
         fields: the other fields, as text.
     """
 
-    def __init__(self, *, new_blob: Callable[[], BlobWriter]) -> None:
+    def __init__(
+        self,
+        *,
+        new_blob: Callable[[], BlobWriter],
+        files_max: int = FILES_MAX,
+        field_bytes_max: int = FIELD_BYTES_MAX,
+    ) -> None:
         self.files: list[FormFile] = []
         self.fields: dict[str, str] = {}
         self._new_blob = new_blob
+        self._files_max = files_max
+        self._field_bytes_max = field_bytes_max
         self._field = ""
         self._value = bytearray()
         self._blob: BlobWriter | None = None
@@ -95,7 +104,7 @@ class FormReader:
             TruncatedBodyError: the body ends before the form does.
         """
         parser = PushMultipartParser(
-            boundary, max_segment_count=FILES_MAX + len(FORM_FIELDS), header_charset="utf8"
+            boundary, max_segment_count=self._files_max + len(FORM_FIELDS), header_charset="utf8"
         )
         try:
             while data := body.read():
@@ -103,7 +112,7 @@ class FormReader:
                     self._take(event)
         except ParserLimitReached as error:
             raise TooLargeError(
-                f"A form may have {FILES_MAX} files, and only short headers."
+                f"A form may have {self._files_max} files, and only short headers."
             ) from error
         except MultipartError as error:
             if isinstance(error.args[-1], UnicodeDecodeError):
@@ -129,14 +138,14 @@ class FormReader:
             self._blob.write(bytes(event))
         else:
             self._value += event
-            if len(self._value) > FIELD_BYTES_MAX:
-                raise TooLargeError(f"A field of a form may have {FIELD_BYTES_MAX} bytes.")
+            if len(self._value) > self._field_bytes_max:
+                raise TooLargeError(f"A field of a form may have {self._field_bytes_max} bytes.")
 
     def _begin_file(self, part: MultipartSegment, filename: str) -> None:
         if part.name != "file":
             _refuse(part.name, "unknown field; files are sent as `file`")
-        if len(self.files) == FILES_MAX:
-            raise TooLargeError(f"A form may have {FILES_MAX} files.")
+        if len(self.files) == self._files_max:
+            raise TooLargeError(f"A form may have {self._files_max} files.")
         content_type = part.header("Content-Type") or "application/octet-stream"
         self._blob = self._new_blob()
         self.files.append(FormFile(filename, content_type, self._blob))

@@ -6,7 +6,6 @@ Whatever a schema does not name is refused, so that a misspelt parameter is neve
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +15,7 @@ import msgspec
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 from dfs.core.errors import InvalidNameError, InvalidRequestError
+from dfs.core.names import REFUSED_CHARACTERS, has_refused_characters
 
 METADATA_BYTES_MAX = 8192
 METADATA_NAME_CHARS_MAX = 128
@@ -27,7 +27,7 @@ WAIT_S_MAX = 300
 TTL_S_MAX = 100 * 366 * 86400
 
 _QUERY_FIELDS_MAX = 50
-_TEXT_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*$"  # for the document; the check is by category
+_TEXT_PATTERN = rf"^[^{REFUSED_CHARACTERS}]*$"  # for the document
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -71,7 +71,7 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
     for name, value in metadata.items():
         if not 0 < len(name) <= METADATA_NAME_CHARS_MAX:
             raise ValidationError(f"A name must have 1 to {METADATA_NAME_CHARS_MAX} characters.")
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        if has_refused_characters(name):
             raise ValidationError("A name must not hold control characters.")
         if "\0" in value:
             raise ValidationError("A value must not hold U+0000.")
@@ -88,7 +88,7 @@ def check_content_type(content_type: str) -> None:
 
 def check_prefix(prefix: str) -> None:
     """Raise ValidationError if the text holds what no name holds."""
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in prefix):
+    if has_refused_characters(prefix):
         raise ValidationError("Must not hold control characters.")
 
 

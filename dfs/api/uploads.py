@@ -27,10 +27,10 @@ from dfs.api.schemas import (
 )
 from dfs.api.spec import UPLOAD_DOC
 from dfs.api.streams import BodyStream, open_body
+from dfs.api.traffic import upload_slot
 from dfs.core.access import Caller
 from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, TooLargeError
-from dfs.core.names import validate_key
 from dfs.services.changes import Upload
 from dfs.services.files import Stored
 
@@ -67,9 +67,10 @@ def upload() -> Answer:
     content_type = environ.get("CONTENT_TYPE", "")
     boundary = parse_boundary(content_type) if content_type[:10].lower() == "multipart/" else None
     body = open_body(environ)
-    if boundary is not None:
-        return _answer(_store_form(body, boundary, options, terms))
-    return _answer(_store_raw(body, content_type, options, terms))
+    with upload_slot(environ):
+        if boundary is not None:
+            return _answer(_store_form(body, boundary, options, terms))
+        return _answer(_store_raw(body, content_type, options, terms))
 
 
 def _store_raw(
@@ -83,9 +84,9 @@ def _store_raw(
     files = services().files
     if not small:
         # Storing does so, too, but this body is not worth receiving first.
-        terms.caller.require_name(validate_key(key))
+        files.check_name(key, terms.caller)
     limit = files.bytes_max(terms.caller)
-    if limit and body.length is not None and body.length > limit:
+    if body.length is not None and body.length > limit:
         raise TooLargeError(f"A file may have at most {limit} bytes.")
     files.expect(body)
     blob = files.new_blob(terms.caller)
@@ -110,7 +111,12 @@ def _store_form(
 ) -> Stored:
     files = services().files
     files.expect(body)
-    form = FormReader(new_blob=partial(files.new_blob, terms.caller))
+    config = services().config
+    form = FormReader(
+        new_blob=partial(files.new_blob, terms.caller),
+        files_max=config.form_files_max,
+        field_bytes_max=config.form_field_bytes_max,
+    )
     try:
         form.read(body, boundary)
         body.verify()
@@ -128,7 +134,7 @@ def _store_form(
         uploads = [
             Upload(
                 file.blob,
-                validate_key(file.name if key is None else key),
+                file.name if key is None else key,
                 _checked_type(file.content_type),
                 options.get("metadata") or {},
                 _expires_at_ms(options),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
+_IPV6_NETWORK_BITS = 64
+
 
 @lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
@@ -18,3 +20,14 @@ def is_loopback(host: str) -> bool:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped.is_loopback
     return address.is_loopback
+
+
+def network_of(address: str) -> str:
+    """Return what one client can hardly change of its address: of IPv6, the upper half."""
+    if ":" not in address:
+        return address
+    try:
+        number = int(ip_address(address.partition("%")[0]))
+    except ValueError:
+        return address
+    return f"{number >> _IPV6_NETWORK_BITS:x}::"

@@ -15,7 +15,7 @@ from typing import Any
 from dotenv import dotenv_values
 
 from dfs.core.errors import ConfigError
-from dfs.core.parsers import parse_location
+from dfs.core.parsers import Rate, parse_location
 from dfs.core.settings import MORE_REPLICAS, SETTINGS, Setting
 
 
@@ -63,6 +63,12 @@ class Config:
     node_id: str
     inline_blob_bytes_max: int
     upload_bytes_max: int
+    name_bytes_max: int
+    metadata_bytes_max: int
+    form_files_max: int
+    form_field_bytes_max: int
+    uploads_per_caller_max: int
+    rate_per_caller: Rate | None
     quota_bytes: int
     delete_grace_s: int
     wal_segment_bytes: int

@@ -32,6 +32,8 @@ LOOK_BYTES = 1 << 20
 LOOK_INODES = 64
 """So much is given out at most before the kernel is asked again."""
 LOOK_S = 0.25
+BELIEVED_BYTES = 256 << 20
+"""So much of a body is counted on before any of it has come; of the rest, four times what has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Disk:
         Raises: as `take`.
         """
         with self._lock:
-            coming = sum(map(_find_rest, tuple(self._coming)))
+            coming = sum(map(_find_believed, tuple(self._coming)))
             self._look_again(coming + _find_rest(body), 0)
             self._coming.add(body)
 
@@ -209,6 +211,11 @@ def find_space(place: Path | int) -> Space:
 def _find_rest(body: Incoming) -> int:
     """Return how many bytes are still to come, as far as that is known."""
     return 0 if body.length is None else body.length - body.received
+
+
+def _find_believed(body: Incoming) -> int:
+    """Return how much of the rest is believed: who has sent nothing cannot claim a whole disk."""
+    return min(_find_rest(body), BELIEVED_BYTES + 4 * body.received)
 
 
 def _find_device(path: Path) -> int:

@@ -18,7 +18,8 @@
      |   |- UnauthorizedError        nobody knows who asks
      |   |- ForbiddenError           whoever asks may not do this
      |   |- CrossSiteError           another web site has made a browser ask
-     |   |- TooManyAttemptsError     too many wrong credentials came from that address
+     |   |- TooManyRequestsError     the caller asks for more than he may at a time
+     |   |   `- TooManyAttemptsError  too many wrong credentials came from that address
      |   |- QuotaExceededError       the node would hold more bytes than it may
      |   |- AlreadyExistsError       the caller demanded that the name be free, and it is not
      |   `- PreconditionFailedError  the file is not the one named by If-Match
@@ -198,18 +199,24 @@ class CrossSiteError(RequestError):
     code = "cross_site"
 
 
-class TooManyAttemptsError(RequestError):
-    """Too many wrong credentials came from that address.
+class TooManyRequestsError(RequestError):
+    """The caller asks for more than he may at a time.
 
     Args:
-        retry_after_s: seconds until the next ones are looked at.
+        retry_after_s: seconds until the next request may succeed.
     """
 
-    code = "too_many_attempts"
+    code = "too_many_requests"
 
     def __init__(self, message: str, *, retry_after_s: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+
+
+class TooManyAttemptsError(TooManyRequestsError):
+    """Too many wrong credentials came from that address."""
+
+    code = "too_many_attempts"
 
 
 class QuotaExceededError(RequestError):

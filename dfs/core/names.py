@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 
 from dfs.core.errors import InvalidNameError
 
 KEY_BYTES_MAX = 1024
-_CONTROL_CATEGORIES = frozenset({"Cc", "Cs"})
+REFUSED_CHARACTERS = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+"""As a class of a regular expression: controls, breaks of lines and paragraphs, and what embeds,
+overrides or isolates a direction of writing, so that a name would not be what it seems to be."""
+_REFUSED = re.compile(rf"[{REFUSED_CHARACTERS}\ud800-\udfff]")
 
 
-def validate_key(key: str) -> str:
+def validate_key(key: str, bytes_max: int = KEY_BYTES_MAX) -> str:
     """Return `key` if a file may have that name.
 
-    A key is 1 to `KEY_BYTES_MAX` bytes of UTF-8 without control characters. It is never a path on
-    our disks: slashes and dots are characters like any other.
+    A key is 1 to `bytes_max` bytes of UTF-8 without `REFUSED_CHARACTERS`. It is stored as it is,
+    never normalized. It is never a path on our disks: slashes and dots are characters like any
+    other.
 
     Raises:
         InvalidNameError: saying what is wrong with it.
     """
     if not key:
         raise InvalidNameError("A file needs a name.")
-    if has_control_characters(key):
-        raise InvalidNameError("The name of a file must not hold control characters.")
-    if len(key.encode("utf-8")) > KEY_BYTES_MAX:
+    if has_refused_characters(key):
         raise InvalidNameError(
-            f"The name of a file must not be longer than {KEY_BYTES_MAX} bytes of UTF-8."
+            "The name of a file must not hold control characters, nor such as break lines or turn "
+            "the direction of writing."
+        )
+    if len(key.encode("utf-8")) > bytes_max:
+        raise InvalidNameError(
+            f"The name of a file must not be longer than {bytes_max} bytes of UTF-8."
         )
     return key
 
 
-def has_control_characters(text: str) -> bool:
-    """Tell whether a text holds control characters or lone surrogates."""
-    return not text.isprintable() and any(
-        unicodedata.category(character) in _CONTROL_CATEGORIES for character in text
-    )  # the first question is quick, but takes unusual blanks for unprintable
+def has_refused_characters(text: str) -> bool:
+    """Tell whether a text holds `REFUSED_CHARACTERS` or lone surrogates."""
+    # The first question is quick, but takes unusual blanks and joiners for unprintable.
+    return not text.isprintable() and _REFUSED.search(text) is not None

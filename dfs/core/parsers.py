@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+_RATE_PERIODS_S = {"second": 1, "minute": 60, "hour": 3600}
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many in each period of so many seconds."""
+
+    count: int
+    period_s: int
+
+    def __str__(self) -> str:
+        periods = {seconds: name for name, seconds in _RATE_PERIODS_S.items()}
+        return f"{self.count}/{periods[self.period_s]}"
 
 
 def parse_bool(text: str) -> bool:
@@ -89,6 +104,16 @@ def parse_location(text: str) -> str:
     if scheme != "s3" or not rest.strip("/"):
         raise ValueError("must be a directory or s3://BUCKET/PREFIX")
     return text.rstrip("/")
+
+
+def parse_rate(text: str) -> Rate | None:
+    """Return a rate such as `100/minute`; None when it is not set."""
+    if not text:
+        return None
+    count, _, period = text.partition("/")
+    if not count.isdecimal() or not 0 < int(count) < 1 << 31 or period not in _RATE_PERIODS_S:
+        raise ValueError("must be such as 100/second, 100/minute or 100/hour")
+    return Rate(int(count), _RATE_PERIODS_S[period])
 
 
 def parse_optional(text: str) -> str | None:

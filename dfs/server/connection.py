@@ -7,6 +7,7 @@ from typing import Any
 
 from gunicorn import http
 from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.http.message import Request
 from gunicorn.sock import ssl_wrap_socket
 from gunicorn.workers.gthread import TConn
 
@@ -15,6 +16,14 @@ from dfs.server.wire import Terms, Threads, Wire
 RECV_BYTES = 8192
 DRAIN_BYTES_MAX = 1 << 20
 _HEAD_END = b"\r\n\r\n"
+
+
+class _Request(Request):  # type: ignore[misc] # gunicorn has no types
+    """A request whose trailers, after a body in chunks, are as short as a header must be."""
+
+    def set_body_reader(self) -> None:
+        self.max_buffer_headers = self.limit_request_field_size
+        super().set_body_reader()
 
 
 class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
@@ -61,6 +70,7 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
             self.sock.secure(lambda sock: ssl_wrap_socket(sock, self.cfg))
             self._is_shaking_hands = True
         self.parser = http.get_parser(self.cfg, self.sock, self.client)
+        self.parser.mesg_class = _Request
 
     def collect(self) -> bool:
         """Receive what is there of the head of a request, without waiting for more.

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 
@@ -17,7 +18,6 @@ from dfs.core.disk import Disks, Incoming
 from dfs.core.errors import (
     BlobCorruptError,
     BlobMissingError,
-    InvalidNameError,
     InvalidRequestError,
     NoSuchFileError,
     WalDroppedError,
@@ -40,7 +40,7 @@ from dfs.services.damage import DamageBook
 from dfs.services.download import Download, read_inline
 from dfs.services.quorum import Quorum
 from dfs.services.stores import Stores
-from dfs.services.upload import BlobWriter
+from dfs.services.upload import BLOB_BYTES_MAX, BlobWriter
 from dfs.wal.log import WriteAheadLog
 
 
@@ -60,7 +60,8 @@ class FileService:
     Args:
         index: for reading; every change goes through `committer`.
         hasher: runs the hashing of large uploads.
-        inline_blob_bytes_max, upload_bytes_max, quota_bytes, delete_grace_s: see the settings.
+        inline_blob_bytes_max, upload_bytes_max, quota_bytes, name_bytes_max,
+            metadata_bytes_max, delete_grace_s: see the settings.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class FileService:
         inline_blob_bytes_max: int,
         upload_bytes_max: int,
         quota_bytes: int,
+        name_bytes_max: int,
+        metadata_bytes_max: int,
         delete_grace_s: int,
     ) -> None:
         self._committer = committer
@@ -96,6 +99,8 @@ class FileService:
         self._inline_blob_bytes_max = inline_blob_bytes_max
         self.upload_bytes_max = upload_bytes_max
         self._quota_bytes = quota_bytes
+        self._name_bytes_max = name_bytes_max
+        self._metadata_bytes_max = metadata_bytes_max
         self._delete_grace_ms = 1000 * delete_grace_s
 
     def announce(self) -> AbstractContextManager[None]:
@@ -118,9 +123,21 @@ class FileService:
         self._disks.forget(body)
 
     def bytes_max(self, caller: Caller) -> int:
-        """Return how many bytes a file of this caller may have; 0: as many as there is room for."""
-        limits = (self.upload_bytes_max, caller.upload_bytes_max)
-        return min((limit for limit in limits if limit), default=0)
+        """Return how many bytes a file of this caller may have."""
+        limits = (self.upload_bytes_max, caller.upload_bytes_max, BLOB_BYTES_MAX)
+        return min(limit for limit in limits if limit)
+
+    def check_name(self, key: str, caller: Caller) -> None:
+        """Raise InvalidNameError or ForbiddenError if the caller may not give a file that name."""
+        caller.require_name(validate_key(key, self._name_bytes_max))
+
+    def _check_metadata(self, metadata: Mapping[str, str]) -> None:
+        size = sum(len(name.encode()) + len(value.encode()) for name, value in metadata.items())
+        if size > self._metadata_bytes_max:
+            raise InvalidRequestError(
+                "The metadata is not valid.",
+                fields={"metadata": [f"must have {self._metadata_bytes_max} bytes at most"]},
+            )
 
     def new_blob(self, caller: Caller = NODE) -> BlobWriter:
         """Return a writer for the bytes of a file. `discard` it when done, whatever happened."""
@@ -153,7 +170,8 @@ class FileService:
         Durability: on return bytes and records are synced.
         """
         for upload in uploads:
-            caller.require_name(validate_key(upload.key))
+            self.check_name(upload.key, caller)
+            self._check_metadata(upload.metadata)
             upload.blob.finish()
         command = StoreFiles(
             uploads=[(self._ulids.make(), upload) for upload in uploads],
@@ -275,7 +293,9 @@ class FileService:
         Durability: on return the record is synced.
         """
         if "key" in changes:
-            caller.require_name(validate_key(str(changes["key"])))
+            self.check_name(str(changes["key"]), caller)
+        if "metadata" in changes:
+            self._check_metadata(cast("Mapping[str, str]", changes["metadata"]))
         command = ChangeFile(file_id=file_id, changes=changes, if_match=if_match, caller=caller)
         durability = self._committer.submit(command, copies=self._copies(replication))
         return Stored(command.files, durability)
@@ -320,8 +340,10 @@ def _decode_cursor(text: str) -> tuple[str, str]:
     try:
         packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         key, file_id = msgspec.msgpack.decode(packed, type=tuple[str, str])
-        return validate_key(key), validate_key(file_id)
-    except (binascii.Error, ValueError, msgspec.MsgspecError, InvalidNameError) as error:
+        if "\0" in key + file_id:  # no text for a database
+            raise ValueError("U+0000")
+        return key, file_id
+    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
         raise InvalidRequestError(
             "The value of 'after' is not one that a page of files gave.",
             fields={"after": ["must be the 'next' of a page"]},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dfs.core.access import ALL_SCOPES, NODE_ID, Caller, Key, Scope
 from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, LastKeyError, NoSuchKeyError, WalError
-from dfs.core.names import KEY_BYTES_MAX, has_control_characters
+from dfs.core.names import KEY_BYTES_MAX, has_refused_characters
 from dfs.core.signing import (
     derive_signing_key,
     hash_secret,
@@ -206,12 +206,12 @@ class KeyService:
 
 def _find_faults(name: str, scopes: int, prefix: str) -> dict[str, list[str]]:
     faults: dict[str, list[str]] = {}
-    if not 0 < len(name) <= NAME_CHARS_MAX or has_control_characters(name):
+    if not 0 < len(name) <= NAME_CHARS_MAX or has_refused_characters(name):
         faults["name"] = [f"must have 1 to {NAME_CHARS_MAX} characters, none of them for control"]
     if not scopes or scopes & ~ALL_SCOPES:
         faults["scopes"] = ["must name at least one of read, write, delete, admin"]
     elif scopes & Scope.ADMIN and prefix:
         faults["prefix"] = ["a key with the scope admin is good for all names"]
-    if prefix and (has_control_characters(prefix) or len(prefix.encode()) > KEY_BYTES_MAX):
+    if prefix and (has_refused_characters(prefix) or len(prefix.encode()) > KEY_BYTES_MAX):
         faults["prefix"] = [f"must have at most {KEY_BYTES_MAX} bytes and no control characters"]
     return faults

@@ -72,7 +72,11 @@ LATER = {"retry_after_s": 3}
 @pytest.mark.parametrize("kind", list(STATUS), ids=lambda kind: kind.code)
 def test_errors_are_answered_as_problems(kind: type[errors.DfsError]) -> None:
     """Every error is a whole problem with its code, and tells nothing of where it happened."""
-    contexts = {errors.InvalidRangeError: {"size": 7}, errors.TooManyAttemptsError: LATER}
+    contexts = {
+        errors.InvalidRangeError: {"size": 7},
+        errors.TooManyRequestsError: LATER,
+        errors.TooManyAttemptsError: LATER,
+    }
     context = contexts.get(kind, {"path": "/secret/place"})
     with capture_logs():
         response = raising_app(kind("It failed.", **context)).test_client().get("/")  # type: ignore[arg-type]

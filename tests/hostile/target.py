@@ -122,6 +122,14 @@ class Target:
         left = sum(path.is_file() for path in (self._store / "tmp").rglob("*"))
         return Footprint(threads, sockets, files, left, tuple(map(int, children)))
 
+    def cpu_s(self) -> float:
+        """Return how much of a processor the workers have used."""
+        ticks = 0
+        for child in self.footprint().workers:
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def check(self) -> None:
         """Fail unless the node is as well as it was at the beginning.
 

@@ -62,14 +62,23 @@ def test_upload_over_the_limit_is_refused_and_leaves_nothing(open_node: Opener):
     assert list((node.config.storage_path / "tmp").iterdir()) == []
 
 
-@pytest.mark.parametrize("key", ["", "a\0b", "a\nb", "\x7f", "\ud800", "k" * 1025, "é" * 513])
+LINES = ["\u0085", "\u2028", "\u2029"]
+DIRECTIONS = ["\u202a", "a\u202egpj.exe", "\u2066", "\u2069"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "a\0b", "a\nb", "\x7f", "\ud800", "k" * 1025, "é" * 513, *LINES, *DIRECTIONS],
+)
 def test_upload_with_a_name_that_cannot_be_stored_is_refused(node, key: str):
     """Names that are empty, too long or hold control characters are errors of the client."""
     with pytest.raises(InvalidNameError):
         store_bytes(node, key, b"x")
 
 
-@pytest.mark.parametrize("key", ["a", "k" * 1024, "é" * 512, "../../etc/passwd", "a b", "\u2028"])
+@pytest.mark.parametrize(
+    "key", ["a", "k" * 1024, "é" * 512, "../../etc/passwd", "a b", "\u200d", "\u200f", "e\u0301"]
+)
 def test_upload_with_any_other_name_keeps_it(node, key: str):
     """A name is not a path: any other text is kept as it is."""
     file = store_bytes(node, key, b"x").files[0]
