@@ -42,12 +42,46 @@ PAUSE_S = 1
 PAUSE_S_MAX = 5
 
 
+class StopSignals:
+    """SIGTERM and SIGINT: they end the process at once, unless rq has taken them over.
+
+    An exception that a signal raises is lost where Python lets none out: in a finalizer, say. So it
+    is remembered, too, that the end was asked for, and whoever begins something new looks.
+
+    Attributes:
+        was_requested: the end was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.was_requested = False
+
+    def take(self) -> None:
+        """Let these signals end the process from now on."""
+        signal.signal(signal.SIGTERM, self._exit)
+        signal.signal(signal.SIGINT, self._exit)
+
+    def check(self) -> None:
+        """End if the end was asked for."""
+        if self.was_requested:
+            raise SystemExit(0)
+
+    def _exit(self, signal_number: int, frame: FrameType | None) -> None:
+        """End in good order while no job runs: recovery may be broken off at any point."""
+        self.was_requested = True
+        raise SystemExit(0)
+
+
 class NodeWorker(SimpleWorker):
     """Runs jobs without forking: a fork would carry database connections and locks over."""
 
-    stop_was_requested = False
     max_connection_wait_time = PAUSE_S_MAX
     presence: Presence
+    stop_signals: StopSignals
+
+    def _install_signal_handlers(self) -> None:
+        """Take over the signals; one that has come before counts."""
+        super()._install_signal_handlers()  # type: ignore[no-untyped-call]
+        self._stop_requested = self._stop_requested or self.stop_signals.was_requested
 
     def run_maintenance_tasks(self) -> None:
         """Do rq's periodic tasks, after removing the jobs of worker processes that were killed."""
@@ -57,7 +91,7 @@ class NodeWorker(SimpleWorker):
 
     def handle_warm_shutdown_request(self) -> None:
         """Remember that the end was asked for: rq also ends by itself, when Redis is gone."""
-        self.stop_was_requested = True
+        self.stop_signals.was_requested = self._stop_requested = True
         super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
 
     def teardown(self) -> None:
@@ -70,11 +104,12 @@ class NodeWorker(SimpleWorker):
                 self.pubsub_thread.stop()
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, stop: StopSignals) -> Redis:
     """Return a connection for the worker's loop once Redis answers, however long that takes."""
     redis = Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT_S, socket_keepalive=True)
     pause_s = PAUSE_S
     while True:
+        stop.check()
         try:
             redis.ping()
         except RedisError as error:
@@ -85,7 +120,7 @@ def connect(url: str) -> Redis:
             return redis
 
 
-def run_worker(config: Config, redis_url: str, services: Services) -> None:
+def run_worker(config: Config, redis_url: str, services: Services, stop: StopSignals) -> None:
     """Run jobs until SIGTERM or SIGINT, across any outage of Redis."""
     name = queue_name(cluster_id=services.recovered.cluster_id, node_id=config.node_id)
     jobs = periodic_jobs(
@@ -95,12 +130,15 @@ def run_worker(config: Config, redis_url: str, services: Services) -> None:
     schedule.start()
     try:
         with (
+            suppress(StopRequested),
             jobs_use(services),
             showing_presence(config.run_path / PRESENCE_NAME) as presence,
         ):
             pause_s = PAUSE_S
             started_s = time.monotonic()
-            while not run_jobs(name, redis_url, presence, debug=config.debug):
+            while True:
+                run_jobs(name, redis_url, presence, stop, debug=config.debug)
+                stop.check()
                 if time.monotonic() - started_s > PAUSE_S_MAX:
                     pause_s = PAUSE_S
                 structlog.get_logger().warning("worker_loop_ended", pause_s=pause_s)
@@ -111,16 +149,18 @@ def run_worker(config: Config, redis_url: str, services: Services) -> None:
         schedule.stop()
 
 
-def run_jobs(name: str, redis_url: str, presence: Presence, *, debug: bool) -> bool:
+def run_jobs(
+    name: str, redis_url: str, presence: Presence, stop: StopSignals, *, debug: bool
+) -> None:
     """Run the jobs of a queue until rq ends, which it does at many a fault of Redis.
 
     Args:
         presence: what this process shows to the others of its node.
 
-    Returns:
-        Whether the end was asked for.
+    Raises:
+        StopRequested: the end was asked for while rq ended by itself.
     """
-    redis = connect(redis_url)
+    redis = connect(redis_url, stop)
     try:
         worker = NodeWorker(
             [name],
@@ -130,23 +170,21 @@ def run_jobs(name: str, redis_url: str, presence: Presence, *, debug: bool) -> b
             maintenance_interval=MAINTENANCE_INTERVAL_S,
             log_job_description=False,
         )
-        worker.presence = presence
+        worker.presence, worker.stop_signals = presence, stop
         structlog.get_logger().info("worker_started", queue=name)
-        with suppress(StopRequested):  # when the signal comes while rq ends by itself
-            worker.work(logging_level="INFO" if debug else "WARNING")
+        worker.work(logging_level="INFO" if debug else "WARNING")
     except RedisError as error:
         structlog.get_logger().warning("redis_lost", error=str(error))
-        return False
     finally:
+        if not stop.was_requested:
+            stop.take()
         redis.close()
-    if not worker.stop_was_requested:
-        exit_at_signals()
-    return worker.stop_was_requested
 
 
 def main() -> int:
     """Run the worker process. Returns its exit status."""
-    exit_at_signals()
+    stop = StopSignals()
+    stop.take()
     try:
         config = load_config()
         configure_logging(config.debug)
@@ -157,7 +195,7 @@ def main() -> int:
             return 2
         services = open_services(config, hooks=make_hooks(config))
         try:
-            run_worker(config, config.redis_url, services)
+            run_worker(config, config.redis_url, services, stop)
         finally:
             services.close()
     except DfsError as error:
@@ -175,17 +213,6 @@ def make_hooks(config: Config) -> Hooks:
         counters.observe_damage(store, kind.name.lower())
 
     return Hooks(on_damage=count_damage)
-
-
-def exit_at_signals() -> None:
-    """Have stop signals end the process at once. rq takes them over while it works."""
-    signal.signal(signal.SIGTERM, exit_at_once)
-    signal.signal(signal.SIGINT, exit_at_once)
-
-
-def exit_at_once(signal_number: int, frame: FrameType | None) -> None:
-    """End in good order while nothing runs yet: recovery may be broken off at any point."""
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

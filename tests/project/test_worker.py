@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from rq.serializers import JSONSerializer
 from dfs.queue.rq_queue import RqQueue, queue_name
 from scripts.embedded_redis import answers, bundled_server, launch
 from scripts.supervisor import stop_children
-from tests.project.nodes import RunningProgram, running_program
+from tests.project.nodes import RunningProgram, program_environ, running_program
 from tests.redis_server import RedisServer, running_redis
 
 pytestmark = pytest.mark.integration
@@ -106,19 +108,71 @@ def test_worker_starts_again_when_rq_ends_by_itself(
     with running_program("workers.run", tmp_path, REDIS_URL=redis_server.url) as worker:
         worker.read_until("worker_started")
         with Redis.from_url(redis_server.url) as redis:
-            name = redis.smembers("rq:queues")
-            assert isinstance(name, set)
-            (key,) = name
-            redis.delete(key)
-            redis.set(key, "no list")  # rq's next command for the queue fails
-            redis.execute_command("CLIENT", "UNBLOCK", blocked_client(redis))
+            client = blocked_client(redis)
+            key = known_queue(redis)
+            with redis.pipeline() as at_once:
+                at_once.set(key, "no list")  # rq's next command for the queue fails
+                at_once.execute_command("CLIENT", "UNBLOCK", client)
+                at_once.execute()
             worker.read_until("worker_loop_ended")
             redis.delete(key)
-        if not wait_before_stop:
-            worker.read_until("worker_started")
+            if not wait_before_stop:
+                worker.read_until("worker_started")
+                blocked_client(redis)
         status, output = worker.end(signal.SIGTERM)
     assert status == 0
     assert "Traceback" not in output
+
+
+LOSE_SIGNAL = """
+import os, signal, sys, weakref
+from workers import run
+
+class Thing: pass
+
+def lose_signal(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("signalled", flush=True)
+
+def losing(function):
+    def lose_and_call(*arguments, **named):
+        thing = Thing()
+        ref = weakref.ref(thing, lose_signal)
+        del thing
+        return function(*arguments, **named)
+    return lose_and_call
+
+moments = {"connect": (run, "connect"), "birth": (run.NodeWorker, "register_birth")}
+owner, name = moments[sys.argv[1]]
+setattr(owner, name, losing(getattr(owner, name)))
+sys.exit(run.main())
+"""
+
+
+@pytest.mark.parametrize("moment", ["connect", "birth"])
+def test_worker_ends_though_the_signal_strikes_where_no_exception_gets_out(
+    tmp_path: Path, redis_server: RedisServer, moment: str
+) -> None:
+    """What a signal raises in a finalizer is lost; that the end was asked for is not."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LOSE_SIGNAL, moment],
+        cwd=tmp_path,
+        env=program_environ(tmp_path, {"REDIS_URL": redis_server.url}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "Exception ignored" in ended.stderr
+    assert ended.returncode == 0, ended.stderr
+
+
+def known_queue(redis: Redis) -> str:
+    """Return the key of the only queue, once a job was put into it."""
+    while not (keys := list(redis.sscan_iter("rq:queues"))):
+        pass
+    (key,) = keys
+    return str(key, "ascii")
 
 
 def blocked_client(redis: Redis) -> int:
