@@ -180,11 +180,12 @@ def announce_when_ready(url: str, auth: str, ended: threading.Event) -> None:
     told = ""
     # It is our own child that we ask, whatever name is in its certificate, and for no secret.
     context = urllib3.util.create_urllib3_context(cert_reqs=ssl.CERT_NONE)
-    with urllib3.PoolManager(retries=False, timeout=5, ssl_context=context) as http:
+    # A connection that stays open lets a node that is stopped wait for another request.
+    brief = {"Connection": "close"}
+    with urllib3.PoolManager(retries=False, timeout=5, headers=brief, ssl_context=context) as http:
         while not ended.wait(0.1):
             try:
-                # A connection that stays open lets a node that is stopped wait for another request.
-                answer = http.request("GET", f"{url}/ready", headers={"Connection": "close"})
+                answer = http.request("GET", f"{url}/ready")
             except urllib3.exceptions.HTTPError:  # not listening yet, or recovering
                 continue
             if answer.status == 200:
