@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.project.chaos_clients import wait_until
 from tests.project.nodes import (
     program_environ,
     running_node,
@@ -62,7 +63,8 @@ def test_run_stop_signal_leaves_nothing_behind(tmp_path: Path, signal_number: in
     with running_node(tmp_path) as node:
         below = node.descendants()
         assert len(below) >= 5  # Redis, Gunicorn and two workers, the queue's worker
-        assert not has_clients(node.url)  # for whom the workers would wait
+        # For somebody who stays connected the workers would wait.
+        assert wait_until(lambda: not has_clients(node.url), timeout_s=10)
         status, output = node.end(signal_number)
     assert status == 0
     assert "dfs has stopped." in output
