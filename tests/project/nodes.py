@@ -117,8 +117,12 @@ def running_program(module: str, directory: Path, **settings: str) -> Iterator[R
 
 @contextmanager
 def running_node(directory: Path, **settings: str) -> Iterator[RunningNode]:
-    """Run a node with its files in `directory`, on a free port unless one is given."""
-    with running_program("scripts.run", directory, **{"PORT": "0", **settings}) as program:
+    """Run a node with its files in `directory`, on a free port, with one web worker.
+
+    Unless other settings are given.
+    """
+    chosen = {"PORT": "0", "WEB_CONCURRENCY": "1", **settings}
+    with running_program("scripts.run", directory, **chosen) as program:
         node = RunningNode(program.process)
         node.url = node.read_until("dfs is ready:").split()[3]
         yield node

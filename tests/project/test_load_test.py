@@ -287,7 +287,7 @@ def test_percentile_is_the_nearest_rank(count: int, percent: int, expected: floa
 def test_load_on_a_real_node_is_checked_to_the_last_byte(tmp_path: Path) -> None:
     """Uploads, downloads, listings and deletes of all kinds of sizes; nothing is lost or wrong."""
     figures_path = tmp_path / "load.json"
-    with running_node(tmp_path) as node:
+    with running_node(tmp_path, WEB_CONCURRENCY="2") as node:
         command = [sys.executable, "-m", "scripts.load_test", "--url", node.url, "--clients", "4"]
         options = ["--operations", "300", "--sizes", "0:1,1k:6,100k:2,3m:1", "--mix"]
         mix = "upload=4,download=4,list=1,delete=1"

@@ -60,7 +60,7 @@ def refused(directory: Path, **settings: str) -> str:
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_run_stop_signal_leaves_nothing_behind(tmp_path: Path, signal_number: int) -> None:
     """Ctrl-C and SIGTERM end with status 0, no process and no port left, and no complaints."""
-    with running_node(tmp_path) as node:
+    with running_node(tmp_path, WEB_CONCURRENCY="2") as node:
         below = node.descendants()
         assert len(below) >= 5  # Redis, Gunicorn and two workers, the queue's worker
         # For somebody who stays connected the workers would wait.
@@ -148,7 +148,7 @@ def test_run_death_of_the_web_server_ends_all(tmp_path: Path) -> None:
 
 def test_run_death_of_the_queue_and_its_worker_is_mended(tmp_path: Path) -> None:
     """Without Redis and the worker the node serves, and both come back where they were."""
-    with running_node(tmp_path, WEB_CONCURRENCY="1") as node:
+    with running_node(tmp_path) as node:
         dead = node.child("127.0.0.1:"), node.child("workers.run")
         for pid in dead:
             os.kill(pid, signal.SIGKILL)
@@ -196,7 +196,7 @@ def test_run_unreadable_queue_files_are_put_aside(tmp_path: Path) -> None:
 
 def test_run_reload_serves_on_without_recovering(tmp_path: Path) -> None:
     """SIGHUP replaces the workers; what was counted stays, and no worker is recovered under."""
-    with running_node(tmp_path) as node:
+    with running_node(tmp_path, WEB_CONCURRENCY="2") as node:
         node.request("POST", "/upload?name=a", b"a")
         os.kill(node.child("gunicorn"), signal.SIGHUP)
         node.read_until("Booting worker")
