@@ -221,7 +221,7 @@ class Committer:
         return CommitReport(len(batch.tickets), sum(map(len, batch.frames)), batch.sync_s)
 
     def _require_writable(self) -> None:
-        reason = self._log.control.read_only_reason
+        reason = self._log.control.failure
         if reason is not None:
             raise WalReadOnlyError(
                 f"The node takes no writes: {reason}",

@@ -89,6 +89,7 @@ class ControlFile:
                 opened.pop_all()
         except OSError as error:
             raise storage_error(error, path=path) from error
+        self._identity = os.fstat(self._fd)
         self._boot_id = read_boot_id()
         self._mutex = threading.Lock()
 
@@ -160,9 +161,15 @@ class ControlFile:
 
     @property
     def read_only_reason(self) -> str | None:
-        """Why the node takes no writes, or None if it does."""
-        if not self._is_in_place():
-            return REMOVED_REASON
+        """Why this process takes no writes, or None if it does."""
+        return self.failure if self._is_in_place() else REMOVED_REASON
+
+    @property
+    def failure(self) -> str | None:
+        """What stopped all processes of the node from writing; None if nothing did.
+
+        A holder of the lock knows already that the log is in its place, and is spared a look.
+        """
         if not self._is_believable() or not self._flags & _READ_ONLY:
             return None
         reason = self._map[_REASON_OFFSET : _REASON_OFFSET + _REASON_BYTES]
@@ -229,7 +236,7 @@ class ControlFile:
     def _is_in_place(self) -> bool:
         """Tell whether the file is still the one that whoever opens the log finds."""
         try:
-            return os.path.samestat(self._path.stat(), os.fstat(self._fd))
+            return os.path.samestat(self._path.stat(), self._identity)
         except OSError:
             return False
 

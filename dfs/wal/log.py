@@ -170,7 +170,7 @@ class WriteAheadLog:
             NoSpaceError: the disk is full; the log is cut back to where it was.
             WalReadOnlyError: the disk failed, now or earlier; the node takes no more writes.
         """
-        reason = self.control.read_only_reason
+        reason = self.control.failure
         if reason is not None:
             raise _read_only_error(reason, path=self.active_path)
         position = self.position
