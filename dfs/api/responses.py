@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from flask import Response
@@ -56,48 +55,13 @@ class Answer(Response):
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Send the answer.
 
-        Two things have to be told to Gunicorn's response object, whose method `start_response` is:
-        to close the connection, since it drops an application's `Connection` header, and to send
-        headers and a short body together.
+        That the connection is to be closed has to be told to Gunicorn's response object, whose
+        method `start_response` is, since it drops an application's `Connection` header.
         """
-        server: Any = getattr(start_response, "__self__", None)
-        if isinstance(server, GunicornResponse):
-            if self._closes:
-                server.force_close()
-            if self._has_short_body(environ):
-                server.sock = _JoiningSocket(server.sock)
+        server = getattr(start_response, "__self__", None)
+        if self._closes and isinstance(server, GunicornResponse):
+            server.force_close()
         return super().__call__(environ, start_response)
-
-    def _has_short_body(self, environ: WSGIEnvironment) -> bool:
-        """Tell whether the body is one piece of bytes that is really sent."""
-        return (
-            isinstance(self.response, list)
-            and bool(self.response[0])
-            and environ["REQUEST_METHOD"] != "HEAD"
-            and self.status_code not in (204, 304)
-        )
-
-
-class _JoiningSocket:
-    """Stands for the socket while headers and body are sent: both leave in one piece.
-
-    A send costs as much of the processor as half of Flask does, and after it the thread has to wait
-    for the interpreter again.
-    """
-
-    __slots__ = ("_headers", "_socket")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._headers: bytes | None = None
-
-    def sendall(self, data: bytes) -> None:
-        """Keep the headers, which come first; send what follows, them before it."""
-        if self._headers is None:
-            self._headers = data
-        else:
-            self._socket.sendall(self._headers + data)
-            self._headers = b""
 
 
 def answer_json(

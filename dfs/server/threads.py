@@ -4,43 +4,63 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
 
-Job = Callable[[], None]
+T = TypeVar("T")
+Taken_co = TypeVar("Taken_co", covariant=True)
 
 
-class ServingThreads:
+class Work(Protocol[Taken_co]):
+    """Where the threads find what to do."""
+
+    def take(self) -> Taken_co | None:
+        """Wait for something to do; None: there is nothing any more."""
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing waits for a thread."""
+
+    def close(self) -> None:
+        """Have `take` return None, to every thread."""
+
+
+class ServingThreads(Generic[T]):
     """A fixed number of threads; one more for each that is lent to a slow client.
 
-    A thread that was lent is replaced at once, and ends with its job.
+    A thread that was lent is replaced at once, and ends when it has served.
 
     Args:
+        work: what they do.
+        serve: does one thing of it. It raises nothing.
         count: how many work.
         lent_max: how many may be lent at a time.
-        let_go: called in a thread that is lent, and in one that ends: what it keeps for the next
-            job (a connection to the index) is of no use.
+        let_go: called in a thread that is lent, and in one that ends: what it keeps for
+            later (a connection to the index) is of no use.
     """
 
-    def __init__(self, *, count: int, lent_max: int, let_go: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        work: Work[T],
+        *,
+        serve: Callable[[T], None],
+        count: int,
+        lent_max: int,
+        let_go: Callable[[], None],
+    ) -> None:
+        self._work = work
+        self._serve = serve
         self._lent_max = lent_max
         self._let_go = let_go
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._lent: set[int] = set()
-        self._count = count
         for _ in range(count):
             self._start()
 
-    def submit(self, job: Job) -> None:
-        """Have a job done. It raises nothing."""
-        self._jobs.put(job)
-
     def are_short(self) -> bool:
-        """Tell whether a job waits for a thread."""
-        return not self._jobs.empty()
+        """Tell whether something waits for a thread."""
+        return not self._work.is_empty()
 
     def lend(self) -> bool:
-        """Replace the calling thread until its job is done. False: too many are lent already."""
+        """Replace the calling thread until it has served. False: too many are lent already."""
         with self._lock:
             if len(self._lent) >= self._lent_max:
                 return False
@@ -54,9 +74,8 @@ class ServingThreads:
         return len(self._lent)
 
     def shutdown(self, wait: bool = False) -> None:
-        """Let idle threads end, and the others after their jobs; `wait` is Gunicorn's, ignored."""
-        for _ in range(self._count):
-            self._jobs.put(None)
+        """Let idle threads end, and the others when they are; `wait` is Gunicorn's, ignored."""
+        self._work.close()
 
     def _start(self) -> None:
         # A process that ends does not wait for clients.
@@ -64,8 +83,8 @@ class ServingThreads:
 
     def _run(self) -> None:
         ident = threading.get_ident()
-        while (job := self._jobs.get()) is not None:
-            job()
+        while (thing := self._work.take()) is not None:
+            self._serve(thing)
             if ident in self._lent:
                 with self._lock:
                     self._lent.discard(ident)

@@ -2,8 +2,9 @@
 
 A request has a thread only while its head is here and something is to be done for it:
 
-- heads that arrive in pieces, connections that are kept open, and those that are closed wait in the
-  poller, for a bounded time;
+- connections that are kept open wait for their next request, and the threads wait for them
+  (`arrivals`); heads that arrive in pieces, and connections that are closed, wait in the poller of
+  the main thread; all for a bounded time;
 - a thread that a slow client keeps waiting while its body comes, or while it reads an answer, is
   lent out: another takes its place (`threads`), until the client has run out of patience (`wire`).
 
@@ -19,16 +20,22 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import structlog
 from gunicorn.http.errors import ParseException
+from gunicorn.http.wsgi import create
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from dfs.core.config import load_config
 from dfs.core.ulid import UlidFactory
+from dfs.server.answering import JoiningResponse
+from dfs.server.arrivals import Arrivals
 from dfs.server.connection import Connection
 from dfs.server.refusals import refuse, refuse_late_head
 from dfs.server.threads import ServingThreads
-from dfs.server.waiting import WaitingRoom
+from dfs.server.waiting import ServingRoom, WaitingRoom
 from dfs.server.wire import HOLD_S, Terms, limit_waits
+
+log = structlog.get_logger()
 
 LINGER_S = 2.0
 """How long a client may take to hear that its connection is closed."""
@@ -43,9 +50,13 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         let_go: called in a thread that will not serve another request, or not for long.
     """
 
+    alive: bool
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = load_config()
+        # As plain attributes: Gunicorn looks some twenty of them up by name for each request.
+        self.cfg.__dict__.update({name: item.get() for name, item in self.cfg.settings.items()})
         self.let_go: Callable[[], None] = lambda: None
         self._slow_clients_max = config.slow_clients_max
         self._head_bytes_max = config.head_bytes_max
@@ -55,9 +66,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         )
         self._ulids = UlidFactory()
 
-    def get_thread_pool(self) -> ServingThreads:
+    def get_thread_pool(self) -> ServingThreads[Connection]:
         """Return the threads."""
+        self._arrivals = Arrivals()
         return ServingThreads(
+            self._arrivals,
+            serve=self._serve,
             count=self.cfg.threads,
             lent_max=self._slow_clients_max,
             let_go=self._let_go,
@@ -69,7 +83,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             limit_waits(listener, HOLD_S)
         room = partial(WaitingRoom, self.poller)
         self._heads = room(timeout_s=self._head_timeout_s, on_readable=self._collect)
-        self._idle = room(timeout_s=self.cfg.keepalive, on_readable=self._serve_idle)
+        self._idle = ServingRoom(self._arrivals, timeout_s=self.cfg.keepalive)
         self._ending = room(timeout_s=LINGER_S, on_readable=self._drain)
         super().run()
 
@@ -93,6 +107,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             threads=self.tpool,
             head_bytes_max=self._head_bytes_max,
         )
+        self._arrivals.add(connection)
         self._heads.add(connection)
         if self.nr_conns >= self.worker_connections:
             self._make_room()
@@ -110,6 +125,39 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         connection.sock.begin()
         kept: bool = super().handle(connection)
         return kept
+
+    def handle_request(self, req: Any, connection: Connection) -> bool:
+        """Have the application answer a request. Returns whether the connection is kept."""
+        response, environ = create(
+            req,
+            connection.sock,
+            connection.client,
+            connection.server,
+            self.cfg,
+            response_class=JoiningResponse,
+        )
+        environ["wsgi.multithread"] = True
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        if not self.alive:
+            response.force_close()
+        body: Any = None
+        try:
+            body = self.wsgi(environ, response.start_response)
+            for piece in body:
+                response.write(piece)
+            response.close()
+        except Exception as error:
+            if isinstance(error, OSError) or not response.headers_sent:
+                raise
+            log.error("answer_broken_off", exc_info=error)
+            return False
+        finally:
+            if hasattr(body, "close"):
+                body.close()
+        return not response.should_close()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what went wrong outside of the application."""
@@ -133,26 +181,26 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _let_go(self) -> None:
         self.let_go()  # which is set after the threads have been made
 
-    def _submit(self, connection: Connection) -> None:
-        self.tpool.submit(partial(self._serve, connection))
-
     def _serve(self, connection: Connection) -> None:
-        """Serve a request and tell the main thread; in another one."""
+        """Serve a request, and see to what becomes of the connection; in a thread."""
+        if not self._idle.remove(connection):
+            return
         kept: bool | None = False
         try:
             kept = self.handle(connection)
         finally:
-            self.method_queue.defer(self._finish, connection, kept)
+            if not kept:
+                self.method_queue.defer(self._finish, connection, kept)
+            elif connection.has_more():
+                self._idle.push(connection)
+            else:
+                self._idle.add(connection)
 
     def _finish(self, connection: Connection, kept: bool | None) -> None:
         if kept is None:
             self._heads.add(connection)
-        elif not kept:
-            self._end(connection)
-        elif connection.has_more():
-            self._submit(connection)
         else:
-            self._idle.add(connection)
+            self._end(connection)
 
     def _collect(self, connection: Connection) -> None:
         """Go on with a head that has begun; a thread does the rest, and whatever is wrong."""
@@ -161,11 +209,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
                 if not connection.collect():
                     return
         self._heads.remove(connection)
-        self._submit(connection)
-
-    def _serve_idle(self, connection: Connection) -> None:
-        self._idle.remove(connection)
-        self._submit(connection)
+        self._idle.push(connection)
 
     def _end(self, connection: Connection) -> None:
         """Close a connection so that the client gets what was sent to it."""
@@ -181,6 +225,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _close(self, connection: Connection) -> None:
         self.nr_conns -= 1
+        self._arrivals.remove(connection)
         connection.close()
 
     def _make_room(self) -> None:

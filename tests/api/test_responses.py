@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
-from gunicorn.http.wsgi import Response as GunicornResponse
+from gunicorn.http.errors import InvalidResponseHeader
 
 from dfs.api.responses import Answer
+from dfs.server.answering import JOINED_BYTES_MAX, JoiningResponse
 
 
 class CountingSocket:
@@ -22,11 +23,11 @@ class CountingSocket:
         self.sent.append(bytes(data))
 
 
-def send(answer: Answer, method: str = "GET") -> tuple[list[bytes], GunicornResponse]:
-    """Send an answer as Gunicorn's threads do; return the pieces, and Gunicorn's response."""
+def send(answer: Answer, method: str = "GET") -> tuple[list[bytes], JoiningResponse]:
+    """Send an answer as the serving threads do; return the pieces, and the server's response."""
     sock = CountingSocket()
     req = SimpleNamespace(method=method, version=(1, 1), headers=[], should_close=lambda: False)
-    response = GunicornResponse(req, sock, Config())
+    response = JoiningResponse(req, sock, Config())
     body = answer({"REQUEST_METHOD": method}, response.start_response)
     for piece in body:
         response.write(piece)
@@ -62,10 +63,40 @@ def test_answer_without_body_sends_its_headers(answer: Answer, method: str) -> N
 
 
 def test_answer_in_pieces_is_sent_as_they_come() -> None:
-    """A long body is not held back to be joined."""
+    """Only the first piece is joined with the headers, and only if it is short."""
     pieces = iter([b"one", b"two"])
     sent, _ = send(Answer(200, [("Content-Length", "6")], pieces))
-    assert sent[1:] == [b"one", b"two"]
+    assert [part[-3:] for part in sent] == [b"one", b"two"]
+    long = bytes(JOINED_BYTES_MAX + 1)
+    sent, _ = send(Answer(200, [], long))
+    assert sent[0].endswith(b"\r\n\r\n")
+    assert sent[1:] == [long]
+
+
+def test_body_of_unknown_length_is_sent_in_chunks() -> None:
+    """The end is marked, so that the connection can be kept."""
+    sent, response = send(Answer(200, [], iter([b"one", b"", b"sixteen bytes!!!"])))
+    head, _, body = b"".join(sent).partition(b"\r\n\r\n")
+    assert b"\r\nTransfer-Encoding: chunked" in head
+    assert body == b"3\r\none\r\n10\r\nsixteen bytes!!!\r\n0\r\n\r\n"
+    assert not response.should_close()
+
+
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "a\0b", "\x7f"])
+def test_header_that_could_be_several_is_not_sent(value: str) -> None:
+    """Whatever finds its way into a header stays in it, or the answer is refused."""
+    with pytest.raises(InvalidResponseHeader):
+        send(Answer(200, [("DFS-Metadata", value)], b"hello"))
+
+
+def test_headers_of_the_connection_are_the_servers_own() -> None:
+    """An application cannot say of the connection what the server does not do."""
+    headers = [("Transfer-Encoding", "chunked"), ("Connection", "upgrade"), ("X-Tab", "a\tb \xe9")]
+    sent, _ = send(Answer(200, headers, b"hello"))
+    head = sent[0].partition(b"\r\n\r\n")[0]
+    assert b"chunked" not in head
+    assert b"upgrade" not in head
+    assert b"\r\nX-Tab: a\tb \xe9" in head
 
 
 def test_answer_that_closes_tells_gunicorn() -> None:

@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 
 from dfs.server.threads import ServingThreads
 
 
-def lend_many(threads: ServingThreads, count: int) -> tuple[list[bool], Callable[[], None]]:
+class Jobs:
+    """Work for threads, one job at a time."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self.push = self._jobs.put
+        self.take = self._jobs.get
+        self.is_empty = self._jobs.empty
+
+    def close(self) -> None:
+        """Have each thread end."""
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+
+def start_threads(
+    jobs: Jobs, *, count: int, lent_max: int, let_go: Callable[[], None] = lambda: None
+) -> ServingThreads[Callable[[], object]]:
+    """Have so many threads do these jobs."""
+    return ServingThreads(
+        jobs, serve=lambda job: job(), count=count, lent_max=lent_max, let_go=let_go
+    )
+
+
+def lend_many(
+    threads: ServingThreads[Callable[[], object]], jobs: Jobs, count: int
+) -> tuple[list[bool], Callable[[], None]]:
     """Lend so many threads; return whether each could be, and what ends their jobs."""
     lent: list[bool] = []
     told = threading.Semaphore(0)
@@ -20,7 +48,7 @@ def lend_many(threads: ServingThreads, count: int) -> tuple[list[bool], Callable
         end.wait(30)
 
     for _ in range(count):
-        threads.submit(wait_for_client)
+        jobs.push(wait_for_client)
     for _ in range(count):
         assert told.acquire(timeout=30)
     return lent, end.set
@@ -30,12 +58,13 @@ def test_threads_lent_are_replaced_and_end() -> None:
     """Work goes on beside more slow clients than there are threads; afterwards all is as before."""
     let_go: list[str] = []
     before = set(threading.enumerate())
-    threads = ServingThreads(count=2, lent_max=10, let_go=lambda: let_go.append("gone"))
+    jobs = Jobs(2)
+    threads = start_threads(jobs, count=2, lent_max=10, let_go=lambda: let_go.append("gone"))
     ours = set(threading.enumerate()) - before
-    lent, end = lend_many(threads, 10)
+    lent, end = lend_many(threads, jobs, 10)
     assert lent == [True] * 10
     done = threading.Event()
-    threads.submit(done.set)
+    jobs.push(done.set)
     assert done.wait(30)
     assert len(set(threading.enumerate()) - before) == 12
     end()
@@ -51,16 +80,17 @@ def test_threads_lent_are_replaced_and_end() -> None:
 
 def test_threads_lent_have_a_bound() -> None:
     """Beyond it the client has to go; when one is back, the next may be lent."""
-    threads = ServingThreads(count=4, lent_max=2, let_go=lambda: None)
-    lent, end = lend_many(threads, 3)
+    jobs = Jobs(4)
+    threads = start_threads(jobs, count=4, lent_max=2)
+    lent, end = lend_many(threads, jobs, 3)
     assert sorted(lent) == [False, True, True]
     end()
     ended = threading.Event()
-    threads.submit(ended.set)
+    jobs.push(ended.set)
     assert ended.wait(30)
     while threads.count_lent():
         pass
-    again, end_again = lend_many(threads, 2)
+    again, end_again = lend_many(threads, jobs, 2)
     assert again == [True, True]
     end_again()
     threads.shutdown()
