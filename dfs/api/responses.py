@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from flask import Response
 from gunicorn.http.wsgi import Response as GunicornResponse
 from werkzeug.datastructures import Headers
+from werkzeug.http import HTTP_STATUS_CODES
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_BODYLESS = (204, 304)
 
 
 class Answer(Response):
@@ -33,20 +37,21 @@ class Answer(Response):
         close: bool = False,
     ) -> None:
         if isinstance(body, bytes):
-            if status not in (204, 304):
+            if status not in _BODYLESS:
                 headers.append(("Content-Length", str(len(body))))
             body = [body]
         if close:
             headers.append(("Connection", "close"))
-        # Headers() would look at each value for line breaks, which Gunicorn does once more. Values
-        # come from `headers.py` and validated types, never straight from a request.
-        listed = Headers()
-        listed._list = headers
-        super().__init__(body, status, listed, direct_passthrough=True)
+        # What Werkzeug's constructors do, without asking what may be given in which form. Headers()
+        # would look at each value for line breaks, which the server does once more. Values come
+        # from `headers.py` and validated types, never straight from a request.
+        self.headers = Headers()
+        self.headers._list = headers
+        self._status, self._status_code = _describe(status)
+        self._on_close: list[Callable[[], Any]] = []
+        self.direct_passthrough = True
+        self.response = body
         self._closes = close
-
-    # Flask's own class fills in a type for answers that have none, such as 204 and 304.
-    default_mimetype = None
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         """Return the headers as they are: they are complete."""
@@ -61,7 +66,10 @@ class Answer(Response):
         server = getattr(start_response, "__self__", None)
         if self._closes and isinstance(server, GunicornResponse):
             server.force_close()
-        return super().__call__(environ, start_response)
+        if environ["REQUEST_METHOD"] == "HEAD" or self._status_code in _BODYLESS:
+            return super().__call__(environ, start_response)
+        start_response(self._status, self.headers._list)
+        return self.response  # type: ignore[return-value] # bytes, see `__init__`
 
 
 def answer_json(
@@ -70,3 +78,9 @@ def answer_json(
     """Return an answer with a JSON body."""
     listed = [("Content-Type", "application/json"), *headers]
     return Answer(status, listed, msgspec.json.encode(value))
+
+
+@lru_cache
+def _describe(status: int) -> tuple[str, int]:
+    """Return the status as it is sent, and its code."""
+    return f"{status} {HTTP_STATUS_CODES[status].upper()}", status

@@ -261,6 +261,10 @@ class NoQuerySchema(StrictSchema):
     """No query."""
 
 
+_PLAIN_PARAMETER = re.compile(r"([\w.-]+)=([\w./-]*)", re.ASCII)
+"""A query with one parameter and nothing to decode, as most uploads have it."""
+
+
 def parse_query(environ: Mapping[str, Any]) -> dict[str, str]:
     """Return the parameters of a request's query.
 
@@ -271,6 +275,9 @@ def parse_query(environ: Mapping[str, Any]) -> dict[str, str]:
     text: str = environ.get("QUERY_STRING", "")
     if not text:
         return {}
+    plain = _PLAIN_PARAMETER.fullmatch(text)
+    if plain is not None:
+        return {plain[1]: plain[2]}
     try:
         pairs = parse_qsl(
             text if text.isascii() else text.encode("latin-1").decode(),
