@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run worker key up down format lint types arch test test-unit \
-	test-contract test-crash test-integration check bench wal-golden settings-table constraints clean
+	test-contract test-crash test-integration check bench siege wal-golden settings-table constraints clean
 
 help: ## List these tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ check: lint types arch test ## All of the above checks; changes nothing
 
 bench: setup-dev ## Measure this machine and write docs/benchmarks.md with its plots; needs wrk and nginx
 	@$(BIN)/python -m bench
+
+siege: setup-dev ## Besiege a node: slow clients, 10,000 that go away, 100,000 damaged requests; minutes
+	@$(BIN)/python -m tests.hostile.siege
 
 wal-golden: setup-dev ## Write the golden segment of a new log format to tests/data/wal
 	@$(BIN)/python -m tests.wal.golden

@@ -19,7 +19,16 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class _Request(Request):  # type: ignore[misc] # gunicorn has no types
-    """A request whose trailers, after a body in chunks, are as short as a header must be."""
+    """A request whose trailers, after a body in chunks, are as short as a header must be.
+
+    Whatever the client speaks of HTTP/1, it is answered in 1.1 or 1.0.
+    """
+
+    version: tuple[int, int]
+
+    def parse_request_line(self, line_bytes: bytes) -> None:
+        super().parse_request_line(line_bytes)
+        self.version = min(self.version, (1, 1))
 
     def set_body_reader(self) -> None:
         self.max_buffer_headers = self.limit_request_field_size
