@@ -249,6 +249,9 @@ class Compaction:
         records, position = self._read_batch(current)
         command = MoveRecords(records, current.existing)
         self._committer.submit(command)
+        if command.seen_count < len(records):  # the rest comes next
+            frame, _ = records[command.seen_count - 1]
+            position = LogPosition(position.segment_id, frame.offset + frame.length, frame.lsn)
         current.position = position
         current.moved_records += command.moved_count
         return command.moved_count

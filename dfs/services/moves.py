@@ -27,7 +27,7 @@ from dfs.core.clock import now_ms
 from dfs.core.model import BlobKind, File, Segment
 from dfs.db.transaction import IndexTransaction
 from dfs.services.command import RECORD_OVERHEAD_BYTES, Bytesless, Draft
-from dfs.wal.frame import Frame
+from dfs.wal.frame import FRAME_HEADER_BYTES, Frame
 from dfs.wal.record import (
     DeleteFile,
     DropBlob,
@@ -41,6 +41,7 @@ from dfs.wal.record import (
     RestoreFile,
     RevokeKey,
     UpdateFile,
+    encode_meta,
 )
 from dfs.wal.segment import SEGMENT_HEADER_BYTES
 
@@ -65,7 +66,10 @@ class Existing:
 
 
 class MoveRecords(Bytesless):
-    """Append anew what is alive of some records.
+    """Append anew what is alive of some records, as far as there is room for it.
+
+    A file's snapshot may be many times as large as the record for which it is moved. What would
+    make the commit larger than was announced is left to the next command.
 
     Args:
         records: of one segment, with their data.
@@ -73,10 +77,11 @@ class MoveRecords(Bytesless):
 
     Attributes:
         moved_count: records appended; known when the command has been planned.
+        seen_count: of the records given, those that are done with, likewise. One at least.
     """
 
     def __init__(self, records: Sequence[tuple[Frame, Meta]], existing: Existing) -> None:
-        self.moved_count = 0
+        self.moved_count = self.seen_count = 0
         self.log_bytes_max = sum(frame.length + RECORD_OVERHEAD_BYTES for frame, _ in records)
         self.file_ids = [meta.id for _, meta in records if isinstance(meta, _OF_FILE)]
         self.digests = [meta.digest for _, meta in records if isinstance(meta, PutBlob)]
@@ -86,20 +91,37 @@ class MoveRecords(Bytesless):
     def plan(self, index: IndexTransaction) -> list[Draft]:
         drafts: list[Draft] = []
         moved: set[str] = set()
+        bytes_left = self.log_bytes_max
+        self.seen_count = 0
         for frame, meta in self._records:
-            if isinstance(meta, PutBlob):
-                drafts += _move_blob(frame, meta, index)
-            elif isinstance(meta, PutKey):
-                drafts += _move_key(frame, meta, index)
-            elif isinstance(meta, _OF_FILE):
-                file = index.file(meta.id)
-                if file is not None and file.id not in moved and _is_truth(frame, meta, file):
-                    moved.add(file.id)
-                    drafts.append(Draft(take_snapshot(file)))
-            else:
-                drafts += _move_tombstone(frame, meta, self._existing)
+            found = self._move(frame, meta, index, moved)
+            bytes_left -= sum(map(_measure, found))
+            if found and drafts and bytes_left < 0:
+                break
+            drafts += found
+            self.seen_count += 1
         self.moved_count = len(drafts)
         return drafts
+
+    def _move(
+        self, frame: Frame, meta: Meta, index: IndexTransaction, moved: set[str]
+    ) -> list[Draft]:
+        """Return what to append for one record; nothing, if it is dead.
+
+        Args:
+            moved: ids of the files of which there is a snapshot already.
+        """
+        if isinstance(meta, PutBlob):
+            return _move_blob(frame, meta, index)
+        if isinstance(meta, PutKey):
+            return _move_key(frame, meta, index)
+        if not isinstance(meta, _OF_FILE):
+            return _move_tombstone(frame, meta, self._existing)
+        file = index.file(meta.id)
+        if file is None or file.id in moved or not _is_truth(frame, meta, file):
+            return []
+        moved.add(file.id)
+        return [Draft(take_snapshot(file))]
 
 
 class DropCompacted(Bytesless):
@@ -134,6 +156,11 @@ class DropCompacted(Bytesless):
 
 
 _OF_FILE = PutFile | UpdateFile | DeleteFile | RestoreFile
+
+
+def _measure(draft: Draft) -> int:
+    """Return how many bytes of the log a record takes."""
+    return FRAME_HEADER_BYTES + len(encode_meta(draft.meta)[1]) + len(draft.data)
 
 
 def _is_truth(frame: Frame, meta: Meta, file: File) -> bool:

@@ -10,9 +10,10 @@ from msgspec.structs import replace
 from dfs.core.errors import NoSuchFileError, WalError
 from dfs.core.model import DebtKind
 from dfs.services import compaction
+from dfs.services.command import Command
 from dfs.services.compaction import Compaction
 from dfs.services.garbage import DropBlobs
-from dfs.services.moves import DropCompacted
+from dfs.services.moves import DropCompacted, MoveRecords
 from dfs.wal.record import DropSegment, Meta, PurgeFile, PutBlob, PutFile, decode_meta
 from dfs.wiring import Services
 from tests.services.compacting import (
@@ -73,6 +74,37 @@ def test_segment_mostly_alive_is_left_alone(open_small: Opener) -> None:
     purge(node, *ids[:5])
     assert compact(node) == 0
     assert stub_ids(node) == []
+
+
+def test_commit_of_large_snapshots_is_no_larger_than_announced(open_small: Opener) -> None:
+    """Of a deletion of a few bytes all metadata of the file is moved: as much at a time as fits."""
+    node = open_small()
+    ids = store_many(node, 24, size=10)
+    for file_id in ids:
+        node.files.update(file_id, {"metadata": {"a": "x" * 8000}})
+    fill_segments(node, node.log.position.segment_id)
+    segment_id = node.log.position.segment_id
+    for file_id in ids:
+        node.files.delete(file_id)
+    purge(node, *fill_segments(node, segment_id))
+    expected = facts(node)
+    sizes: list[tuple[int, int]] = []
+    submit = node.committer.submit
+
+    def measure(command: Command) -> None:
+        before = node.log.position
+        submit(command)
+        after = node.log.position
+        if isinstance(command, MoveRecords) and after.segment_id == before.segment_id:
+            sizes.append((after.offset - before.offset, command.log_bytes_max))
+
+    node.compaction._committer.submit = measure  # type: ignore[assignment,method-assign]
+    compact(node)
+    assert segment_id in stub_ids(node)
+    assert max(taken for taken, _ in sizes) > 8000
+    assert [(taken, limit) for taken, limit in sizes if taken > max(limit, 9000)] == []
+    assert facts(node) == expected
+    check_figures(node)
 
 
 def test_rate_zero_compacts_nothing(open_small: Opener) -> None:
