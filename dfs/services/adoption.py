@@ -5,7 +5,7 @@ from __future__ import annotations
 from dfs.core.errors import StoreIdentityError, StoreUnavailableError
 from dfs.core.model import StoreState
 from dfs.storage.base import BlobStore
-from dfs.storage.identity import new_identity
+from dfs.storage.identity import StoreIdentity, new_identity
 
 
 def adopt(
@@ -40,8 +40,7 @@ def adopt(
     identity = store.read_identity()
     if identity is None:
         store.prepare()
-        identity = new_identity(cluster_id=cluster_id)
-        store.adopt(identity)
+        identity = _claim(store, cluster_id)
     if identity.cluster_id != cluster_id:
         raise StoreIdentityError(
             f"The store belongs to cluster {identity.cluster_id.hex()}, not to {cluster_id.hex()}.",
@@ -51,3 +50,16 @@ def adopt(
     if state is not None and state.store_id == identity.store_id:
         return state, False
     return StoreState(store.name, identity.store_id, was_mounted=is_mounted), True
+
+
+def _claim(store: BlobStore, cluster_id: bytes) -> StoreIdentity:
+    """Give a store without an owner an identity; return it, or that of whoever was quicker."""
+    identity = new_identity(cluster_id=cluster_id)
+    try:
+        store.adopt(identity)
+    except StoreIdentityError:
+        found = store.read_identity()
+        if found is None:
+            raise
+        return found
+    return identity
