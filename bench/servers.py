@@ -131,10 +131,15 @@ def run_worker(directory: Path, settings: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def run_empty(directory: Path) -> Iterator[Server]:
-    """Run the empty Flask application on the Gunicorn settings of dfs."""
+def run_empty(directory: Path, *, worker_class: str = "gthread") -> Iterator[Server]:
+    """Run the empty Flask application on the Gunicorn settings of dfs.
+
+    Args:
+        worker_class: Gunicorn's own threads, or those of dfs.
+    """
     port = find_free_port()
-    command = [*_gunicorn(), "-c", "python:bench.empty_gunicorn", "bench.empty_app:create_app()"]
+    settings = ["-c", "python:bench.empty_gunicorn", "--worker-class", worker_class]
+    command = [*_gunicorn(), *settings, "bench.empty_app:create_app()"]
     environ = node_environ(directory, port)
     with _run(command, environ=environ, directory=directory, port=port, path="/") as server:
         yield server

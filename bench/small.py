@@ -17,6 +17,7 @@ from bench.servers import Server, get, run_empty, run_node
 SIZE = 4096
 CLIENTS = (1, 16, 64)
 GROUP = 16
+OWN_WORKER = "dfs.server.worker.Worker"
 DOWNLOAD_FILES = 5000
 CPU_NOTE = (
     "Processor time is that of all processes of the server, a request; it varies less than rates "
@@ -53,8 +54,10 @@ def measure_uploads(plan: Plan) -> Outcome:
     with (
         plan.scratch("uploads") as directory,
         plan.scratch("empty") as empty_directory,
+        plan.scratch("empty-own") as own_directory,
         run_node(directory) as node,
         run_empty(empty_directory) as empty,
+        run_empty(own_directory, worker_class=OWN_WORKER) as own,
     ):
         for clients in CLIENTS:
             rows.append(
@@ -63,6 +66,7 @@ def measure_uploads(plan: Plan) -> Outcome:
                     plan=plan,
                     node=node,
                     empty=empty,
+                    own=own,
                     directory=directory,
                     outcome=outcome,
                 )
@@ -75,6 +79,7 @@ def measure_uploads(plan: Plan) -> Outcome:
         "CPU us",
         "empty route, requests/s",
         "CPU us",
+        "empty route on dfs's worker, requests/s",
         "body route, requests/s",
         f"append + fdatasync in groups of 1 / {GROUP}, records/s",
         "dfs / empty route",
@@ -82,20 +87,30 @@ def measure_uploads(plan: Plan) -> Outcome:
     outcome.tables.append(Table("Durable uploads of 4 KiB", header, rows))
     outcome.notes.append(
         "Every body is different; each answer is sent after the fdatasync. The body route is a "
-        "Flask route that only reads the same 4 KiB; the appends go to a preallocated file. "
-        + CPU_NOTE
+        "Flask route that only reads the same 4 KiB; both are on Gunicorn's own threads, and the "
+        "empty route once more on those of dfs; the appends go to a preallocated file. " + CPU_NOTE
     )
     return outcome
 
 
 def _measure_uploads_of(
-    clients: int, *, plan: Plan, node: Server, empty: Server, directory: Path, outcome: Outcome
+    clients: int,
+    *,
+    plan: Plan,
+    node: Server,
+    empty: Server,
+    own: Server,
+    directory: Path,
+    outcome: Outcome,
 ) -> tuple[str, ...]:
     paths, append = directory / "paths", directory / "append.dat"
     paths.write_text("/\n")
     seconds = plan.seconds
     sync_s = seconds / 6
-    call = Repeated(partial(get_small, empty, paths, clients=clients, seconds=seconds))
+    call, own_call = (
+        Repeated(partial(get_small, server, paths, clients=clients, seconds=seconds))
+        for server in (empty, own)
+    )
     upload, read = (
         Repeated(partial(post_small, server, path, clients=clients, size=SIZE, seconds=seconds))
         for server, path in ((node, "/upload"), (empty, "/read"))
@@ -103,14 +118,16 @@ def _measure_uploads_of(
     measures = (
         call,
         upload,
+        own_call,
         read,
         partial(append_with_sync, append, size=SIZE, group=1, seconds=sync_s),
         partial(append_with_sync, append, size=SIZE, group=GROUP, seconds=sync_s),
     )
-    empty_rate, rate, reading, single, grouped = measure_rounds(
+    empty_rate, rate, own_rate, reading, single, grouped = measure_rounds(
         plan.rounds, measures, warm_up=clients == CLIENTS[0]
     )
     name = f"upload_4k_{clients}"
+    outcome.keep(f"{name}_own_empty_per_s", own_rate)
     outcome.keep(f"{name}_body_route_per_s", reading)
     outcome.keep(f"{name}_append_per_s", single)
     outcome.keep(f"{name}_append_grouped_per_s", grouped)
@@ -119,7 +136,7 @@ def _measure_uploads_of(
         label = f"4 KiB uploads, {clients} clients, of the empty route"
         outcome.targets.append(Target(label, ratio.median, 0.45))
     appends = f"{single.median:,.0f} / {grouped.median:,.0f}"
-    return (str(clients), *cells, reading.format(), appends, ratio.format(2))
+    return (str(clients), *cells, own_rate.format(), reading.format(), appends, ratio.format(2))
 
 
 def _compare(
