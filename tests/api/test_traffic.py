@@ -153,3 +153,10 @@ def test_rate_malformed_is_refused(make_config: Callable[..., Any], text: str) -
     """And said so at the start."""
     with pytest.raises(Exception, match="DFS_RATE_PER_CALLER"):
         make_config(DFS_RATE_PER_CALLER=text)
+
+
+def test_table_of_counters_has_its_room_on_the_disk(tmp_path: Path) -> None:
+    """A page that is only found to have none when it is written kills the process."""
+    SharedCounters(tmp_path / "table")
+    found = (tmp_path / "table").stat()
+    assert found.st_blocks * 512 >= found.st_size > 0
