@@ -50,7 +50,7 @@ class SharedCounters(Storage):
         self._threads = threading.Lock()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         weakref.finalize(self, os.close, self._file)
-        # Not a hole, which the kernel fills when it is written, or kills the process on a full disk.
+        # No hole: on a full disk the kernel would kill whoever writes there.
         os.posix_fallocate(self._file, 0, SLOTS * _SLOT.size)
         self._table = mmap.mmap(self._file, SLOTS * _SLOT.size)
 
