@@ -11,6 +11,7 @@ from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.routing import MapAdapter
 
 from dfs.api.errors import REQUEST_ID_KEY
+from dfs.api.headers import guard_answer
 from dfs.api.requests import begin_request
 from dfs.core.ulid import UlidFactory
 
@@ -88,10 +89,11 @@ class DfsFlask(Flask):
         return None
 
     def process_response(self, response: Response) -> Response:
-        """Put the id into every answer, then show it to the hooks."""
+        """Put the id into every answer, and what keeps browsers safe; then show it to the hooks."""
         request_id = request_ctx.request.environ.get(REQUEST_ID_KEY)
         if request_id is not None:
             response.headers.add("X-Request-ID", request_id)
+        guard_answer(response.headers, request_ctx.request.environ)
         for hook in reversed(self.after_request_funcs.get(None, ())):
             response = hook(response)
         return response

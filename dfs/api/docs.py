@@ -15,12 +15,16 @@ from flask_smorest import Api  # type: ignore[import-untyped]
 import dfs
 from dfs.api import admin, audit, downloads, files, health, keys, replicas, uploads, usage
 from dfs.api.answers import ProblemSchema
+from dfs.api.headers import CSP
 from dfs.api.responses import Answer
 from dfs.api.security import describe_security
 
 STATIC_PATH = Path(__file__).parent / "static"
 OPENAPI_VERSION = "3.1.0"
-_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+_POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "frame-ancestors 'none'"
+)
 _DOCUMENT_KEY = "dfs.openapi"
 
 
@@ -71,6 +75,5 @@ def get_docs() -> Response:
 def get_asset(name: str) -> Response:
     """Return a file that belongs to the page."""
     response = send_from_directory(STATIC_PATH, name)
-    response.headers["Content-Security-Policy"] = _POLICY
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers[CSP] = _POLICY
     return response

@@ -15,7 +15,7 @@ from flask import request
 from dfs.api.auth import caller_of
 from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import is_unmodified, range_applies
-from dfs.api.headers import format_disposition, format_http_date, is_shown_safely
+from dfs.api.headers import DOWNLOAD_GUARDS, format_disposition, format_http_date, is_shown_safely
 from dfs.api.ranges import parse_ranges
 from dfs.api.requests import checked_file_id, services
 from dfs.api.responses import Answer
@@ -29,7 +29,6 @@ log = structlog.get_logger()
 blueprint = Blueprint("downloads", __name__)
 
 _NO_QUERY = NoQuerySchema()
-_SANDBOX = "sandbox; default-src 'none'"
 
 Headers = list[tuple[str, str]]
 
@@ -169,6 +168,7 @@ class BodyIterator:
 
 def _validators(file: File) -> Headers:
     return [
+        *DOWNLOAD_GUARDS,
         ("ETag", f'"{file.etag}"'),
         ("Last-Modified", format_http_date(file.updated_at_ms // 1000)),
         ("Cache-Control", "no-cache"),
@@ -177,13 +177,9 @@ def _validators(file: File) -> Headers:
 
 def _describe(file: File) -> Headers:
     safe = is_shown_safely(file.content_type)
-    headers = [
+    return [
         *_validators(file),
         ("Accept-Ranges", "bytes"),
         ("Content-Disposition", format_disposition(file.key, inline=safe)),
         ("Repr-Digest", f"sha-256=:{base64.b64encode(file.digest).decode('ascii')}:"),
-        ("X-Content-Type-Options", "nosniff"),
     ]
-    if not safe:
-        headers.append(("Content-Security-Policy", _SANDBOX))
-    return headers

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from dfs.api.headers import SIGNED_KEY
 from dfs.api.permissions import READ, WRITE
 from dfs.api.schemas import parse_query
 from dfs.core.access import Caller, Key
@@ -92,4 +93,5 @@ def read_signed_url(environ: dict[str, Any]) -> SignedUrl | None:
     if "sig_name" in parameters:
         query.setdefault("name", parameters["sig_name"])
     environ["QUERY_STRING"] = urlencode(query)
+    environ[SIGNED_KEY] = True
     return SignedUrl(signature, parameters)
