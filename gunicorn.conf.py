@@ -21,6 +21,7 @@ from dfs.core.config import load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, library_formatter
+from dfs.core.modes import keep_files_private
 
 GC_THRESHOLD = 50_000  # objects made and not freed until the collector looks at the young ones
 
@@ -84,7 +85,8 @@ def ssl_context(config: Any, default_ssl_context_factory: Callable[[], SSLContex
 
 
 def on_starting(server: Any) -> None:
-    """Let this process and its workers open as many files as the machine allows."""
+    """Let this process and its workers open all files they may, and make them theirs alone."""
+    keep_files_private()
     raise_descriptor_limit()
 
 

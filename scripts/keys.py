@@ -25,6 +25,7 @@ from dfs.core.clock import now_ms
 from dfs.core.config import Config, load_config
 from dfs.core.errors import ConfigError, DfsError, InvalidRequestError
 from dfs.core.logging import configure_logging
+from dfs.core.modes import keep_files_private
 from dfs.core.signing import URL_LIFE_S_MAX, derive_signing_key, format_token, parse_token, sign_url
 from dfs.wiring import Services, open_services
 from scripts.client import KEY_VARIABLE
@@ -177,4 +178,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())

@@ -28,6 +28,7 @@ from dfs.core.errors import DfsError, WalGapError
 from dfs.core.filelock import FileLock
 from dfs.core.logging import configure_logging
 from dfs.core.model import DebtKind
+from dfs.core.modes import keep_files_private
 from dfs.db.repository import IndexRepository
 from dfs.services.quarantine import Quarantine
 from dfs.services.repair import Repair, StoreLook
@@ -285,4 +286,5 @@ def _rows(look: StoreLook) -> list[tuple[str, ...]]:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())

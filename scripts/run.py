@@ -30,6 +30,7 @@ from honcho.environ import parse_procfile
 
 from dfs.core.config import Config, load_config
 from dfs.core.errors import ConfigError
+from dfs.core.modes import keep_files_private
 from dfs.core.settings import MORE_REPLICAS, SETTINGS
 from scripts.embedded_redis import find_server, free_port, launch, start_redis
 from scripts.supervisor import (
@@ -317,4 +318,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())

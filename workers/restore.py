@@ -14,6 +14,7 @@ from dfs.core.config import Config, load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import ConfigError, DfsError
 from dfs.core.logging import configure_logging
+from dfs.core.modes import keep_files_private
 from dfs.opening import open_replicas
 from dfs.services.restore import restore_log
 
@@ -57,4 +58,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main(sys.argv[1:]))

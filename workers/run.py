@@ -26,6 +26,7 @@ from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, configure_stdlib_logging
 from dfs.core.model import DebtKind
+from dfs.core.modes import keep_files_private
 from dfs.queue.rq_queue import queue_name
 from dfs.services.hooks import Hooks
 from dfs.telemetry.files import METRICS_NAME, join_metrics
@@ -216,4 +217,5 @@ def make_hooks(config: Config) -> Hooks:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())

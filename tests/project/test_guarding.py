@@ -111,9 +111,18 @@ def test_node_for_strangers_starts_with_a_key_and_forgets_a_revoked_one_within_a
         assert ask(node, first) == 200
         capsys.readouterr()
         assert keys.main(["list"]) == 0
+        check_modes(tmp_path)
     listed = capsys.readouterr().out
     assert first[4:16] in listed
     assert second[4:16] not in listed
+
+
+def check_modes(directory: Path) -> None:
+    """Nobody but their owner may touch the files of a node, whatever made them."""
+    found = [path for path in directory.rglob("*") if not path.is_symlink()]
+    names = {path.name for path in found}
+    assert {"wal.active", "dfs.db", "dfs.json", "run.pid", "metrics", "blobs"} <= names
+    assert [path for path in found if path.stat().st_mode & 0o077] == []
 
 
 def check_revocation(node: RunningNode, token: str) -> None:
