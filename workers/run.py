@@ -27,6 +27,7 @@ from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, configure_stdlib_logging
 from dfs.core.model import DebtKind
 from dfs.core.modes import keep_files_private
+from dfs.queue.checked import CheckedJob
 from dfs.queue.rq_queue import queue_name
 from dfs.services.hooks import Hooks
 from dfs.telemetry.files import METRICS_NAME, join_metrics
@@ -83,6 +84,9 @@ class NodeWorker(SimpleWorker):
         """Take over the signals; one that has come before counts."""
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]
         self._stop_requested = self._stop_requested or self.stop_signals.was_requested
+
+    def subscribe(self) -> None:
+        """Take no commands from Redis: to stop this process is for who has its machine."""
 
     def run_maintenance_tasks(self) -> None:
         """Do rq's periodic tasks, after removing the jobs of worker processes that were killed."""
@@ -168,6 +172,7 @@ def run_jobs(
             name=presence.worker_name(),
             connection=redis,
             serializer=JSONSerializer,
+            job_class=CheckedJob,
             maintenance_interval=MAINTENANCE_INTERVAL_S,
             log_job_description=False,
         )

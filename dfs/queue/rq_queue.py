@@ -1,6 +1,6 @@
 """The queue on RQ and Redis.
 
-Arguments travel as JSON, never as pickle: whoever reaches Redis must not thereby run code here.
+Arguments travel as JSON, never as pickle, and what is read is checked: see `checked`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rq.serializers import JSONSerializer
 
 from dfs.core.errors import QueueError
 from dfs.queue.base import JobArguments
+from dfs.queue.checked import CheckedJob
 
 ANSWER_TIMEOUT_S = 0.2
 """One attempt to connect or to get an answer. There are at most two before QueueError."""
@@ -54,7 +55,9 @@ class RqQueue:
             socket_timeout=ANSWER_TIMEOUT_S,
             retry=Retry(NoBackoff(), 1),  # one more, for a connection that went stale in the pool
         )
-        self._queue = Queue(name, connection=self._redis, serializer=JSONSerializer)
+        self._queue = Queue(
+            name, connection=self._redis, serializer=JSONSerializer, job_class=CheckedJob
+        )
         self._down_until_s = 0.0
 
     def enqueue(
@@ -107,7 +110,7 @@ class RqQueue:
         with self._redis.pipeline() as pipeline, suppress(InvalidJobOperation, WatchError):
             pipeline.watch(key)  # type: ignore[no-untyped-call]
             try:
-                job = Job.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
+                job = CheckedJob.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
             except NoSuchJobError:  # or Redis was emptied while it ran, and has a part of it
                 pipeline.multi()
                 pipeline.delete(key)
