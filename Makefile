@@ -15,7 +15,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run worker key up down format lint types arch test test-unit \
-	test-contract test-crash test-integration check bench siege wal-golden settings-table constraints clean
+	test-contract test-crash test-integration audit check bench siege wal-golden settings-table \
+	constraints clean
 
 help: ## List these tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +84,11 @@ test-crash: setup-dev ## Run the tests that kill processes
 
 test-integration: setup-dev ## Run the tests that start real servers
 	@$(PYTEST) -m integration tests
+
+audit: setup ## Look the dependencies up in the list of known vulnerabilities; needs the network
+	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet \
+	  --disable-pip-version-check pip-audit==2.10.1 || echo "pip-audit could not be installed."
+	@$(BIN)/python -m scripts.audit_dependencies build/audit/bin/pip-audit
 
 check: lint types arch test ## All of the above checks; changes nothing
 
