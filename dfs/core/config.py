@@ -7,6 +7,7 @@ from the environment, else from `.env` in the working directory, else from the t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,10 @@ class Config:
     debug: bool
 
 
+_PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
+"""Of a URL; what is wrong with a setting ends up in logs."""
+
+
 def load_config(environ: Mapping[str, str] | None = None, env_file: str = ".env") -> Config:
     """Read the settings.
 
@@ -107,7 +112,7 @@ def load_config(environ: Mapping[str, str] | None = None, env_file: str = ".env"
         try:
             value = setting.parse(text)
         except ValueError as error:
-            faults.append(f"{setting.name}={text!r} {error}")
+            faults.append(f"{setting.name}={_PASSWORD.sub('***', text)!r} {error}")
             continue
         if replica is None:
             values[setting.attribute] = value

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -99,7 +101,7 @@ def test_node_for_strangers_starts_with_a_key_and_forgets_a_revoked_one_within_a
     assert first.startswith("dfs_")
     assert first[17:] not in made.stderr
     monkeypatch.chdir(tmp_path)
-    with running_node(tmp_path, DFS_HOST=EVERYWHERE, **TLS) as node:
+    with running_node(tmp_path, DFS_HOST=EVERYWHERE, DEBUG="true", **TLS) as node:
         assert node.url.startswith("https://")
         assert [ask(node, None), ask(node, "dfs_x"), ask(node, first)] == [401, 401, 200]
         assert ask(node, None, "/health") == 200
@@ -112,9 +114,39 @@ def test_node_for_strangers_starts_with_a_key_and_forgets_a_revoked_one_within_a
         capsys.readouterr()
         assert keys.main(["list"]) == 0
         check_modes(tmp_path)
+        check_logs(node, first, second)
     listed = capsys.readouterr().out
     assert first[4:16] in listed
     assert second[4:16] not in listed
+
+
+def check_logs(node: RunningNode, *tokens: str) -> None:
+    """Whatever is asked, and whatever goes wrong: no secret and no contents are in the logs."""
+    marker = "c0nfidential"
+    with urllib3.PoolManager(ca_certs=str(CERTIFICATE), retries=False, timeout=20) as http:
+
+        def send(method: str, path: str, body: bytes = b"", **headers: str) -> Any:
+            return http.request(method, node.url + path, body=body, headers=headers)
+
+        mine = {"Authorization": f"Bearer {tokens[0]}"}
+        for size in (1, 200_000):
+            send("POST", "/upload?name=a", marker.encode() * size, **mine)
+        broken = {"Content-MD5": "x", "DFS-Metadata": f'{{"{marker}": 1}}'}
+        send("POST", "/upload?name=a", marker.encode(), **mine, **broken)
+        body = b'{"prefix": "", "bytes_max": 9000000}'
+        signed = send("POST", "/signed-urls", body, **mine, **{"Content-Type": "application/json"})
+        url = signed.json()["url"]
+        send("POST", f"{url}&name=b", marker.encode())
+        send("POST", f"{url}x&name=b", marker.encode())
+        send("GET", "/files", Authorization=f"Bearer dfs_{'0' * 12}_{marker}")
+        send("GET", f"/files?sig={marker}&sig_key={'0' * 12}")
+        send("GET", f"/files/{marker}", Cookie=marker, **mine)
+    status, output = node.end(signal.SIGTERM)
+    assert status == 0
+    assert "request_id" in output or "worker" in output, "nothing was logged at all"
+    signature = url.partition("&sig=")[2]
+    for secret in (marker, signature, *(token[17:] for token in tokens)):
+        assert secret not in output
 
 
 def check_modes(directory: Path) -> None:

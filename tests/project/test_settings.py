@@ -50,6 +50,15 @@ def test_load_config_reports_all_faults_together() -> None:
         assert f"{name}={value!r} must be" in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+def test_load_config_tells_no_password(name: str) -> None:
+    """What is wrong with a setting ends up in logs."""
+    with pytest.raises(ConfigError) as raised:
+        load_config({name: "mysql://user:hunter2@host/db"}, env_file="")
+    assert "hunter2" not in str(raised.value)
+    assert "user:***@host/db" in str(raised.value)
+
+
 def test_load_config_environment_wins_over_env_file(tmp_path: Path) -> None:
     """`.env` gives what the environment does not."""
     env_file = tmp_path / ".env"
