@@ -12,14 +12,16 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from dfs.queue import checked
 from dfs.queue.rq_queue import RqQueue, queue_name
 from tests.project.chaos_clients import wait_until
+from tests.project.endless_worker import CALLS, ENDLESS
 from tests.project.nodes import running_program
 from tests.redis_server import RedisServer, running_redis
 from workers.abandoned import Presence, drop_abandoned, showing_presence
 
 JOB_ID = "replicate-replica1"
-ENDLESS = "signal.pause"
+WORKER = "tests.project.endless_worker"
 
 
 @pytest.fixture
@@ -77,10 +79,11 @@ def test_drop_abandoned_leaves_what_runs(tmp_path: Path, queue: Queue) -> None:
 @pytest.mark.crash
 @pytest.mark.integration
 def test_job_of_killed_worker_is_done_by_the_next(
-    tmp_path: Path, redis_server: RedisServer
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker is killed within a job; the next one does the same work within seconds."""
-    with running_program("workers.run", tmp_path, REDIS_URL=redis_server.url) as worker:
+    monkeypatch.setattr(checked, "CALLS", CALLS)
+    with running_program(WORKER, tmp_path, REDIS_URL=redis_server.url) as worker:
         worker.read_until("worker_started")
         identity = json.loads((tmp_path / "data/primary/dfs.json").read_text())
         name = queue_name(cluster_id=bytes.fromhex(identity["cluster_id"]), node_id="node-1")
@@ -89,7 +92,7 @@ def test_job_of_killed_worker_is_done_by_the_next(
             replace_by_endless(queue, redis_server.url)
             worker.process.kill()
             worker.process.wait()
-            with running_program("workers.run", tmp_path, REDIS_URL=redis_server.url) as next_one:
+            with running_program(WORKER, tmp_path, REDIS_URL=redis_server.url) as next_one:
                 next_one.read_until("job_abandoned")
                 assert wait_until(lambda: is_replicated(queue), timeout_s=60)
 

@@ -25,7 +25,7 @@ from dfs.queue.checked import CALLS, FIELD_BYTES_MAX, CheckedJob
 from dfs.queue.rq_queue import RqQueue
 from dfs.services.hints import REPLICATE, SCRUB
 from tests.redis_server import RedisServer
-from workers.run import NodeWorker
+from workers.run import NodeWorker, StopSignals
 from workers.schedule import periodic_jobs
 
 GOOD = f"{__name__}.note_call"
@@ -78,6 +78,7 @@ def worker(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeWorker
         log_job_description=False,
     )
     worker.presence = NoPresence()  # type: ignore[assignment]
+    worker.stop_signals = StopSignals()
     yield worker
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from dfs.wiring import Services
 from tests.services.compacting import compact, metas, purge, store_many, stub_ids
 from tests.services.conftest import Clock, Opener, store_bytes
 from tests.services.recount import check_figures
+from tests.services.replicated import ReplicatedNode, replicate
 
 ALICE = Caller(key_id="ALICE")
 
@@ -289,3 +291,30 @@ def test_files_expired_are_deleted_by_the_node(node: Services, clock: Clock) -> 
     clock.advance(seconds=2)
     node.garbage.work(budget_s=60)
     assert [meta.by for meta in metas(node) if type(meta).__name__ == "DeleteFile"] == [NODE_ID]
+
+
+@pytest.mark.parametrize("key_id", ["\0" * 12, "\ud800" * 12, "'; --" + "0" * 7, "", "x" * 5000])
+def test_key_id_that_cannot_be_is_never_asked_for(node: Services, key_id: str) -> None:
+    """A database may refuse such texts, and that is nobody's fault but the client's."""
+    assert node.keyring.verify(key_id, bytes(32)) is None
+    with pytest.raises(NoSuchKeyError):
+        node.keys.find(key_id)
+    with pytest.raises(NoSuchKeyError):
+        node.keys.revoke(key_id, caller=OPERATOR)
+
+
+def test_keys_are_back_after_the_loss_of_the_primary(tmp_path: Path, sqlite_url: str) -> None:
+    """A replica has all of the log, so it has the keys, and which were revoked."""
+    cluster = ReplicatedNode(tmp_path, sqlite_url)
+    node = cluster.open()
+    kept, gone = create(node, "kept"), create(node, "gone")
+    node.keys.revoke(gone.key.id, caller=OPERATOR)
+    before = facts(node)
+    replicate(node)
+    cluster.close()
+    cluster.lose()
+    node = cluster.open()
+    assert facts(node) == before
+    assert node.keyring.verify(kept.key.id, hash_secret(kept.secret)) is not None
+    assert node.keyring.verify(gone.key.id, hash_secret(gone.secret)) is None
+    cluster.close()
