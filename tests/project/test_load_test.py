@@ -112,7 +112,7 @@ class FakeHandler(BaseHTTPRequestHandler):
 def fake_node(fault: str) -> Iterator[FakeNode]:
     """Run a fake node."""
     with FakeNode(fault) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield server

@@ -164,7 +164,7 @@ def test_silent_endpoint_is_unavailable_in_time(
     open_object_store: ObjectStoreOpener, silent_endpoint: str
 ) -> None:
     """A server that takes the connection and does not answer holds nobody up for long."""
-    store = open_object_store(endpoint=silent_endpoint, timeout_s=0.3)
+    store = open_object_store(endpoint=silent_endpoint, timeout_s=0.1)
     for call in every_call(store):
         started = time.monotonic()
         with pytest.raises(StoreUnavailableError, match="did not answer in time"):
