@@ -10,7 +10,7 @@ from dfs.api.blueprints import Blueprint
 from dfs.api.represent import format_timestamp
 from dfs.api.requests import services
 from dfs.api.responses import Answer, answer_json
-from dfs.api.schemas import EntriesQuerySchema
+from dfs.api.schemas import EntriesQuerySchema, WholeText
 from dfs.api.spec import answer, problems
 from dfs.core.signing import KEY_ID_CHARS
 from dfs.services.audit import ACTIONS, Deed
@@ -23,7 +23,7 @@ class AuditQuerySchema(EntriesQuerySchema):
 
     by = fields.String(
         load_default=None,
-        validate=validate.Regexp(rf"[0-9A-Za-z]{{1,{KEY_ID_CHARS}}}\Z"),
+        validate=WholeText(rf"[0-9A-Za-z]{{1,{KEY_ID_CHARS}}}"),
         metadata={"description": "Only what was done with this key; or `node`, or `operator`."},
     )
 

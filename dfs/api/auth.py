@@ -187,7 +187,10 @@ def _parse_header(header: str) -> tuple[str, str]:
     """Return id and secret; empty ones, which no key has, if the header is malformed."""
     if header[:7].lower() == _BEARER:
         return parse_token(header[7:].strip()) or ("", "")
-    given = Authorization.from_header(header)
+    try:
+        given = Authorization.from_header(header)
+    except ValueError:  # not even ASCII
+        return "", ""
     if given is None or given.type != "basic":
         return "", ""
     return given.username or "", given.password or ""

@@ -39,7 +39,7 @@ _HASHES: dict[str, tuple[Callable[[], _Hash], int]] = {
 
 def _decode(header: str, text: str, size: int) -> bytes:
     try:
-        digest = base64.b64decode(text, validate=True)
+        digest = base64.b64decode(text.encode("latin-1"), validate=True)
     except binascii.Error:
         digest = b""
     if len(digest) != size:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-from flask import Flask, Response, current_app, send_from_directory
+from flask import Flask, Response, abort, current_app, send_from_directory
 from flask_smorest import Api  # type: ignore[import-untyped]
 
 import dfs
 from dfs.api import admin, audit, downloads, files, health, keys, replicas, uploads, usage
 from dfs.api.answers import ProblemSchema
 from dfs.api.headers import CSP
+from dfs.api.key_spec import URL_PURPOSES
 from dfs.api.responses import Answer
 from dfs.api.security import describe_security
 
@@ -54,6 +55,7 @@ def install_api(app: Flask) -> None:
         api.register_blueprint(module.blueprint)
     document = api.spec.to_dict()
     document["components"]["schemas"]["FilePatch"]["minProperties"] = 1
+    document["components"]["schemas"]["NewUrl"]["oneOf"] = URL_PURPOSES
     describe_security(document)
     app.extensions[_DOCUMENT_KEY] = msgspec.json.encode(document)
     app.add_url_rule("/openapi.json", "openapi", get_document)
@@ -75,5 +77,7 @@ def get_docs() -> Response:
 def get_asset(name: str) -> Response:
     """Return a file that belongs to the page."""
     response = send_from_directory(STATIC_PATH, name)
+    if response.status_code >= 400:  # a condition of the client's does not hold
+        abort(response.status_code)
     response.headers[CSP] = _POLICY
     return response

@@ -7,7 +7,14 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from dfs.api.schemas import KEY_CHARS_MAX, StrictSchema, Timestamp, check_prefix
+from dfs.api.schemas import (
+    KEY_CHARS_MAX,
+    TEXT_PATTERN,
+    JsonInteger,
+    StrictSchema,
+    Timestamp,
+    check_prefix,
+)
 from dfs.api.spec import FILE_ID, Doc, answer, header, problems
 from dfs.core.access import ALL_SCOPES, scope_names
 from dfs.core.signing import URL_LIFE_S_MAX
@@ -24,7 +31,7 @@ class NewKeySchema(StrictSchema):
     name = fields.String(
         required=True,
         validate=[validate.Length(1, NAME_CHARS_MAX), check_prefix],
-        metadata={"description": "For people."},
+        metadata={"description": "For people.", "pattern": TEXT_PATTERN},
     )
     scopes = fields.List(
         fields.String(validate=validate.OneOf(_SCOPES)),
@@ -35,8 +42,9 @@ class NewKeySchema(StrictSchema):
         load_default="",
         validate=[validate.Length(max=KEY_CHARS_MAX), check_prefix],
         metadata={
+            "pattern": TEXT_PATTERN,
             "description": "The key is good for files whose names begin so; to it there are no "
-            "others. Not together with the scope admin."
+            "others. Not together with the scope admin.",
         },
     )
     expires_at = Timestamp(
@@ -88,19 +96,23 @@ class NewUrlSchema(StrictSchema):
     file_id = fields.String(metadata={"description": "Of the file that can be downloaded with it."})
     name = fields.String(
         validate=validate.Length(1, KEY_CHARS_MAX),
-        metadata={"description": "The name that an uploaded file must have."},
+        metadata={
+            "description": "The name that an uploaded file must have.",
+            "pattern": TEXT_PATTERN,
+        },
     )
     prefix = fields.String(
         validate=[validate.Length(max=KEY_CHARS_MAX), check_prefix],
-        metadata={"description": "How the names of uploaded files must begin."},
+        metadata={
+            "description": "How the names of uploaded files must begin.",
+            "pattern": TEXT_PATTERN,
+        },
     )
-    bytes_max = fields.Integer(
-        strict=True,
+    bytes_max = JsonInteger(
         validate=validate.Range(1, BYTES_MAX),
         metadata={"description": "Bytes that an uploaded file may have at most; needed for those."},
     )
-    ttl_s = fields.Integer(
-        strict=True,
+    ttl_s = JsonInteger(
         load_default=URL_LIFE_S,
         validate=validate.Range(1, URL_LIFE_S_MAX),
         metadata={"description": "Seconds for which it is good."},
@@ -113,6 +125,14 @@ class NewUrlSchema(StrictSchema):
             raise ValidationError("Exactly one of file_id, name and prefix is needed.")
         if ("bytes_max" in data) == ("file_id" in data):
             raise ValidationError("Needed for uploads, and only for those.", "bytes_max")
+
+
+URL_PURPOSES: list[Doc] = [
+    {"required": ["file_id"], "properties": {"name": False, "prefix": False, "bytes_max": False}},
+    {"required": ["name", "bytes_max"], "properties": {"file_id": False, "prefix": False}},
+    {"required": ["prefix", "bytes_max"], "properties": {"file_id": False, "name": False}},
+]
+"""What the check above demands, for the document."""
 
 
 class UrlSchema(Schema):

@@ -16,10 +16,12 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate, valida
 
 from dfs.core.errors import InvalidNameError, InvalidRequestError
 from dfs.core.names import REFUSED_CHARACTERS, has_refused_characters
+from dfs.services.files import CURSOR
 
 METADATA_BYTES_MAX = 8192
 METADATA_NAME_CHARS_MAX = 128
 KEY_CHARS_MAX = 1024
+FILE_ID_CHARS = 26
 CONTENT_TYPE_CHARS_MAX = 255
 LSN_MAX = (1 << 63) - 1
 STORE_NAME_CHARS_MAX = 64
@@ -27,7 +29,7 @@ WAIT_S_MAX = 300
 TTL_S_MAX = 100 * 366 * 86400
 
 _QUERY_FIELDS_MAX = 50
-_TEXT_PATTERN = rf"^[^{REFUSED_CHARACTERS}]*$"  # for the document
+TEXT_PATTERN = rf"^[^{REFUSED_CHARACTERS}]*$"  # for the document
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -63,6 +65,33 @@ class QueryInteger(fields.Integer):
         if not isinstance(value, str) or not re.fullmatch(r"-?[0-9]{1,19}", value):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+class JsonInteger(fields.Integer):
+    """A whole number as JSON carries it: 5.0 is one, "5" is none."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.make_error("invalid", input=value)
+        if isinstance(value, float) and not value.is_integer():
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(int(value), attr, data, **kwargs)
+
+
+class WholeText(validate.Regexp):
+    """The whole of a text matches. Stands so in the document, where a pattern may match a part."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__(f"^{pattern}$")
+        self._whole = re.compile(pattern)
+
+    def __call__(self, value: str) -> str:  # type: ignore[override] # as the base means it
+        """Return the text. Raises ValidationError."""
+        if self._whole.fullmatch(value) is None:
+            raise ValidationError(self.error)
+        return value
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
@@ -142,7 +171,7 @@ class UploadQuerySchema(ExpirySchema):
         metadata={
             "description": "Name of the file. Needed for a raw body; in a form with one file it "
             "replaces the name given there.",
-            "pattern": _TEXT_PATTERN,
+            "pattern": TEXT_PATTERN,
         },
     )
     metadata = MetadataText(validate=check_metadata)
@@ -167,18 +196,18 @@ class FilesQuerySchema(StrictSchema):
     )
     after = fields.String(
         load_default=None,
-        validate=validate.Length(1, 8192),
-        metadata={"description": "`next` of the page before."},
+        validate=validate.Length(27, FILE_ID_CHARS + KEY_CHARS_MAX),
+        metadata={"description": "`next` of the page before.", "pattern": f"^{CURSOR.pattern}$"},
     )
     prefix = fields.String(
         load_default="",
         validate=[validate.Length(max=KEY_CHARS_MAX), check_prefix],
-        metadata={"description": "Only files whose name begins so.", "pattern": _TEXT_PATTERN},
+        metadata={"description": "Only files whose name begins so.", "pattern": TEXT_PATTERN},
     )
     name = fields.String(
         load_default=None,
         validate=[validate.Length(1, KEY_CHARS_MAX), check_prefix],
-        metadata={"description": "Only files with exactly this name.", "pattern": _TEXT_PATTERN},
+        metadata={"description": "Only files with exactly this name.", "pattern": TEXT_PATTERN},
     )
     deleted = fields.Boolean(
         load_default=False,
@@ -193,10 +222,11 @@ class FilePatchSchema(StrictSchema):
 
     name = fields.String(
         validate=validate.Length(1, KEY_CHARS_MAX),
-        metadata={"description": "The new name.", "pattern": _TEXT_PATTERN},
+        metadata={"description": "The new name.", "pattern": TEXT_PATTERN},
     )
     content_type = fields.String(
-        validate=check_content_type, metadata={"description": "The new media type."}
+        validate=[validate.Length(max=CONTENT_TYPE_CHARS_MAX), check_content_type],
+        metadata={"description": "The new media type.", "pattern": f"^{_CONTENT_TYPE.pattern}$"},
     )
     metadata = fields.Dict(
         keys=fields.String(),
@@ -229,7 +259,7 @@ class EntriesQuerySchema(StrictSchema):
     )
     file_id = fields.String(
         load_default=None,
-        validate=validate.Regexp(r"[0-9A-HJKMNP-TV-Z]{26}\Z"),
+        validate=WholeText(r"[0-9A-HJKMNP-TV-Z]{26}"),
         metadata={"description": "Only entries of this file."},
     )
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 import structlog
 from gunicorn.http import errors
 
+from dfs.api.headers import GUARDS
 from dfs.api.problems import MEDIA_TYPE, encode_problem, reason_of
 from dfs.server.wire import Wire
 
@@ -53,9 +54,10 @@ def refuse_late_head(wire: Wire, *, request_id: str) -> None:
 
 def _encode(status: int, code: str, detail: str, request_id: str) -> bytes:
     body = encode_problem(status, code, detail, request_id)
+    guards = "".join(f"{name}: {value}\r\n" for name, value in GUARDS)
     head = (
         f"HTTP/1.1 {status} {reason_of(status)}\r\nConnection: close\r\n"
         f"Content-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
-        f"X-Request-ID: {request_id}\r\n\r\n"
+        f"X-Request-ID: {request_id}\r\n{guards}\r\n"
     )
     return head.encode("ascii") + body

@@ -227,8 +227,21 @@ METADATA: list[Case] = [
 ]
 CHECKSUMS: list[Case] = [
     ("MD5 bad", named("name=a", "Content-MD5: zzz\r\n"), 422),
+    ("MD5 no ASCII", named("name=a", "Content-MD5: XUFA\xcb==\r\n"), 422),
+    ("condition", request("GET /docs", "If-Match: x\r\n"), 412),
     ("digests", named("name=a", "Repr-Digest: " + "sha-256=:AAAA:, " * 500 + "x=:AA:\r\n"), 422),
     ("type bad", named("name=a", 'Content-Type: text/html; x="\r\n'), 422),
+]
+CREDENTIALS: list[Case] = [
+    (f"credentials {given!r}", request("GET /files", f"Authorization: {given}\r\n"), 401)
+    for given in [
+        "Basic \xff",
+        "Basic dXNlcjp\xcb",
+        "Basic ////",
+        "Bearer \xff",
+        "Bearer dfs_\xff_\xff",
+        "?",
+    ]
 ]
 JSONS: list[Case] = [
     ("JSON of lists", patch(b"[" * 200_000), 400),
@@ -240,6 +253,32 @@ JSONS: list[Case] = [
     ("JSON list", patch(b"[]"), 422),
     ("JSON empty", patch(b""), 400),
 ]
+HEADERS = (
+    *("Accept", "Accept-Encoding", "Authorization", "Connection", "Content-Digest", "Content-MD5"),
+    *("Content-Type", "Cookie", "DFS-Metadata", "DFS-Replication", "Forwarded", "Host", "If-Match"),
+    *("If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Origin", "Range"),
+    *("Referer", "Repr-Digest", "Sec-Fetch-Site", "TE", "Upgrade", "X-Forwarded-For"),
+    *("X-Request-ID",),
+)
+VALUES = (
+    *(
+        b"",
+        b"\xff\xcb",
+        b"\t",
+        b"9" * 5000,
+        b"1e999",
+        b"[::1",
+        b"[::1]:99999999",
+        b"http://[",
+        b"null",
+    ),
+    *(b"Basic \xff", b"Bearer \xff", b"Basic " + b"A" * 7000, b'W/"\xff", *', b'"' * 3000),
+    *(b"Mon, 01 Jan 0001 00:00:00 GMT", b"Fri, 31 Dec 9999 23:59:59 -9999", b"=?utf-8?q?x?="),
+    *(b"multipart/form-data; boundary=\xff", b"multipart/form-data; boundary*=utf-8''%ff"),
+    *(b"bytes=\xb2-\xb3", b"bytes=0-0,\xa0", b"sha-256=:\xff:", b'text/plain; a="\xff"'),
+)
+"""Each in each of those headers is answered, whatever it says."""
+
 CASES: list[Case] = [
     *FORMS,
     *LENGTHS,
@@ -252,6 +291,7 @@ CASES: list[Case] = [
     *NAMES,
     *METADATA,
     *CHECKSUMS,
+    *CREDENTIALS,
     *JSONS,
 ]
 

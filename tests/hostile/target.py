@@ -35,6 +35,8 @@ class Answer:
         """Return the body, which must be a problem."""
         assert b"\r\ncontent-type: application/problem+json\r\n" in self.head.lower() + b"\r\n"
         problem: dict[str, Any] = json.loads(self.body)
+        for name in (b"x-content-type-options: nosniff", b"content-security-policy: "):
+            assert b"\r\n" + name in self.head.lower()
         assert problem["status"] == self.status
         assert problem["code"]
         return problem

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
-from tests.hostile.cases import CASES, chunks, named, ranges, request
+from tests.hostile.cases import CASES, HEADERS, VALUES, chunks, named, ranges, request
+from tests.hostile.fuzz import exchange, judge
 from tests.hostile.slow import slow_clients
 from tests.hostile.target import Target, read_answer, running_target
 
@@ -54,6 +56,20 @@ def test_hostile_request_is_refused(target: Target, hostile: bytes, status: int)
     answer = target.ask(hostile)
     assert answer.status == status, answer
     answer.problem()
+    target.check()
+
+
+@pytest.mark.parametrize("line", ["GET /files", "GET /docs", "GET /ready", "POST /upload?name=a"])
+def test_header_of_any_content_is_answered(target: Target, line: str) -> None:
+    """Nothing that stands in a header makes the node fail, not even text of no encoding."""
+    for header in HEADERS:
+        for value in VALUES:
+            host = b"" if header == "Host" else b"Host: localhost\r\n"
+            head = f"{line} HTTP/1.1\r\n{header}: ".encode() + value + b"\r\n" + host
+            body = b"Content-Length: 5\r\n\r\nhello" if line[:4] == "POST" else b"\r\n"
+            sent = head + body
+            faults = judge(sent, exchange(target.host, target.port, sent), Counter())
+            assert not faults, (header, value, faults)
     target.check()
 
 
