@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from flask.testing import FlaskClient
 
 from dfs.api.audit import AuditSchema
@@ -48,8 +47,8 @@ def test_requests_are_told_with_the_key_that_made_them(make_app: MakeApp) -> Non
     assert paged["next"] == paged["deeds"][-1]["lsn"]
 
 
-@pytest.mark.parametrize("query", ["after=-1", "limit=0", "by=", "by=x y", "file_id=x", "x=1"])
-def test_query_invalid_is_422(client: FlaskClient, query: str) -> None:
+def test_query_invalid_is_422(client: FlaskClient) -> None:
     """Naming the parameter."""
-    answer: Any = client.get(f"/admin/audit?{query}")
-    assert (answer.status_code, list(answer.json["errors"])) == (422, [query.partition("=")[0]])
+    for query in ("after=-1", "limit=0", "by=", "by=x y", "file_id=x", "x=1"):
+        answer: Any = client.get(f"/admin/audit?{query}")
+        assert (answer.status_code, list(answer.json["errors"])) == (422, [query.partition("=")[0]])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pytest
 from flask import Flask
 
 from dfs.api.permissions import ADMIN, NEEDED, PUBLIC, SOMEBODY, find_needed
@@ -49,21 +48,16 @@ def test_route_that_is_not_in_the_table_needs_everything() -> None:
     assert find_needed("/files", "OPTIONS") == SOMEBODY
 
 
-@pytest.fixture
-def app(make_app: MakeApp) -> Flask:
-    """An application with a key, of which nobody uses anything."""
-    app = make_app(**SETTINGS)
-    make_key(app.extensions["dfs"].services)
-    return app
-
-
-@pytest.mark.parametrize("rule", [rule for rule, methods in NEEDED.items()])
-def test_route_asks_for_the_scope_of_the_table(app: Flask, rule: str) -> None:
+def test_each_route_asks_for_the_scope_of_the_table(make_app: MakeApp) -> None:
     """Strangers get 401, a key without the scope 403, the key with it neither."""
+    app = make_app(**SETTINGS)
     client = app.test_client()
     services = app.extensions["dfs"].services
-    path = re.sub("<[^>]+>", "01K00000000000000000000000", rule)
-    for method, needed in NEEDED[rule].items():
+    keys = {scopes: bearer_of(make_key(services, scopes)) for scopes in range(1, ALL_SCOPES + 1)}
+    for rule, method, needed in [
+        (rule, *entry) for rule, methods in NEEDED.items() for entry in methods.items()
+    ]:
+        path = re.sub("<[^>]+>", "01K00000000000000000000000", rule)
         if needed == PUBLIC:
             assert client.open(path, method=method).status_code in (200, 503)
             continue
@@ -74,9 +68,8 @@ def test_route_asks_for_the_scope_of_the_table(app: Flask, rule: str) -> None:
             'Basic realm="dfs", charset="UTF-8"',
         ]
         if needed:
-            other = bearer_of(make_key(services, ALL_SCOPES & ~needed))
+            other = keys[ALL_SCOPES & ~needed]
             refused: Any = client.open(path, method=method, headers=other)
-            assert (refused.status_code, refused.json["code"]) == (403, "forbidden")
-        right = bearer_of(make_key(services, needed or Scope.DELETE))
-        with client.open(path, method=method, headers=right) as allowed:
-            assert allowed.status_code not in (401, 403, 500)
+            assert (refused.status_code, refused.json["code"]) == (403, "forbidden"), path
+        with client.open(path, method=method, headers=keys[needed or 1]) as allowed:
+            assert allowed.status_code not in (401, 403, 500), path

@@ -77,29 +77,27 @@ def test_keyring_knows_a_key_by_its_secret_alone(node: Services) -> None:
     assert ring.verify("", hash_secret("")) is None
 
 
-@pytest.mark.parametrize(
-    ("terms", "field"),
-    [
-        ({"name": ""}, "name"),
-        ({"name": "x" * 129}, "name"),
-        ({"name": "a\0b"}, "name"),
-        ({"name": "\ud800"}, "name"),
-        ({"scopes": 0}, "scopes"),
-        ({"scopes": 16}, "scopes"),
-        ({"prefix": "a\nb", "scopes": 1}, "prefix"),
-        ({"prefix": "x" * 1025, "scopes": 1}, "prefix"),
-        ({"prefix": "a/", "scopes": ALL_SCOPES}, "prefix"),
-        ({"expires_at_ms": 1}, "expires_at"),
-    ],
-)
-def test_key_that_cannot_be_is_refused(
-    node: Services, terms: dict[str, object], field: str
-) -> None:
+WRONG_TERMS: list[tuple[dict[str, object], str]] = [
+    ({"name": ""}, "name"),
+    ({"name": "x" * 129}, "name"),
+    ({"name": "a\0b"}, "name"),
+    ({"name": "\ud800"}, "name"),
+    ({"scopes": 0}, "scopes"),
+    ({"scopes": 16}, "scopes"),
+    ({"prefix": "a\nb", "scopes": 1}, "prefix"),
+    ({"prefix": "x" * 1025, "scopes": 1}, "prefix"),
+    ({"prefix": "a/", "scopes": ALL_SCOPES}, "prefix"),
+    ({"expires_at_ms": 1}, "expires_at"),
+]
+
+
+def test_key_that_cannot_be_is_refused(node: Services) -> None:
     """Naming what is wrong; nothing is in the log."""
     before = node.log.position
-    with pytest.raises(InvalidRequestError) as caught:
-        create(node, **{"name": "key", **terms})  # type: ignore[arg-type]
-    assert list(caught.value.fields) == [field]
+    for terms, field in WRONG_TERMS:
+        with pytest.raises(InvalidRequestError) as caught:
+            create(node, **{"name": "key", **terms})  # type: ignore[arg-type]
+        assert list(caught.value.fields) == [field]
     assert node.log.position == before
 
 
@@ -293,14 +291,14 @@ def test_files_expired_are_deleted_by_the_node(node: Services, clock: Clock) -> 
     assert [meta.by for meta in metas(node) if type(meta).__name__ == "DeleteFile"] == [NODE_ID]
 
 
-@pytest.mark.parametrize("key_id", ["\0" * 12, "\ud800" * 12, "'; --" + "0" * 7, "", "x" * 5000])
-def test_key_id_that_cannot_be_is_never_asked_for(node: Services, key_id: str) -> None:
+def test_key_id_that_cannot_be_is_never_asked_for(node: Services) -> None:
     """A database may refuse such texts, and that is nobody's fault but the client's."""
-    assert node.keyring.verify(key_id, bytes(32)) is None
-    with pytest.raises(NoSuchKeyError):
-        node.keys.find(key_id)
-    with pytest.raises(NoSuchKeyError):
-        node.keys.revoke(key_id, caller=OPERATOR)
+    for key_id in ("\0" * 12, "\ud800" * 12, "'; --" + "0" * 7, "", "x" * 5000):
+        assert node.keyring.verify(key_id, bytes(32)) is None
+        with pytest.raises(NoSuchKeyError):
+            node.keys.find(key_id)
+        with pytest.raises(NoSuchKeyError):
+            node.keys.revoke(key_id, caller=OPERATOR)
 
 
 def test_keys_are_back_after_the_loss_of_the_primary(tmp_path: Path, sqlite_url: str) -> None:
