@@ -15,6 +15,7 @@ DFS_KEY. Exit status: 0 done, 1 it could not be done, 2 a wrong call or setting.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -166,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(sign(options))
             return 0
         config = load_config()
-        configure_logging(config.debug)
+        configure_logging(config.debug, level=logging.WARNING)
         run(config, options)
     except ConfigError as error:
         print(f"dfs: {error}", file=sys.stderr)

@@ -20,8 +20,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from dfs.core.clock import now_ms
 from dfs.core.config import load_config
 from dfs.core.errors import DfsError, WalGapError
@@ -51,10 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         config = load_config()
-        configure_logging(config.debug)
-        if not config.debug:
-            level = structlog.make_filtering_bound_logger(logging.ERROR)
-            structlog.configure(wrapper_class=level)
+        configure_logging(config.debug, level=logging.ERROR)
         require_node(config.wal_path)
         services = open_services(config)
         try:

@@ -19,13 +19,15 @@ _SHARED_PROCESSORS: tuple[structlog.typing.Processor, ...] = (
 )
 
 
-def configure_logging(debug: bool) -> None:
-    """Send the logs of this process to stderr: JSON, or readable text when `debug`."""
+def configure_logging(debug: bool, *, level: int = logging.INFO) -> None:
+    """Send the logs of this process to stderr: JSON, or readable text when `debug`.
+
+    Args:
+        level: the lowest that is told, unless `debug`, with which all are.
+    """
     structlog.configure(
         processors=[*_SHARED_PROCESSORS, _renderer(debug)],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if debug else logging.INFO
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
