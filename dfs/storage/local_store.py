@@ -274,8 +274,10 @@ class LocalStore:
 
     def _quarantine(self, name: str) -> None:
         """Move a file of the store to `damaged`, if it is there."""
-        source, target = self._path / name, self._path / damaged_name(name, now_ms=now_ms())
+        source, moment_ms = self._path / name, now_ms()
         try:
+            while (target := self._path / damaged_name(name, now_ms=moment_ms)).exists():
+                moment_ms += 1  # the same was put aside just now: that is kept, too
             source.rename(target)
         except FileNotFoundError as error:
             require_directory(self._damaged)

@@ -256,8 +256,11 @@ def test_list_segments_passes_over_foreign_names(store: LocalStore) -> None:
     assert store.list_segments() == [(12, 1)]
 
 
-def test_quarantine_keeps_the_bytes_under_damaged(store: LocalStore) -> None:
-    """What was found damaged can still be looked at, each time it was found so."""
+def test_quarantine_keeps_the_bytes_under_damaged(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found damaged can still be looked at, each time, even twice in a millisecond."""
+    monkeypatch.setattr("dfs.storage.local_store.now_ms", lambda: 1_000_000_000_000)
     for content in (b"first", b"second!"):
         store.put_segment(5, [content])
         store.quarantine_segment(5)
