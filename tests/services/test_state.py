@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
+from dfs.core.access import OPERATOR
 from dfs.core.errors import NoSuchFileError
 from dfs.core.model import File
 from dfs.db.repository import IndexRepository
@@ -31,7 +32,7 @@ class SimulatedCrashError(BaseException):
 
 
 class NodeMachine(RuleBasedStateMachine):
-    """Uploads, changes, deletes, crashes, restarts, rebuilds; the model is two dictionaries."""
+    """Uploads, changes, deletes, keys, crashes, restarts, rebuilds; the model is dictionaries."""
 
     ids = Bundle("ids")
     deleted_ids = Bundle("deleted_ids")
@@ -44,6 +45,7 @@ class NodeMachine(RuleBasedStateMachine):
         self.files: dict[str, tuple[str, str]] = {}
         self.trash: dict[str, tuple[str, str]] = {}
         self.uncertain: dict[str, str] = {}
+        self.keys: dict[str, str] = {}
         self.nodes: list[Services] = []
         self.node = self.open()
 
@@ -134,6 +136,27 @@ class NodeMachine(RuleBasedStateMachine):
             return
         self.files[file_id] = self.trash.pop(file_id)
 
+    @rule(prefix=st.sampled_from("abc"))
+    def make_key(self, prefix: str) -> None:
+        """Make an API key."""
+        terms = {"name": "key", "scopes": 1, "prefix": prefix, "caller": OPERATOR}
+        before = set(self.keys)
+        self.change(lambda: self.node.keys.create(**terms))
+        new = [key for key in self.node.keys.list() if key.id not in before]
+        assert len(new) <= 1
+        self.keys.update((key.id, prefix) for key in new)
+
+    @rule(place=st.integers(0, 3))
+    def revoke_key(self, place: int) -> None:
+        """Revoke one of the keys."""
+        if not self.keys:
+            return
+        key_id = sorted(self.keys)[place % len(self.keys)]
+        terms = {"caller": OPERATOR, "may_be_last": True}
+        self.change(lambda: self.node.keys.revoke(key_id, **terms))
+        if self.node.keyring.find(key_id) is None:
+            del self.keys[key_id]
+
     @rule()
     def purge(self) -> None:
         """Empty the trash."""
@@ -203,6 +226,7 @@ class NodeMachine(RuleBasedStateMachine):
         assert names == {file_id: name for file_id, (name, _) in self.files.items()}
         trash = {file.id: (file.key, file.etag) for file in self.list_trash()}
         assert trash == self.trash
+        assert {key.id: key.prefix for key in self.node.keys.list()} == self.keys
         check_figures(self.node)
         assert list((self.directory / "primary" / "tmp").iterdir()) == []
 
