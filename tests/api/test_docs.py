@@ -109,7 +109,7 @@ def test_document_is_truthful(
         operation = found.ok()
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
         def check(case: schemathesis.Case) -> None:
             # An upload's body decides whether it needs a name, its checksums depend on its bytes,
             # and a cursor comes from a page: no schema can say that.
