@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -24,6 +25,8 @@ from tests.services.recount import check_figures
 from tests.services.test_crash import ROTATION_STEPS, STEPS
 
 FAR_MS = 1 << 50
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""A crash here ends no more than a process, and to sync a disk takes most of the time."""
 SIZES = st.sampled_from([0, 1, 500, 3000, 5000])
 
 
@@ -40,7 +43,7 @@ class NodeMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         """Open an empty node with tiny segments."""
-        self.directory = Path(tempfile.mkdtemp(prefix="dfs-state-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="dfs-state-", dir=MEMORY))
         self.fatal: tuple[str, int] | None = None
         self.files: dict[str, tuple[str, str]] = {}
         self.trash: dict[str, tuple[str, str]] = {}
