@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from dfs.core.address import is_loopback
 from dfs.core.errors import CrossSiteError
 
-_BY_PROXY = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_REAL_IP", "HTTP_VIA")
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
@@ -36,7 +35,12 @@ def refuse_other_sites(environ: Mapping[str, Any], *, is_change: bool = False) -
 
 def is_proxied(environ: Mapping[str, Any]) -> bool:
     """Return whether somebody says that he asks for another."""
-    return any(name in environ for name in _BY_PROXY)
+    return (
+        "HTTP_FORWARDED" in environ
+        or "HTTP_X_FORWARDED_FOR" in environ
+        or "HTTP_X_REAL_IP" in environ
+        or "HTTP_VIA" in environ
+    )
 
 
 @lru_cache(maxsize=256)

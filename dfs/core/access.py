@@ -7,7 +7,6 @@ begin with his prefix: to him there are no others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntFlag
 
 import msgspec
@@ -76,8 +75,7 @@ class Key(msgspec.Struct, frozen=True, gc=False):
         return self.expires_at_ms is not None and self.expires_at_ms <= at_ms
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """Who asks.
 
     Attributes:

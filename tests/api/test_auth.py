@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dfs.api import attempts
 from dfs.core.access import OPERATOR, Scope
@@ -339,3 +343,32 @@ def test_wrong_credentials_are_slowed_for_their_address_alone(
     assert client.get("/files", headers=known, environ_base=here).status_code == 200
     assert client.get("/files", headers=new, environ_base=there).status_code == 200
     assert client.get("/files", environ_base=here).status_code == 401, "nothing was tried"
+
+
+LATIN = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF), max_size=80)
+HEADERS = st.one_of(
+    LATIN,
+    st.builds("{}{}".format, st.sampled_from(["Bearer ", "Basic ", "BEARER dfs_"]), LATIN),
+    st.binary(max_size=60).map(lambda data: f"Basic {base64.b64encode(data).decode()}"),
+)
+SIGNED = st.dictionaries(
+    st.sampled_from(["sig", "sig_key", "sig_until", "sig_name", "sig_prefix", "sig_bytes", "name"]),
+    st.text(max_size=20),
+)
+
+
+def test_credentials_of_any_form_are_refused_without_a_fault(
+    client: FlaskClient, key: NewKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stands in header or query: never 500, and nobody gets in by it."""
+    monkeypatch.setattr(attempts, "BURST", 1 << 30)
+
+    @given(header=HEADERS, signed=SIGNED)
+    @settings(max_examples=150, deadline=None, derandomize=True)
+    def check(header: str, signed: dict[str, str]) -> None:
+        assert client.get("/files", headers={"Authorization": header}).status_code == 401
+        query = urlencode(signed | {"sig_key": key.key.id} if "sig" in signed else signed)
+        answer = client.post(f"/upload?{query}", data=b"x")
+        assert answer.status_code in (400, 401, 422)
+
+    check()
