@@ -126,6 +126,10 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
             return False
         return True
 
+    def close(self, graceful: bool = False) -> None:
+        """Close the connection; `graceful` is Gunicorn's, ignored: see `end`."""
+        self.sock.let_go()
+
     def drain(self) -> bool:
         """Throw away what the client still sends. False at its end, or when it is too much."""
         try:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
@@ -188,8 +189,12 @@ class Wire:
         """Do nothing: see `Terms`."""
 
     def close(self) -> None:
-        """Close the socket."""
-        self._sock.close()
+        """Do nothing: Gunicorn closes in a thread what ended; the main thread still knows it."""
+
+    def let_go(self) -> None:
+        """Close the socket. Its descriptor may be another's at once."""
+        with suppress(OSError):
+            self._sock.close()
 
 
 def limit_waits(sock: socket.socket, timeout_s: float) -> None:

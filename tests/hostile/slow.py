@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import statistics
 import threading
@@ -57,7 +58,7 @@ def slow_clients(target: Target, kind: str, count: int) -> Iterator[SlowClients]
         connections.append(connection)
     if kind == "readers":  # each fills the buffers of the kernel first, which is plain work
         for connection in connections:
-            connection.recv(1, socket.MSG_PEEK)
+            select.select([connection], [], [])
     clients = SlowClients(connections, dribbles=kind in ("heads", "bodies"))
     try:
         yield clients

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -68,19 +69,37 @@ class Target:
     Args:
         pid: Gunicorn's master.
         store: its primary store. log: where its output goes.
+        tls: that its clients use; None for plain HTTP.
     """
 
-    def __init__(self, *, host: str, port: int, pid: int, store: Path, log: Path) -> None:
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        pid: int,
+        store: Path,
+        log: Path,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.host = host
         self.port = port
         self._pid = pid
         self._store = store
         self._log = log
+        self._tls = tls
         self._log_read = 0
         self._sound = self.footprint()
 
     def connect(self, *, receive_bytes: int | None = None) -> socket.socket:
         """Return a connection; `receive_bytes`: with so small a buffer."""
+        connection = self.connect_plainly(receive_bytes=receive_bytes)
+        if self._tls is None:
+            return connection
+        return self._tls.wrap_socket(connection)
+
+    def connect_plainly(self, *, receive_bytes: int | None = None) -> socket.socket:
+        """Return a connection without TLS, whatever the node speaks."""
         connection = socket.socket()
         if receive_bytes is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
@@ -196,7 +215,9 @@ def read_answer(connection: socket.socket) -> Answer:
 
 
 @contextmanager
-def running_target(directory: Path, **settings: str) -> Iterator[Target]:
+def running_target(
+    directory: Path, *, tls: ssl.SSLContext | None = None, **settings: str
+) -> Iterator[Target]:
     """Run a node without replicas and queue; end it whatever happens."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -217,21 +238,29 @@ def running_target(directory: Path, **settings: str) -> Iterator[Target]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=output)
     try:
-        wait_until_ready(port, process)
+        wait_until_ready(port, process, tls)
         yield Target(
-            host="127.0.0.1", port=port, pid=process.pid, store=directory / "primary", log=log
+            host="127.0.0.1",
+            port=port,
+            pid=process.pid,
+            store=directory / "primary",
+            log=log,
+            tls=tls,
         )
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
 
 
-def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a node answers, by all of its workers' first requests."""
+def wait_until_ready(
+    port: int, process: subprocess.Popen[bytes], tls: ssl.SSLContext | None
+) -> None:
+    """Wait until a node answers."""
     while True:
         assert process.poll() is None
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+            with connection if tls is None else tls.wrap_socket(connection) as connection:
                 connection.sendall(b"GET /ready HTTP/1.0\r\n\r\n")
                 if read_answer(connection).status == 200:
                     return
