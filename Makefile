@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run worker key up down format lint types arch test test-unit \
-	test-contract test-crash test-integration audit check bench siege wal-golden settings-table \
+	test-contract test-crash test-integration audit check bench siege truth wal-golden settings-table \
 	constraints clean
 
 help: ## List these tasks
@@ -97,6 +97,9 @@ bench: setup-dev ## Measure this machine and write docs/benchmarks.md with its p
 
 siege: setup-dev ## Besiege a node: slow clients, 10,000 that go away, 100,000 damaged requests; minutes
 	@$(BIN)/python -m tests.hostile.siege
+
+truth: setup-dev ## Hold a node against its OpenAPI document, with all checks of schemathesis; ten minutes
+	@$(BIN)/python -m tests.hostile.openapi
 
 wal-golden: setup-dev ## Write the golden segment of a new log format to tests/data/wal
 	@$(BIN)/python -m tests.wal.golden

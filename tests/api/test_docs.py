@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from typing import Any
 
-import pytest
-import schemathesis
 from flask.testing import FlaskClient
-from hypothesis import HealthCheck, given, settings
-from hypothesis.errors import Unsatisfiable
-from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from dfs.api import attempts
 from dfs.api.permissions import PUBLIC, find_needed
 from dfs.core.access import scope_names
-from dfs.queue.inline_queue import InlineQueue
-from dfs.services.hints import REPLICATE, SCRUB
 from tests.api.conftest import MakeApp
-from tests.api.keys import bearer_of, make_key
 
 UNDOCUMENTED = {"/openapi.json", "/docs", "/docs/assets/<path:name>", "/metrics"}
 
@@ -86,34 +75,3 @@ def test_document_says_which_scope_each_operation_needs(client: FlaskClient) -> 
                 assert {"401", "403", "429"} <= set(operation["responses"])
                 for name in scope_names(max(needed, 0)):
                     assert f"`{name}`" in operation["description"], (path, method)
-
-
-def ignore_job(store: str) -> None:
-    """Do nothing: a node without replicas owes nothing."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", list(GenerationMode))
-def test_document_is_truthful(
-    make_app: MakeApp, mode: GenerationMode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever is sent after the document, or against it, is answered as the document says."""
-    monkeypatch.setattr(attempts, "BURST", 1 << 30)  # every operation is tried with wrong keys
-    app = make_app()
-    app.extensions["dfs"].services.replicas._queue = InlineQueue(
-        jobs={REPLICATE.name: ignore_job, SCRUB.name: ignore_job}
-    )
-    headers = bearer_of(make_key(app.extensions["dfs"].services))
-    schema = schemathesis.openapi.from_wsgi("/openapi.json", app, headers=headers)
-    for found in schema.get_all_operations():
-        operation = found.ok()
-
-        @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-        def check(case: schemathesis.Case) -> None:
-            # An upload's body decides whether it needs a name, its checksums depend on its bytes,
-            # and a cursor comes from a page: no schema can say that.
-            case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance])
-
-        with suppress(Unsatisfiable):  # nothing of this operation can be wrong
-            check()

@@ -20,13 +20,16 @@ REVOKE = ("--include-name", "DELETE /admin/keys/{key_id}")
 ALL_BUT_REVOKE = ("--exclude-name", REVOKE[1])
 
 
-def hold_against(directory: Path, *, seconds: int, seed: int) -> tuple[int, str]:
+def hold_against(
+    directory: Path, *, seconds: int, seed: int, examples: int | None = None
+) -> tuple[int, str]:
     """Start a node with keys, and have schemathesis send what its document allows, and forbids.
 
     Keys are revoked last, and by a key of its own: the one that is used would be revoked, too.
 
     Args:
         seconds: how long it may take, about.
+        examples: of each operation, at most; None: as many as there is time for.
 
     Returns:
         Exit status and output of the first run that found something, or of the last.
@@ -42,6 +45,8 @@ def hold_against(directory: Path, *, seconds: int, seed: int) -> tuple[int, str]
                 *("--seed", str(seed), "--max-time", str(max(2, round(seconds * share)))),
                 *("--request-timeout", "20", "--warnings", "off", *selection),
             ]
+            if examples is not None:
+                command += ["--max-examples", str(examples)]
             done = subprocess.run(
                 command, cwd=directory, capture_output=True, text=True, check=False
             )
