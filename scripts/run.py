@@ -181,6 +181,7 @@ def announce_when_ready(url: str, auth: str, ended: threading.Event) -> None:
     told = ""
     # It is our own child that we ask, whatever name is in its certificate, and for no secret.
     context = urllib3.util.create_urllib3_context(cert_reqs=ssl.CERT_NONE)
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     # A connection that stays open lets a node that is stopped wait for another request.
     brief = {"Connection": "close"}
     with urllib3.PoolManager(retries=False, timeout=5, headers=brief, ssl_context=context) as http:

@@ -273,6 +273,16 @@ class TestSignedUrls:
             url = sign("POST", "/upload", **restrictions)
             answer = self.client.post(f"{url}&name=a/x", data=b"1")
             assert answer.status_code == status, restrictions
+        reader = make_key(services, Scope.READ)
+        url = sign_url(
+            reader.key.id,
+            reader.key.signing_key,
+            method="POST",
+            path="/upload",
+            until_s=until_s,
+            restrictions={"sig_prefix": "", "sig_bytes": "9"},
+        )
+        assert self.client.post(f"{url}&name=a", data=b"1").status_code == 403
         until_s += URL_LIFE_S_MAX
         assert self.client.get(sign("GET", f"/download/{self.ids[0]}")).status_code == 401
 

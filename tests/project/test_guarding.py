@@ -103,6 +103,7 @@ def test_node_for_strangers_starts_with_a_key_and_forgets_a_revoked_one_within_a
     monkeypatch.chdir(tmp_path)
     with running_node(tmp_path, DFS_HOST=EVERYWHERE, DEBUG="true", **TLS) as node:
         assert node.url.startswith("https://")
+        assert "need an API key" in node.read_until("  Requests")
         assert [ask(node, None), ask(node, "dfs_x"), ask(node, first)] == [401, 401, 200]
         assert ask(node, None, "/health") == 200
         assert keys.main(["create", "--name", "second", "--scopes", "read"]) == 0
