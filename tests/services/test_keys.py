@@ -188,6 +188,7 @@ def test_compaction_moves_keys_that_are_good_and_purges_the_others(open_node: Op
     rebuilt = open_node()
     assert facts(rebuilt) == before
     assert rebuilt.keyring.verify(kept.key.id, hash_secret(kept.secret)) is not None
+    assert rebuilt.keys.find(kept.key.id).first_lsn == kept.key.first_lsn
     check_figures(rebuilt)
 
 
@@ -210,6 +211,25 @@ def test_revocation_is_moved_while_the_key_may_come_back(open_node: Opener) -> N
     assert (moved.id, moved.by) == (gone.key.id, "ALICE")
     assert moved.at_lsn > 0
     check_figures(node)
+    node.index.destroy()
+    assert len(open_node().keys.list()) == 1
+
+
+def test_revocation_is_moved_while_a_segment_too_small_to_go_has_the_key(open_node: Opener) -> None:
+    """Such a segment is never compacted, so what it puts could come back for ever."""
+    node = open_node(wal_segment_bytes=100_000, compact_bytes_per_s=1 << 40)
+    create(node)
+    gone = create(node)
+    with node.log.lock():
+        node.committer._rotate_if_full(1 << 30)
+    node.keys.revoke(gone.key.id, caller=ALICE)
+    ids: list[str] = []
+    while node.log.position.segment_id <= 3:
+        ids += store_many(node, 4, prefix=f"x{len(ids)}-")
+    purge(node, *ids)
+    compact(node)
+    assert 2 in stub_ids(node)
+    assert 1 not in stub_ids(node)
     node.index.destroy()
     assert len(open_node().keys.list()) == 1
 
