@@ -258,6 +258,8 @@ class TestSignedUrls:
             )
 
         assert self.client.get(sign("GET", f"/download/{self.ids[0]}")).status_code == 403
+        for method, path in (("GET", "/files"), ("POST", f"/files/{self.ids[0]}/restore")):
+            assert self.client.open(sign(method, path), method=method).status_code == 401
         for restrictions, status in (
             ({"sig_prefix": "b/", "sig_bytes": "9"}, 403),
             ({"sig_prefix": "", "sig_bytes": "9"}, 403),

@@ -109,6 +109,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "compressed pickle": {"data": zlib.compress(pickle.dumps(Trap()))},
     "pickled meta": {"data": call(ATTACK), "meta": pickle.dumps(Trap())},
     "bomb": {"data": zlib.compress(b"[" + b" " * (64 << 20) + b"]")},
+    "bomb around a call": {"data": zlib.compress(FINE[:-1] + b" " * (1 << 20) + b"]")},
     "huge": {"data": b"[" + b" " * (1 << 20) + b"]"},
     "huge field": {"data": FINE, "worker_name": "x" * (1 << 20)},
     "no data": {"description": "x"},
@@ -194,6 +195,9 @@ def test_calls_and_addresses_beside_the_job_are_not_looked_at(
         "exc_info": zlib.compress(b" " * (64 << 20)),
     }
     plant(redis, {"data": call(GOOD), **fields})
+    (job,) = CheckedJob.fetch_many(["planted"], redis, JSONSerializer)
+    assert job is not None
+    assert (job.webhooks, job.success_callback, job.failure_callback) == ([], None, None)
     worker.work(burst=True)
     assert called == ["good"]
     assert Queue("test", connection=redis).count == 0
