@@ -18,47 +18,49 @@ REMEMBERED_MAX = 10_000
 class Attempts:
     """What this process knows of those who sent wrong credentials, and right ones.
 
-    An address may send `BURST` different wrong ones, and after that `PER_S` a second: until then
-    what it sends is not even looked at. Except what was right when it came from that address
-    before: so nobody is locked out by his neighbours behind the same proxy. The same wrong ones
-    again are no attempt at anything, but a client that does not know that its key was revoked. What
-    is remembered is bounded; the oldest is forgotten first.
+    From one address `BURST` different wrong ones may come for a key, and after that `PER_S` a
+    second: until then what comes is not even looked at. Those for no key there is are counted
+    together, so whoever knows the id of no key locks nobody out. What was right when it came from
+    that address before is always looked at: so nobody is locked out by his neighbours behind the
+    same proxy. The same wrong ones again are no attempt at anything, but a client that does not
+    know that its key was revoked. What is remembered is bounded; the oldest is forgotten first.
+
+    All methods take:
+        address: of the client.
+        key_id: of the key that the credentials are for; empty if there is none of that id.
+        credentials: a hash of them.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._paid_until_s: OrderedDict[str, float] = OrderedDict()
+        self._paid_until_s: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._right = _Recent()
         self._wrong = _Recent()
         self._lock = threading.Lock()
 
-    def find_pause_s(self, address: str, credentials: Hashable) -> int:
-        """Return for how many seconds credentials from an address are not looked at; 0: they are.
-
-        Args:
-            credentials: something that stands for them, and from which they do not follow.
-        """
+    def find_pause_s(self, address: str, key_id: str, credentials: bytes) -> int:
+        """Return for how many seconds these are not looked at; 0: they are."""
         if not self._paid_until_s:
             return 0
-        network = network_of(address)
-        until_s = self._paid_until_s.get(network, 0.0) - (BURST - 1) / PER_S
+        place = (network_of(address), key_id)
+        until_s = self._paid_until_s.get(place, 0.0) - (BURST - 1) / PER_S
         pause_s = until_s - self._clock()
-        if pause_s <= 0 or (network, credentials) in self._right:
+        if pause_s <= 0 or (*place, credentials) in self._right:
             return 0
         return math.ceil(pause_s)
 
-    def note_right(self, address: str, credentials: Hashable) -> None:
+    def note_right(self, address: str, key_id: str, credentials: bytes) -> None:
         """Remember that these came from there, and were right."""
-        self._right.add((network_of(address), credentials))
+        self._right.add((network_of(address), key_id, credentials))
 
-    def note_wrong(self, address: str, credentials: Hashable) -> None:
+    def note_wrong(self, address: str, key_id: str, credentials: bytes) -> None:
         """Count an attempt."""
-        network = network_of(address)
-        if not self._wrong.add((network, credentials)):
+        place = (network_of(address), key_id)
+        if not self._wrong.add((*place, credentials)):
             return
         with self._lock:
-            before_s = self._paid_until_s.pop(network, 0.0)
-            self._paid_until_s[network] = max(before_s, self._clock()) + 1 / PER_S
+            before_s = self._paid_until_s.pop(place, 0.0)
+            self._paid_until_s[place] = max(before_s, self._clock()) + 1 / PER_S
             if len(self._paid_until_s) > REMEMBERED_MAX:
                 self._paid_until_s.popitem(last=False)
 

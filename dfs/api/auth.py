@@ -17,8 +17,8 @@ Source: RFC 6750 (Bearer), RFC 7617 (Basic), RFC 9110 section 11.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flask import Flask, current_app
 from flask.globals import request_ctx
@@ -40,12 +40,12 @@ from dfs.core.errors import (
     UnauthorizedError,
 )
 from dfs.core.signing import hash_secret, parse_token
-
-if TYPE_CHECKING:
-    from dfs.services.keyring import Keyring
+from dfs.services.keyring import Keyring, has_secret
 
 CALLER_KEY = "dfs.caller"
 _GATE_KEY = "dfs.gate"
+_OF_URLS = "signed"
+"""Stands for the key when signatures of URLs are counted."""
 _BEARER = "bearer "
 _BASIC = "basic "
 
@@ -139,40 +139,42 @@ class Gate:
         key_id, secret = _parse_header(header)
         address = environ.get("REMOTE_ADDR", "")
         secret_hash = hash_secret(secret)
-        credentials = (key_id, secret_hash)
-        self._require_patience(address, credentials)
         keyring = self._find_keyring()
-        key = keyring.verify(key_id, secret_hash)
-        if key is None:
-            self._attempts.note_wrong(address, credentials)
+        key = keyring.find(key_id)
+        known_id = "" if key is None else key.id
+        self._require_patience(address, known_id, secret_hash)
+        if key is None or not has_secret(key, secret_hash):
+            self._attempts.note_wrong(address, known_id, secret_hash)
             raise UnauthorizedError("There is no such API key, or it is not good any more.")
-        self._attempts.note_right(address, credentials)
+        self._attempts.note_right(address, known_id, secret_hash)
         keyring.note_use(key)
         if header[:6].lower() == _BASIC:  # which browsers send without being asked to
             refuse_other_sites(environ)
         return _caller_with(key)
 
     def _identify_signer(self, signed: SignedUrl, environ: Mapping[str, Any]) -> Caller:
-        """Return who may do what a signed URL is for, and nothing else."""
-        address = environ.get("REMOTE_ADDR", "")
-        credentials = (signed.key_id, signed.signature)
-        self._require_patience(address, credentials)
+        """Return who may do what a signed URL is for, and nothing else.
+
+        Each signature is looked at: the id of the key stands in every URL, so that whoever has seen
+        one could keep others from using theirs. Only wrong ones are counted.
+        """
         keyring = self._find_keyring()
         key = keyring.find(signed.key_id)
         request = request_ctx.request
         method = "GET" if request.method == "HEAD" else request.method
         if key is None or not signed.is_signed_by(key.signing_key, method, request.path):
-            self._attempts.note_wrong(address, credentials)
+            address, signature_hash = environ.get("REMOTE_ADDR", ""), hash_secret(signed.signature)
+            self._require_patience(address, _OF_URLS, signature_hash)
+            self._attempts.note_wrong(address, _OF_URLS, signature_hash)
             raise UnauthorizedError("The URL is not signed by an API key that is good.")
-        self._attempts.note_right(address, credentials)
         rule = request.url_rule
         if rule is None or (rule.rule, method) not in SIGNED:
             raise UnauthorizedError("A signed URL is good for a download or an upload only.")
         keyring.note_use(key)
         return signed.caller(key, now_ms())
 
-    def _require_patience(self, address: str, credentials: Hashable) -> None:
-        pause_s = self._attempts.find_pause_s(address, credentials)
+    def _require_patience(self, address: str, key_id: str, credentials: bytes) -> None:
+        pause_s = self._attempts.find_pause_s(address, key_id, credentials)
         if pause_s:
             raise TooManyAttemptsError(
                 "Too many wrong credentials came from this address.", retry_after_s=pause_s

@@ -23,9 +23,16 @@ from dfs.services.ledger import Ledger
 
 AGE_S_MAX = 0.5
 NOTE_USE_EVERY_MS = 60_000
-_NO_HASH = bytes(32)
 
 logger = structlog.get_logger()
+
+
+def has_secret(key: Key, secret_hash: bytes) -> bool:
+    """Tell whether a key has the secret of this hash.
+
+    How long it takes says nothing of how much of the secret is right.
+    """
+    return hmac.compare_digest(secret_hash, key.secret_hash)
 
 
 class Keyring:
@@ -79,13 +86,9 @@ class Keyring:
         return None if known[1].has_expired(now_ms()) else known[1]
 
     def verify(self, key_id: str, secret_hash: bytes) -> Key | None:
-        """Return the key of that id if its secret has this hash. Raises MetadataError.
-
-        How long it takes says nothing of how much of the secret is right.
-        """
+        """Return the key of that id if its secret has this hash. Raises MetadataError."""
         key = self.find(key_id)
-        known = _NO_HASH if key is None else key.secret_hash
-        return key if hmac.compare_digest(secret_hash, known) else None
+        return key if key is not None and has_secret(key, secret_hash) else None
 
     def note_use(self, key: Key) -> None:
         """Note, once a minute, that a key is in use: as well as may be, and never in the way."""

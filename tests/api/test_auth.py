@@ -324,24 +324,29 @@ def _form(*names: str) -> dict[str, Any]:
     return {"file": [(BytesIO(b"x"), name) for name in names]}
 
 
-def test_wrong_credentials_are_slowed_for_their_address_alone(
+def test_wrong_credentials_are_slowed_for_their_address_and_key_alone(
     client: FlaskClient, key: NewKey, app: Flask
 ) -> None:
-    """Right ones from elsewhere are answered; and those that came from there before are, too."""
+    """Right ones from elsewhere are answered, and other keys, and what was right before."""
     here, there = {"REMOTE_ADDR": "192.0.2.1"}, {"REMOTE_ADDR": "192.0.2.2"}
-    known, new = bearer_of(key), bearer_of(make_key(services_of(app)))
-    assert client.get("/files", headers=known, environ_base=here).status_code == 200
-    statuses = [
-        client.get("/files", headers=basic("x", str(n)), environ_base=here).status_code
-        for n in range(attempts.BURST + 5)
-    ]
-    assert statuses[: attempts.BURST] == [401] * attempts.BURST
-    assert statuses[-1] == 429
-    slowed = client.get("/files", headers=new, environ_base=here)
+    target, other = make_key(services_of(app)), make_key(services_of(app))
+
+    def guess(key_id: str) -> list[int]:
+        return [
+            client.get("/files", headers=basic(key_id, str(n)), environ_base=here).status_code
+            for n in range(attempts.BURST + 5)
+        ]
+
+    assert client.get("/files", headers=bearer_of(key), environ_base=here).status_code == 200
+    for key_id in ("unknown", target.key.id, key.key.id):
+        statuses = guess(key_id)
+        assert statuses[: attempts.BURST] == [401] * attempts.BURST
+        assert statuses[-1] == 429
+    slowed = client.get("/files", headers=bearer_of(target), environ_base=here)
     assert (slowed.status_code, slowed.json["code"]) == (429, "too_many_attempts")  # type: ignore[index]
     assert int(slowed.headers["Retry-After"]) >= 1
-    assert client.get("/files", headers=known, environ_base=here).status_code == 200
-    assert client.get("/files", headers=new, environ_base=there).status_code == 200
+    for made, place in ((key, here), (other, here), (target, there)):
+        assert client.get("/files", headers=bearer_of(made), environ_base=place).status_code == 200
     assert client.get("/files", environ_base=here).status_code == 401, "nothing was tried"
 
 
