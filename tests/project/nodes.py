@@ -23,15 +23,15 @@ class RunningProgram:
 
     process: subprocess.Popen[str]
 
-    def read_until(self, text: str) -> str:
-        """Return the first line from now on that holds `text`. Fails when the output ends."""
+    def read_until(self, *texts: str) -> str:
+        """Return the first line from now on that holds one of these. Fails when the output ends."""
         seen: list[str] = []
         assert self.process.stdout is not None
         for line in self.process.stdout:
             seen.append(line)
-            if text in line:
+            if any(text in line for text in texts):
                 return line
-        raise AssertionError(f"never printed {text!r}:\n{''.join(seen)}")
+        raise AssertionError(f"never printed {texts}:\n{''.join(seen)}")
 
     def end(self, signal_number: int) -> tuple[int, str]:
         """Send a signal. Returns the exit status and the rest of the output."""
