@@ -65,8 +65,12 @@ class ServingThreads(Generic[T]):
             if len(self._lent) >= self._lent_max:
                 return False
             self._lent.add(threading.get_ident())
+        try:
+            self._start()
+        except RuntimeError:  # the machine has no more threads
+            self._lent.discard(threading.get_ident())
+            return False
         self._let_go()
-        self._start()
         return True
 
     def count_lent(self) -> int:

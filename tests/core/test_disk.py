@@ -157,6 +157,19 @@ def test_expect_counts_what_is_still_to_come_of_others(kernel: Kernel, disk: Dis
     disk.forget(Body(1))
 
 
+def test_expect_believes_little_of_a_body_that_does_not_come(kernel: Kernel, disk: Disk) -> None:
+    """Who declares a whole disk and sends nothing keeps nobody else from it; who sends, does."""
+    liar, honest = Body(90 << 30), Body(60 << 30)
+    kernel.leave(100 << 30)
+    disk.expect(liar)
+    disk.expect(honest)
+    disk.forget(honest)
+    liar.received = 30 << 30
+    kernel.leave(70 << 30)
+    with pytest.raises(NoSpaceError):
+        disk.expect(honest)
+
+
 def test_expect_of_an_unknown_length_asks_for_some_room(kernel: Kernel, disk: Disk) -> None:
     """What comes of it is taken as it comes, and nothing is promised to it."""
     kernel.leave(0)

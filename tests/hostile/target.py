@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTLE_S = 30.0
 LATE_THREADS = 1 + min(32, (os.cpu_count() or 1) + 4)
 """Threads that a process starts when it first needs them: the hinter, and those that hash."""
+LATE_DESCRIPTORS = 80
+"""Those of the index, which each thread opens when it first needs it, and of a new segment."""
 ALARMS = ("Traceback", "request_crashed", '"level": "error"', '"level": "critical"')
 
 
@@ -48,6 +50,7 @@ class Footprint:
     """What the worker processes of a node hold."""
 
     threads: int
+    descriptors: int
     sockets: int
     store_files: int
     temporary: int
@@ -57,6 +60,7 @@ class Footprint:
         """Tell whether nothing is more than there."""
         return (
             self.threads <= other.threads + LATE_THREADS * len(self.workers)
+            and self.descriptors <= other.descriptors + LATE_DESCRIPTORS * len(self.workers)
             and self.sockets <= other.sockets
             and self.store_files <= other.store_files
             and self.temporary <= other.temporary
@@ -130,7 +134,7 @@ class Target:
     def footprint(self) -> Footprint:
         """Look at what the workers hold."""
         children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
-        threads = sockets = files = 0
+        threads = descriptors = sockets = files = 0
         for child in children:
             threads += sum(1 for _ in Path(f"/proc/{child}/task").iterdir())
             for entry in Path(f"/proc/{child}/fd").iterdir():
@@ -138,10 +142,11 @@ class Target:
                     place = str(entry.readlink())
                 except FileNotFoundError:
                     continue
+                descriptors += 1
                 sockets += place.startswith("socket:")
                 files += place.startswith(str(self._store))
         left = sum(path.is_file() for path in (self._store / "tmp").rglob("*"))
-        return Footprint(threads, sockets, files, left, tuple(map(int, children)))
+        return Footprint(threads, descriptors, sockets, files, left, tuple(map(int, children)))
 
     def cpu_s(self) -> float:
         """Return how much of a processor the workers have used."""

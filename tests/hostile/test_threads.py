@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+import pytest
+
 from dfs.server.threads import ServingThreads
 
 
@@ -92,5 +94,24 @@ def test_threads_lent_have_a_bound() -> None:
         pass
     again, end_again = lend_many(threads, jobs, 2)
     assert again == [True, True]
+    end_again()
+    threads.shutdown()
+
+
+def test_thread_that_cannot_be_replaced_is_not_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the machine has no more threads, the slow client has to go, and all threads stay."""
+    jobs = Jobs(2)
+    threads = start_threads(jobs, count=2, lent_max=10)
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        lent, end = lend_many(threads, jobs, 2)
+        end()
+    assert lent == [False, False]
+    again, end_again = lend_many(threads, jobs, 3)
+    assert again == [True, True, True]
     end_again()
     threads.shutdown()

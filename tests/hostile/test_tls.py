@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.hostile.cases import request
+from tests.hostile.disconnects import disconnect
 from tests.hostile.slow import serve_honest, slow_clients
 from tests.hostile.target import ROOT, Target, read_answer, running_target
 
@@ -73,6 +76,17 @@ def test_slow_clients_over_tls_stop_nobody(target: Target, kind: str) -> None:
         assert max(serve_honest(target, clients=4, seconds=0.5)) < 2.5
         answer = read_answer(slow.connections[0])
     assert answer.status == (200 if kind == "readers" else 408)
+    target.check()
+
+
+def test_tls_broken_off_or_damaged_leaves_nothing(target: Target) -> None:
+    """At whatever stage a client goes away, and whatever it sends for records of TLS."""
+    disconnect(target, seed=20261126, count=100)
+    rng = random.Random(20261126)
+    for _ in range(100):
+        with target.connect() as connection, socket.socket(fileno=connection.detach()) as plain:
+            plain.sendall(rng.choice((b"\x17\x03\x03\x01\x00", b"\x15\x03\x03", b"")))
+            plain.sendall(rng.randbytes(300))
     target.check()
 
 
