@@ -343,8 +343,7 @@ class Committer:
             batch.require_stores(self._store.name, held, failed)
         except QuorumError:
             index.rollback()
-            self._log.cut_back()
-            self._withdraw(batch, append)
+            self._take_back(batch, append)
             with self._index.begin() as noted:
                 for state in failing:
                     noted.put_store_state(state)
@@ -352,6 +351,16 @@ class Committer:
             raise
         for state in [*failing, *(advance(states[name], append.end) for name in held)]:
             index.put_store_state(state)
+
+    def _take_back(self, batch: Batch, append: Append | None) -> None:
+        """Take the records back from this log; and, even if that fails, what `_withdraw` does."""
+        try:
+            self._log.cut_back()
+        except WalReadOnlyError:
+            batch.published.clear()  # the records that name them may be on this disk
+            raise
+        finally:
+            self._withdraw(batch, append)
 
     def _withdraw(self, batch: Batch, append: Append | None) -> None:
         """Take the blob files back, and the records that are on the replicas."""
@@ -368,8 +377,7 @@ class Committer:
         try:
             index.commit()
         except NoSpaceError:
-            self._log.cut_back()
-            self._withdraw(batch, append)
+            self._take_back(batch, append)
             raise
 
     def _rotate_if_full(self, extra_bytes: int) -> None:

@@ -99,6 +99,8 @@ class LogShipper:
                         break
                 if position.offset < stop.offset or position.segment_id == end.segment_id:
                     break
+                if held.get(position.segment_id, 0) > stop.offset:  # of a write that was refused
+                    store.append_segment(position.segment_id, stop.offset, b"")
                 store.seal_segment(position.segment_id)
             position = LogPosition(position.segment_id + 1, 0, position.lsn)
         has_excess = max(held.items(), default=(0, 0)) > (end.segment_id, end.offset)

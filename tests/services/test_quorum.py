@@ -219,6 +219,41 @@ def test_primary_that_fails_has_the_write_taken_back_from_the_replicas(
     assert keys(replicated) == ["before"]
 
 
+@pytest.mark.parametrize("has_failed_everywhere", [False, True])
+def test_primary_that_cannot_even_take_the_write_back_leaves_nothing_on_the_replicas(
+    open_node: Opener,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_failed_everywhere: bool,
+) -> None:
+    """Now, or when the next start has left the segment behind and the replicas follow it."""
+    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
+    replicated = open_node(replicas=replicas, quorum_timeout_s=20)
+    store_synchronously(replicated, "before", b"x")
+    before = copied_log(tmp_path / "replica1")
+
+    def fail(*_: object) -> None:
+        wait([append for _, append in replicated.quorum._appending.values()])
+        raise NoSpaceError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(IndexTransaction, "commit", fail)
+        patched.setattr(SegmentWriter, "cut", fail)
+        if has_failed_everywhere:
+            patched.setattr(quorum.Quorum, "take_back", fail)
+        with pytest.raises(NoSpaceError if has_failed_everywhere else WalReadOnlyError):
+            store_synchronously(replicated, "refused", b"y")
+    assert (copied_log(tmp_path / "replica1") == before) is not has_failed_everywhere
+    replicated.close()
+    again = open_node(replicas=replicas)
+    assert again.log.position.segment_id == 2
+    store_bytes(again, "after", b"z")
+    for name in ALL[1:]:
+        catch_up(again, name)
+    assert_equal_copies(again, tmp_path, *ALL[1:])
+    assert keys(again) == ["after", "before"]
+
+
 def test_mixed_writers_each_get_what_they_asked_for(replicated: Services, tmp_path: Path) -> None:
     """Synchronous and asynchronous writes of many threads do not get in each other's way."""
 
