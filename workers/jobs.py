@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import structlog
+
+from dfs.core.errors import StorageError
 from dfs.services.scrub import ScrubReport
 from dfs.services.turn import Turn
-from dfs.storage.base import SweepsTemporaries
+from dfs.storage.base import BlobStore, SweepsTemporaries
 from dfs.wiring import Services
 
 REPLICATE_BUDGET_S = 5.0
@@ -89,12 +92,23 @@ def compact() -> str:
 
 
 def sweep_temporaries() -> int:
-    """Remove temporary files that nobody has written to for DFS_TMP_AGE_S.
+    """Remove temporary files, of any store, that nobody has written to for DFS_TMP_AGE_S.
 
     Returns:
         How many were removed.
     """
     services = _services.get()
-    if not isinstance(services.store, SweepsTemporaries):
+    return sum(_sweep(services, store) for store in services.stores.all())
+
+
+def _sweep(services: Services, store: BlobStore) -> int:
+    """Sweep a store, unless it does not answer: then its next sweep does."""
+    if not isinstance(store, SweepsTemporaries):
         return 0
-    return services.store.sweep(older_than_s=services.config.tmp_age_s)
+    sweep, age_s = store.sweep, services.config.tmp_age_s
+    try:
+        swept = services.turns.run(f"sweep-{store.name}", lambda turn: sweep(older_than_s=age_s))
+    except StorageError as error:
+        structlog.get_logger().warning("store_not_swept", store=store.name, error=str(error))
+        return 0
+    return swept or 0

@@ -18,11 +18,16 @@ from rq.job import Job
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
+from dfs.core.errors import StoreUnavailableError
 from dfs.queue.rq_queue import RqQueue, queue_name
+from dfs.wiring import open_services
 from scripts.embedded_redis import answers, bundled_server, launch
 from scripts.supervisor import stop_children
 from tests.project.nodes import RunningProgram, program_environ, running_program
 from tests.redis_server import RedisServer, running_redis
+from tests.services.conftest import make_config
+from workers import jobs
+from workers.jobs import jobs_use
 
 pytestmark = pytest.mark.integration
 
@@ -44,11 +49,16 @@ def test_worker_sweeps_old_temporaries_and_stops_on_term(
 
 
 def sweep_and_stop(tmp_path: Path, redis_server: RedisServer, worker: RunningProgram) -> None:
-    """Make an old and a young file, let the worker sweep, and stop it."""
-    old, young = tmp_path / "data/primary/tmp/old", tmp_path / "data/primary/tmp/young"
-    young.touch()
-    old.touch()
-    os.utime(old, (time.time() - 90_000,) * 2)
+    """Make an old and a young file in each store, let the worker sweep, and stop it."""
+    stores = [tmp_path / "data" / name for name in ("primary", "replica1", "replica2")]
+    deadline_s = time.monotonic() + 30
+    while not all((store / "dfs.json").exists() for store in stores):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    for store in stores:
+        for name in ("old", "young"):
+            (store / "tmp" / name).touch()
+        os.utime(store / "tmp" / "old", (time.time() - 90_000,) * 2)
     identity = json.loads((tmp_path / "data/primary/dfs.json").read_text())
     name = queue_name(cluster_id=bytes.fromhex(identity["cluster_id"]), node_id="node-1")
     queue = RqQueue(url=redis_server.url, name=name)
@@ -59,7 +69,8 @@ def sweep_and_stop(tmp_path: Path, redis_server: RedisServer, worker: RunningPro
         result = job.latest_result(timeout=30)
     assert result is not None
     assert result.type == Result.Type.SUCCESSFUL  # or the periodic one was quicker
-    assert (old.exists(), young.exists()) == (False, True)
+    left = [[path.name for path in (store / "tmp").iterdir()] for store in stores]
+    assert left == [["young"]] * 3
     status, _ = worker.end(signal.SIGTERM)
     assert status == 0
 
@@ -182,3 +193,25 @@ def blocked_client(redis: Redis) -> int:
         for client in redis.client_list():
             if client["cmd"] in ("blmove", "brpoplpush", "blpop"):
                 return int(client["id"])
+
+
+def test_sweep_of_a_store_that_fails_does_not_keep_the_others_from_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that is gone is swept when it is back."""
+    replicas = tuple((name, str(tmp_path / name)) for name in ("replica1", "replica2"))
+    config = make_config(tmp_path, f"sqlite:///{tmp_path / 'dfs.db'}", replicas=replicas)
+    services = open_services(config)
+    old = tmp_path / "replica2" / "tmp" / "old"
+    old.parent.mkdir(parents=True, exist_ok=True)
+    old.touch()
+    os.utime(old, (time.time() - 90_000,) * 2)
+
+    def fail(**_: object) -> int:
+        raise StoreUnavailableError("gone")
+
+    monkeypatch.setattr(services.stores.replicas["replica1"], "sweep", fail)
+    with jobs_use(services):
+        assert jobs.sweep_temporaries() == 1
+    services.close()
+    assert not old.exists()
