@@ -33,7 +33,9 @@ def find_breaker(state: StoreState, now_ms: int) -> Breaker:
     """Return how the breaker of a store stands."""
     if state.failures < OPEN_AFTER:
         return Breaker.CLOSED
-    return Breaker.OPEN if now_ms < state.retry_at_ms else Breaker.HALF_OPEN
+    # No pause is longer; a moment further ahead is of a clock that was set back since.
+    is_waiting = now_ms < state.retry_at_ms <= now_ms + PAUSE_MS_MAX
+    return Breaker.OPEN if is_waiting else Breaker.HALF_OPEN
 
 
 def note_failure(state: StoreState, error: DfsError, *, now_ms: int, fraction: float) -> StoreState:

@@ -177,8 +177,10 @@ class Scrub:
             return ScrubReport(is_running=True, error=error.message)
 
     def _is_due(self, scrub: ScrubState) -> bool:
-        started_at_ms = scrub.started_at_ms
-        return started_at_ms is None or now_ms() - started_at_ms >= self._interval_s * 1000
+        if scrub.started_at_ms is None:
+            return True
+        elapsed_ms = now_ms() - scrub.started_at_ms
+        return elapsed_ms >= self._interval_s * 1000 or elapsed_ms < 0  # the clock was set back
 
     def _begin(self, store: BlobStore) -> StoreState:
         self._survey.require_same(store)

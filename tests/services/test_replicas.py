@@ -281,7 +281,7 @@ def test_sync_is_not_done_for_a_store_never_taken_in(node: Services) -> None:
 def test_sync_tries_a_store_that_is_left_alone_at_once(node: Services) -> None:
     """Whoever has mended a disk need not wait for the end of the pause."""
     store_bytes(node, "a", b"x")
-    later = now_ms() + 60_000
+    later = now_ms() + 20_000
     change_state(node, "replica1", failures=5, retry_at_ms=later, error="broken")
     change_state(node, "replica2", failures=5, retry_at_ms=later, error="broken")
     replicas = make_replicas(node, make_queue(lambda store: work(node, store)))

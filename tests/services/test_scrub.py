@@ -448,6 +448,19 @@ def test_scrub_is_due_after_interval(rig: Rig, monkeypatch: pytest.MonkeyPatch) 
     assert scrub.work("primary", budget_s=60).read_bytes > 0
 
 
+def test_scrub_is_due_when_the_clock_was_set_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that began in what is the future now does not put the next one off until then."""
+    fill(rig, blobs=1, segments=0)
+    clock_ms = 1_800_000_000_000
+    monkeypatch.setattr(scrub_module, "now_ms", lambda: clock_ms)
+    scrub = rig.scrub(interval_s=100)
+    run_to_end(scrub, "primary")
+    clock_ms -= 90_000_000
+    assert scrub.work("primary", budget_s=60).read_bytes > 0
+
+
 def test_scrub_progress_stands_in_the_index(rig: Rig) -> None:
     """While a scrub runs, how much of how much is read can be asked for."""
     fill(rig, segments=0)
