@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run worker key up down format lint types arch test test-unit \
-	test-contract test-crash test-integration audit check bench siege truth wal-golden settings-table \
+	test-contract test-crash test-integration audit check torture bench siege truth wal-golden settings-table \
 	constraints clean
 
 help: ## List these tasks
@@ -91,6 +91,9 @@ audit: setup ## Look the dependencies up in the list of known vulnerabilities; n
 	@$(BIN)/python -m scripts.audit_dependencies build/audit/bin/pip-audit
 
 check: lint types arch test ## All of the above checks; changes nothing
+
+torture: setup-dev ## Kill, starve and unplug real nodes for some minutes; needs a C compiler
+	@$(BIN)/python -m torture
 
 bench: setup-dev ## Measure this machine and write docs/benchmarks.md with its plots; needs wrk and nginx
 	@$(BIN)/python -m bench

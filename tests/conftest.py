@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import PostgresServer, running_postgres
 from tests.s3 import S3Server, running_s3
+from torture.postgres import PostgresServer, running_postgres
 
 
 @pytest.fixture(scope="session")

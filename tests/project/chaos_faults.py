@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.project.chaos_node import REDIS, WEB, WORKER, ChaosNode
 from tests.project.chaos_stores import Fault, NotNowError, Undo, Victim, flip_bits, holds_whole
+from torture.node import REDIS, WEB, WORKER, ChaosNode
 
 LOSSES = ("wiped", "replaced_by_empty", "bucket_emptied")
 """Faults that take all copies of a store at once."""

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.mounts import BALLAST_NAME, mount, mount_memory, unmount
-from tests.project.chaos_node import empty_directory
 from tests.s3 import REGION, S3Server
+from torture.node import empty_directory
 
 Undo = Callable[[], None]
 Fault = Callable[[], Undo | None]

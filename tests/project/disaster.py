@@ -40,13 +40,13 @@ import urllib3
 
 from scripts.client import Client, StatusError
 from tests.project.chaos_clients import Clients, Journal, Sent, wait_until
-from tests.project.chaos_node import WORKER, ChaosNode
-from tests.project.independent import (
+from torture.independent import (
     StoredLog,
     find_bad_files,
     find_differences,
     read_log,
 )
+from torture.node import WORKER, ChaosNode
 
 REPLICAS = ("replica1", "replica2")
 LOST = ("primary", "wal", "index")

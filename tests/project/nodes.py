@@ -6,15 +6,14 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import urllib3
 
-ROOT = Path(__file__).resolve().parents[2]
-END_TIMEOUT_S = 45
+from torture.node import END_TIMEOUT_S, program_environ
 
 
 @dataclass(slots=True)
@@ -81,17 +80,6 @@ class RunningNode(RunningProgram):
             if int(status[1]) == self.process.pid and words in command:
                 return pid
         raise AssertionError(f"no child {words!r} among {self.descendants()}")
-
-
-def program_environ(directory: Path, settings: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment with these settings and nothing of ours but what Python needs."""
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(directory),
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
-        **settings,
-    }
 
 
 @contextmanager

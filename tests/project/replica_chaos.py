@@ -33,9 +33,9 @@ import urllib3
 from tests.mounts import can_mount
 from tests.project.chaos_clients import Clients, Journal, wait_until
 from tests.project.chaos_faults import Chaos
-from tests.project.chaos_node import ChaosNode
 from tests.project.chaos_stores import Bucket, Directory, OwnDisk, Victim
-from tests.project.independent import (
+from tests.s3 import S3Server, running_s3
+from torture.independent import (
     FormatError,
     StoredFile,
     StoredLog,
@@ -43,7 +43,7 @@ from tests.project.independent import (
     find_differences,
     read_log,
 )
-from tests.s3 import S3Server, running_s3
+from torture.node import ChaosNode
 
 FILE_BYTES_MEAN = 130_000
 SCRUBS_AFTER = 2

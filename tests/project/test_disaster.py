@@ -9,8 +9,8 @@ import pytest
 
 from tests.project.chaos_clients import Journal, Sent
 from tests.project.disaster import Options, Summary, run_drill
-from tests.project.independent import FormatError, read_log
 from tests.wal.golden import GOLDEN_PATH
+from torture.independent import FormatError, read_log
 
 MODES = {
     "async": {},

@@ -20,7 +20,8 @@ from structlog.testing import capture_logs
 from dfs.core.errors import ConfigError
 from dfs.guarding import FIRST_KEY_COMMAND, require_guard
 from scripts import keys
-from tests.project.nodes import ROOT, RunningNode, program_environ, running_node
+from tests.project.nodes import RunningNode, running_node
+from torture.node import ROOT, program_environ
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 CERTIFICATE = ROOT / "tests/data/tls/cert.pem"

@@ -24,7 +24,8 @@ from scripts import load_test
 from scripts.load_files import PIECE_BYTES, Content, Held, Shelf
 from scripts.load_options import parse_sizes
 from scripts.load_report import percentile
-from tests.project.nodes import ROOT, program_environ, running_node
+from tests.project.nodes import running_node
+from torture.node import ROOT, program_environ
 
 
 class FakeNode(ThreadingHTTPServer):

@@ -15,7 +15,8 @@ import pytest
 import urllib3
 
 from dfs.telemetry.files import FILE_BYTES
-from tests.project.nodes import ROOT, RunningNode, program_environ, running_node
+from tests.project.nodes import RunningNode, running_node
+from torture.node import ROOT, program_environ
 
 pytestmark = pytest.mark.integration
 

@@ -19,9 +19,9 @@ from dfs.core.model import Debt
 from dfs.wiring import Services, open_services
 from scripts.progress import ProgressLine, describe, format_bytes, format_seconds
 from scripts.repair_replicas import main, parse_arguments, run
-from tests.project.nodes import ROOT, program_environ
 from tests.services.conftest import make_config, store_bytes
 from tests.services.stores_rig import BLOB_BYTES, Rig, build_rig, cut_end, fill, flip_byte
+from torture.node import ROOT, program_environ
 
 STORES = ["primary", "replica1", "replica2"]
 

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.independent import (
+from tests.project.replica_chaos import Options, Summary, run_drill
+from tests.services.conftest import make_config, store_bytes
+from tests.services.dropped import compact
+from tests.services.replicated import ReplicatedNode, fill
+from tests.wal.golden import GOLDEN_PATH, HELLO, UNICODE_KEY
+from torture.independent import (
     FormatError,
     StoredLog,
     find_bad_files,
     find_differences,
     read_log,
 )
-from tests.project.replica_chaos import Options, Summary, run_drill
-from tests.services.conftest import make_config, store_bytes
-from tests.services.dropped import compact
-from tests.services.replicated import ReplicatedNode, fill
-from tests.wal.golden import GOLDEN_PATH, HELLO, UNICODE_KEY
 
 BLOB = bytes(range(256)) * 8192
 

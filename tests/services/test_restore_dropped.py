@@ -18,10 +18,10 @@ from dfs.core.errors import DfsError, WalGapError
 from dfs.wal.record import DropSegment
 from dfs.wal.segment import read_header
 from dfs.wal.stub import decode_stub, encode_stub
-from tests.project.independent import StoredLog, read_log
 from tests.services.dropped import decide
 from tests.services.replicated import ReplicatedNode, facts, fill, replicate, store_small
 from tests.services.test_restore_any_harm import HARMS, STORES, do_harm
+from torture.independent import StoredLog, read_log
 
 DROPPED = (1, 2, 3)
 COPIES = st.dictionaries(st.sampled_from(STORES), st.sets(st.sampled_from(DROPPED)))

@@ -291,7 +291,9 @@ def _apply(log: StoredLog, path: Path, record: _Record) -> None:
         if meta["id"] in log.deleted:
             log.files[meta["id"]] = log.deleted.pop(meta["id"])
     elif record.type == PURGE_FILE:
+        # Of a file whose deletion was dropped with its segment nothing else may be left.
         log.deleted.pop(meta["id"], None)
+        log.files.pop(meta["id"], None)
     elif record.type == DROP_BLOB:
         _drop_blob(log, meta["digest"], meta.get("at_lsn") or record.lsn)
     elif record.type not in (SEAL_SEGMENT, DROP_SEGMENT):

@@ -15,8 +15,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from scripts.embedded_redis import bundled_server, free_port
-from tests.project.nodes import END_TIMEOUT_S, ROOT, program_environ
 
+ROOT = Path(__file__).resolve().parents[1]
+END_TIMEOUT_S = 45
 WEB, WORKER, REDIS = "web", "worker", "redis"
 
 
@@ -96,6 +97,17 @@ class ChaosNode:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def pid(self, name: str) -> int:
+        """Return the id of a process that was started."""
+        return self._processes[name].pid
+
+    def kill_at_once(self) -> None:
+        """Kill all processes, none of which sees another one die."""
+        for name in self._processes:
+            with suppress(ProcessLookupError):
+                self.freeze(name)
+        self.kill_all()
+
     def freeze(self, name: str) -> None:
         """Stop a process where it is, and all that it started; only `kill` ends that."""
         os.killpg(self._processes[name].pid, signal.SIGSTOP)
@@ -131,13 +143,16 @@ class ChaosNode:
         return done.returncode, done.stdout + done.stderr
 
     def stop(self) -> dict[str, int]:
-        """Stop all in good order. Returns the exit status of each."""
-        for process in self._processes.values():
-            if process.poll() is None:
-                process.terminate()
-        return {
-            name: process.wait(timeout=END_TIMEOUT_S) for name, process in self._processes.items()
-        }
+        """Stop all in good order, the queue last. Returns the exit status of each."""
+        statuses: dict[str, int] = {}
+        for names in ((WEB, WORKER), (REDIS,)):
+            processes = {name: self._processes[name] for name in names if name in self._processes}
+            for process in processes.values():
+                if process.poll() is None:
+                    process.terminate()
+            for name, process in processes.items():
+                statuses[name] = process.wait(timeout=END_TIMEOUT_S)
+        return statuses
 
     def kill_all(self) -> None:
         """Leave nothing running."""
@@ -165,3 +180,14 @@ def empty_directory(path: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
+
+
+def program_environ(directory: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with these settings and nothing of ours but what Python needs."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(directory),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        **settings,
+    }
