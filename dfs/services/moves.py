@@ -5,8 +5,8 @@ What is alive in a segment, which is to say still the truth:
     PutBlob                 the row of the blob has this record as its place, and if the bytes are
                             in it, a file refers to them
     PutFile                 it is the last record that put the file
-    UpdateFile, DeleteFile, it is the last record that changed the file
-    RestoreFile
+    UpdateFile, DeleteFile, it stands behind the last record that put the file: no later change
+    RestoreFile             says all that it said
     PutKey                  it is the last record that put the API key
     PurgeFile, DropBlob,    another segment may still hold what it took away; or some store still
     RevokeKey               has the blob, which an index that is rebuilt must know
@@ -164,7 +164,9 @@ def _measure(draft: Draft) -> int:
 
 
 def _is_truth(frame: Frame, meta: Meta, file: File) -> bool:
-    return frame.lsn == (file.base_lsn if isinstance(meta, PutFile) else file.lsn)
+    if isinstance(meta, PutFile):
+        return frame.lsn == file.base_lsn
+    return frame.lsn > file.base_lsn
 
 
 def _move_blob(frame: Frame, meta: PutBlob, index: IndexTransaction) -> list[Draft]:

@@ -95,7 +95,7 @@ def _move(node: Services, frame: Frame) -> Draft | None:
             moved = msgspec.structs.replace(meta, first_lsn=blob.first_lsn) if is_alive else None
             return Draft(moved, bytes(frame.data)) if moved else None
         file = None if isinstance(meta, SealSegment | DropSegment) else index.file(meta.id)
-        is_alive = file is not None and frame.lsn in (file.lsn, file.base_lsn)
+        is_alive = file is not None and frame.lsn >= file.base_lsn
         return Draft(take_snapshot(file)) if is_alive else None
 
 

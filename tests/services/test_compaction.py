@@ -193,6 +193,32 @@ def test_changes_are_moved_though_the_first_record_stays(open_small: Opener) -> 
     assert [file.id for file in rebuilt.files.list(limit=10, deleted=True).files] == [first[1]]
 
 
+def test_changes_are_moved_though_later_ones_followed(open_small: Opener) -> None:
+    """No change says all of a file: what an earlier one said stays true beside the later ones."""
+    node = open_small()
+    ids = store_many(node, 4, prefix="first")
+    node.files.delete(ids[1])
+    fill_segments(node, 1)
+    node.files.update(ids[0], {"key": "renamed", "metadata": {"a": "b"}})
+    node.files.restore(ids[1])
+    node.files.delete(ids[2])
+    dead = fill_segments(node, 2)
+    node.files.delete(ids[0])
+    node.files.restore(ids[0])
+    node.files.update(ids[1], {"key": "other"})
+    purge(node, *dead)
+    compact(node)
+    assert 1 not in stub_ids(node)
+    assert 2 in stub_ids(node)
+    before = facts(node)
+    node.index.destroy()
+    rebuilt = open_small()
+    assert facts(rebuilt) == before
+    assert rebuilt.files.find(ids[0]).key == "renamed"
+    assert rebuilt.files.find(ids[1]).key == "other"
+    check_figures(rebuilt)
+
+
 def test_record_whose_blob_was_put_anew_is_not_moved(open_small: Opener) -> None:
     """The bytes have another place since then; moving the old ones would only cost room."""
     node = open_small()
