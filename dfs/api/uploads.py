@@ -27,7 +27,7 @@ from dfs.api.schemas import (
 )
 from dfs.api.spec import UPLOAD_DOC
 from dfs.api.streams import BodyStream, open_body
-from dfs.api.traffic import upload_slot
+from dfs.api.traffic import name_caller, upload_slots
 from dfs.core.access import Caller
 from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, TooLargeError
@@ -67,10 +67,14 @@ def upload() -> Answer:
     content_type = environ.get("CONTENT_TYPE", "")
     boundary = parse_boundary(content_type) if content_type[:10].lower() == "multipart/" else None
     body = open_body(environ)
-    with upload_slot(environ):
+    slots, name = upload_slots(), name_caller(environ)
+    slots.take(name)
+    try:
         if boundary is not None:
             return _answer(_store_form(body, boundary, options, terms))
         return _answer(_store_raw(body, content_type, options, terms))
+    finally:
+        slots.give_back(name)
 
 
 def _store_raw(

@@ -155,7 +155,7 @@ def test_smuggled_request_is_not_answered(target: Target) -> None:
 
 def test_uploads_at_a_time_are_limited_for_each_caller(tmp_path: Path) -> None:
     """The next one gets 429, and is taken when there is room again."""
-    settings = {"DFS_UPLOADS_PER_CALLER_MAX": "8", "DFS_CLIENT_GRACE_S": "2"}
+    settings = {"DFS_UPLOADS_PER_CALLER_MAX": "8", "DFS_CLIENT_GRACE_S": "60"}
     with running_target(tmp_path, WEB_CONCURRENCY="1", **settings) as target:
         with slow_clients(target, "bodies", 8):
             answer = target.upload(b"hello")
