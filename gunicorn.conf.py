@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from ssl import SSLContext, TLSVersion
 from typing import Any
@@ -131,6 +133,8 @@ def post_worker_init(worker: Any) -> None:
     """
     node = worker.wsgi.extensions["dfs"]
     worker.let_go = node.forget_thread
+    # The master starts another, which recovers the node: in good order, what is in flight ends.
+    node.on_outlived = partial(os.kill, os.getpid(), signal.SIGTERM)
     try:
         _ = node.services
     except DfsError as error:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from dfs.core.config import Config
-from dfs.core.errors import DfsError
+from dfs.core.errors import DfsError, WalReadOnlyError
 from dfs.services.hooks import NO_HOOKS, Hooks
 from dfs.wiring import Services, open_services
 
 REOPEN_PAUSE_S = 1.0
+LOOK_INTERVAL_S = 0.05
+"""So often a process that serves looks whether its log is still the one of the node. Whoever
+restores a log that was lost needs longer until it tells anybody of something new."""
+
+
+def stay() -> None:
+    """Go on refusing; the process has no supervisor."""
 
 
 class Node:
     """The services of this process, opened when they are first needed.
 
     Importing the application must open nothing, and what is open must not be carried over a fork.
+
+    Attributes:
+        on_outlived: called when the log was removed or replaced under this process, which from then
+            on refuses everything; to end it, so that its supervisor starts it anew.
     """
 
     def __init__(self, config: Config, *, hooks: Hooks = NO_HOOKS) -> None:
@@ -26,15 +38,34 @@ class Node:
         self._lock = threading.Lock()
         self._failure: DfsError | None = None
         self._retry_at_s = 0.0
+        self._look_at_s = 0.0
+        self.on_outlived: Callable[[], None] = stay
 
     @property
     def services(self) -> Services:
-        """The services; opened, and the node recovered, at the first call."""
+        """The services; opened, and the node recovered, at the first call.
+
+        Raises:
+            WalReadOnlyError: this process has outlived its log: the index that it knows is of
+                another life than what others may have written since.
+            DfsError: the node cannot be opened.
+        """
         if self._services is None:
             with self._lock:
                 if self._services is None:
                     self._services = self._open()
-        return self._services
+        services = self._services
+        if time.monotonic() >= self._look_at_s:
+            self._require_log(services)
+        return services
+
+    def _require_log(self, services: Services) -> None:
+        try:
+            services.log.control.require_in_place()
+        except WalReadOnlyError:
+            self.on_outlived()
+            raise
+        self._look_at_s = time.monotonic() + LOOK_INTERVAL_S
 
     def _open(self) -> Services:
         """Open the services, unless that failed just now: requests must not queue up to try."""

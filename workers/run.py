@@ -17,8 +17,9 @@ import structlog
 from prometheus_client import CollectorRegistry
 from redis import Redis
 from redis.exceptions import RedisError
-from rq import SimpleWorker
+from rq import Queue, SimpleWorker
 from rq.exceptions import StopRequested
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from dfs.core.config import Config, load_config
@@ -32,6 +33,7 @@ from dfs.queue.rq_queue import queue_name
 from dfs.services.hooks import Hooks
 from dfs.telemetry.files import METRICS_NAME, join_metrics
 from dfs.telemetry.stores import COUNTER_KINDS, StoreCounters
+from dfs.wal.control import REMOVED_REASON, ControlFile
 from dfs.wiring import Services, open_services
 from workers.abandoned import PRESENCE_NAME, Presence, drop_abandoned, showing_presence
 from workers.jobs import jobs_use
@@ -79,6 +81,17 @@ class NodeWorker(SimpleWorker):
     max_connection_wait_time = PAUSE_S_MAX
     presence: Presence
     stop_signals: StopSignals
+    control: ControlFile
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Run a job; stop after it if this process has outlived its log.
+
+        Whoever supervises it starts another, which recovers the node.
+        """
+        super().execute_job(job, queue)
+        if self.control.read_only_reason == REMOVED_REASON:
+            structlog.get_logger().error("log_outlived", hint="The process ends.")
+            self.stop_signals.was_requested = self._stop_requested = True
 
     def _install_signal_handlers(self) -> None:
         """Take over the signals; one that has come before counts."""
@@ -142,7 +155,8 @@ def run_worker(config: Config, redis_url: str, services: Services, stop: StopSig
             pause_s = PAUSE_S
             started_s = time.monotonic()
             while True:
-                run_jobs(name, redis_url, presence, stop, debug=config.debug)
+                control = services.log.control
+                run_jobs(name, redis_url, presence, stop, control, debug=config.debug)
                 stop.check()
                 if time.monotonic() - started_s > PAUSE_S_MAX:
                     pause_s = PAUSE_S
@@ -155,12 +169,19 @@ def run_worker(config: Config, redis_url: str, services: Services, stop: StopSig
 
 
 def run_jobs(
-    name: str, redis_url: str, presence: Presence, stop: StopSignals, *, debug: bool
+    name: str,
+    redis_url: str,
+    presence: Presence,
+    stop: StopSignals,
+    control: ControlFile,
+    *,
+    debug: bool,
 ) -> None:
     """Run the jobs of a queue until rq ends, which it does at many a fault of Redis.
 
     Args:
         presence: what this process shows to the others of its node.
+        control: of its log.
 
     Raises:
         StopRequested: the end was asked for while rq ended by itself.
@@ -176,7 +197,7 @@ def run_jobs(
             maintenance_interval=MAINTENANCE_INTERVAL_S,
             log_job_description=False,
         )
-        worker.presence, worker.stop_signals = presence, stop
+        worker.presence, worker.stop_signals, worker.control = presence, stop, control
         structlog.get_logger().info("worker_started", queue=name)
         worker.work(logging_level="INFO" if debug else "WARNING")
     except RedisError as error:
