@@ -15,8 +15,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run worker key up down format lint types arch test test-unit \
-	test-contract test-crash test-integration audit check torture bench siege truth wal-golden settings-table \
-	constraints clean
+	test-contract test-crash test-integration audit check torture bench damage siege truth \
+	wal-golden settings-table constraints clean
 
 help: ## List these tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ torture: setup-dev ## Kill, starve and unplug real nodes for some minutes; needs
 
 bench: setup-dev ## Measure this machine and write docs/benchmarks.md with its plots; needs wrk and nginx
 	@$(BIN)/python -m bench
+
+damage: setup-dev ## Damage every file of a node in every way and see what comes of it; half an hour
+	@$(BIN)/python -m tests.damage
 
 siege: setup-dev ## Besiege a node: slow clients, 10,000 that go away, 100,000 damaged requests; minutes
 	@$(BIN)/python -m tests.hostile.siege

@@ -20,8 +20,11 @@ DRIVER_ERRORS: tuple[type[Exception], ...] = (
     sqlite3.Error,
     psycopg.Error,
     peewee.PeeweeException,
+    UnicodeDecodeError,
 )
 REBUILD_HINT = "It is rebuilt from the log at the next start."
+_DAMAGED_TEXTS = ("Could not decode to UTF-8", "no such column", "no such table")
+"""SQLite knows neither what a text should be, nor the schema that a program was written for."""
 _SQLITE_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SQLITE_UNAVAILABLE = frozenset(
     {
@@ -56,6 +59,8 @@ def index_error(error: Exception) -> DfsError:
     if isinstance(cause, OSError):
         full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
         return _no_space(cause) if full else _unavailable(cause)
+    if isinstance(cause, UnicodeDecodeError):
+        return _damaged(cause)
     if isinstance(cause, sqlite3.Error):
         return _sqlite_error(cause)
     if isinstance(cause, psycopg.Error):
@@ -66,7 +71,7 @@ def index_error(error: Exception) -> DfsError:
 def _sqlite_error(error: sqlite3.Error) -> DfsError:
     extended = getattr(error, "sqlite_errorcode", None)
     code = extended & 0xFF if extended is not None else None
-    if code in _SQLITE_DAMAGED:
+    if code in _SQLITE_DAMAGED or str(error).startswith(_DAMAGED_TEXTS):
         return _damaged(error)
     if code == sqlite3.SQLITE_FULL:
         return _no_space(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from dfs.core.errors import (
     MetadataError,
 )
 from dfs.core.model import NodeState
+from dfs.core.regular import NOT_REGULAR
 from dfs.db.connections import LOCK_WAIT_S, SQLITE_PREFIX, Connections, Cursor, is_postgres
 from dfs.db.faults import DRIVER_ERRORS, index_error
 from dfs.db.migrations import migrate
@@ -78,6 +80,7 @@ class IndexDatabase:
         self.close()
         if not self.is_postgres:
             make_directory_durably(self._path.parent)
+            self._require_file()
         self._connections = Connections(url=self.url)
         try:
             if self.is_postgres:
@@ -292,6 +295,24 @@ class IndexDatabase:
         if self.is_postgres and isinstance(translated, IndexUnavailableError):
             connections.drop_reader()
         return translated
+
+    def _require_file(self) -> None:
+        """Refuse what is no file: SQLite would only say that it cannot be opened."""
+        try:
+            is_file = stat.S_ISREG(self._path.stat().st_mode)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in NOT_REGULAR:
+                raise index_error(error) from error
+            is_file = False
+        if not is_file:
+            raise IndexUnavailableError(
+                "Something that is no file lies where the index belongs.",
+                hint=f"Is DATABASE_URL right? If it is, `mv {self._path} {self._path}.aside` and "
+                "start again: the index is rebuilt from the log.",
+                path=self._path,
+            )
 
     def _require_utf8(self) -> None:
         encoding = self.read_one("SHOW server_encoding")[0]

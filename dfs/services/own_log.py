@@ -54,7 +54,7 @@ class OwnLog:
         paths = [sealed_path(self.path, segment_id)] if segment_id in self.sealed else []
         if self.newest and (self.header is None or self.header.segment_id == segment_id):
             paths.append(self.newest)
-        return [open_own(path) for path in paths]
+        return [open_own(path) for path in paths if path.is_file()]
 
     def find_end(self, durable_lsn: int) -> LogPosition | None:
         """Return where the log ends; None if the newest segment is not whole."""

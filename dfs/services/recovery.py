@@ -46,6 +46,7 @@ REPLAY_BATCH_RECORDS = 20_000
 PROGRESS_EVERY_S = 5.0
 NO_DATA = memoryview(b"")
 REBUILD_NAME = "rebuild-index"
+BLOBS_NAME = "blobs"
 CLUSTER_ID_BYTES = 16
 
 logger = structlog.get_logger()
@@ -205,12 +206,14 @@ def _settle_identity(
     if header.segment_id > 1 or any(True for _ in log.read(after_lsn=0)):
         if has_replicas:
             return header.cluster_id, True
-        raise StoreIdentityError(
-            "The log holds records, but the store is empty.",
-            hint="Is its disk mounted? Put the store back: STORAGE_PATH must be the directory "
-            "that this log was written with.",
-            path=storage_path,
-        )
+        if not any((storage_path / BLOBS_NAME).iterdir()):  # else only the identity was lost
+            raise StoreIdentityError(
+                "The log holds records, but the store is empty.",
+                hint="Is its disk mounted? Put the store back: STORAGE_PATH must be the directory "
+                "that this log was written with.",
+                path=storage_path,
+            )
+        logger.warning("store_identity_renewed", path=str(storage_path))
     write_identity(storage_path, new_identity(cluster_id=header.cluster_id))
     return header.cluster_id, False
 

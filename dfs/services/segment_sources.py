@@ -11,6 +11,7 @@ import structlog
 
 from dfs.core.durable import storage_error
 from dfs.core.errors import StorageError, WalCorruptError, WalGapError
+from dfs.core.regular import read_start
 from dfs.storage.base import BlobStore, KeepsSegments
 from dfs.storage.local_store import LocalStore
 from dfs.storage.names import segment_name
@@ -95,8 +96,7 @@ def read_held_header(store: KeepsSegments, segment_id: int) -> SegmentHeader | N
 def read_own_header(path: Path, segment_id: int | None = None) -> SegmentHeader | None:
     """Return the header of a segment's file; None if it is damaged, missing, or another's."""
     try:
-        with path.open("rb") as file:
-            return decode_segment_header(file.read(SEGMENT_HEADER_BYTES), segment_id)
+        return decode_segment_header(read_start(path, SEGMENT_HEADER_BYTES)[0], segment_id)
     except OSError:
         return None
 

@@ -20,9 +20,11 @@ import msgspec
 from dfs.core.clock import now_ms
 from dfs.core.durable import replace_durably, storage_error
 from dfs.core.errors import StoreIdentityError
+from dfs.core.regular import NOT_REGULAR, read_start
 
 FORMAT_VERSION = 1
 ID_BYTES = 16
+DOCUMENT_BYTES_MAX = 1 << 16
 IDENTITY_NAME = "dfs.json"
 _ID = re.compile(r"[0-9a-f]{32}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,10 +82,12 @@ def read_identity(path: Path) -> StoreIdentity | None:
     """
     file = path / IDENTITY_NAME
     try:
-        data = file.read_bytes()
+        data, _ = read_start(file, DOCUMENT_BYTES_MAX)
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno in NOT_REGULAR:
+            raise _malformed("it is no file", file) from error
         raise storage_error(error, path=file) from error
     return decode_identity(data, path=file)
 
@@ -132,11 +136,16 @@ def decode_identity(data: bytes, *, path: object) -> StoreIdentity:
             )
         return _identity(msgspec.json.decode(data, type=_Document))
     except (msgspec.MsgspecError, ValueError) as error:
-        raise StoreIdentityError(
-            f"The identity of the store is malformed: {error}.",
-            hint="Put the file back from a backup, or name another directory or prefix.",
-            path=str(path),
-        ) from error
+        raise _malformed(str(error), path) from error
+
+
+def _malformed(fault: str, path: object) -> StoreIdentityError:
+    return StoreIdentityError(
+        f"The identity of the store is malformed: {fault}.",
+        hint=f"If this is the right place, `mv {path} {path}.aside` and start again: it is "
+        "written anew, and what the store holds is compared. Else name another place.",
+        path=str(path),
+    )
 
 
 def require_free(found: StoreIdentity | None, identity: StoreIdentity, *, path: object) -> None:

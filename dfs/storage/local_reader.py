@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 from pathlib import Path
 
 from dfs.core.durable import storage_error
 from dfs.core.errors import BlobMissingError, StoreUnavailableError
+from dfs.core.regular import NOT_REGULAR, open_regular
 from dfs.storage.base import BlobReader
 
 
@@ -66,12 +68,12 @@ class LocalBlobReader(FileReader):
     def __init__(self, *, path: Path, digest: bytes | None = None) -> None:
         named = {"digest": digest.hex()} if digest is not None else {}
         try:
-            file = io.FileIO(path, "rb")
-        except FileNotFoundError as error:
-            raise BlobMissingError(
-                "The store does not hold the blob.", path=str(path), **named
-            ) from error
+            file = io.FileIO(path, "rb", opener=open_regular)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno in NOT_REGULAR:
+                raise BlobMissingError(
+                    "The store does not hold the blob.", path=str(path), **named
+                ) from error
             raise storage_error(error, path=path) from error
         super().__init__(file, path=path)
 
@@ -96,6 +98,22 @@ def drop_cached(descriptor: int) -> None:
     """
     with contextlib.suppress(OSError):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def regular_size(path: Path, *, follow: bool = True) -> int | None:
+    """Return the bytes of a regular file; None if there is none of that name, or
+    something else.
+
+    Raises:
+        StoreUnavailableError: the store could not tell.
+    """
+    try:
+        found = path.stat(follow_symlinks=follow)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in NOT_REGULAR:
+            return None
+        raise storage_error(error, path=path) from error
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def require_directory(path: Path) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from dfs.core.durable import storage_error, sync_directory, write_all
 from dfs.core.errors import BlobMissingError, StoreUnavailableError
-from dfs.storage.local_reader import drop_cached, read_fully, require_directory
+from dfs.core.regular import NOT_REGULAR, open_regular
+from dfs.storage.local_reader import drop_cached, read_fully, regular_size, require_directory
 from dfs.storage.local_staging import FILE_MODE, create_temporary
 from dfs.storage.names import segment_name
 
@@ -43,9 +44,10 @@ class LocalSegments:
         try:
             with os.scandir(self._directory) as entries:
                 return sorted(
-                    (int(match[1]), entry.stat().st_size)
+                    (int(match[1]), size)
                     for entry in entries
-                    if (match := _SEGMENT.fullmatch(entry.name)) and entry.is_file()
+                    if (match := _SEGMENT.fullmatch(entry.name))
+                    and (size := regular_size(Path(entry.path), follow=False)) is not None
                 )
         except OSError as error:
             raise storage_error(error, path=self._directory) from error
@@ -70,17 +72,17 @@ class LocalSegments:
         """See `KeepsSegments.read_segment`."""
         path = self.path(segment_id)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 if from_disk:
                     drop_cached(descriptor)
                 return read_fully(descriptor, offset, length)
             finally:
                 os.close(descriptor)
-        except FileNotFoundError as error:
-            require_directory(self._directory)
-            raise _missing(path) from error
         except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno in NOT_REGULAR:
+                require_directory(self._directory)
+                raise _missing(path) from error
             raise storage_error(error, path=path) from error
 
     def seal(self, segment_id: int) -> None:
@@ -136,7 +138,7 @@ class _GrowingFile:
     """
 
     def __init__(self, path: Path, *, create: bool) -> None:
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
         self._path = path
         self._descriptor = os.open(path, flags, FILE_MODE)
         self.close = weakref.finalize(self, os.close, self._descriptor)

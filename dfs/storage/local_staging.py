@@ -17,6 +17,7 @@ import structlog
 
 from dfs.core.disk import Disk
 from dfs.core.durable import storage_error, write_all
+from dfs.core.regular import NOT_REGULAR
 from dfs.storage.local_reader import LocalBlobReader
 from dfs.storage.local_shards import ShardDirectories
 from dfs.storage.names import require_digest
@@ -150,8 +151,10 @@ def _sweep_file(path: Path, written_before_s: float | None) -> bool:
     """Remove one file if it is a leftover; return whether it was. Raises OSError as it comes."""
     try:
         file = io.FileIO(path, "r+b")
-    except (FileNotFoundError, IsADirectoryError):
-        return False
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in NOT_REGULAR:
+            return False  # what is no file is none of ours
+        raise
     with file:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,9 +24,10 @@ from dfs.core.clock import now_ms
 from dfs.core.disk import Disks
 from dfs.core.durable import make_directory_durably, storage_error, sync_directory
 from dfs.core.errors import BlobMissingError, StorageError
+from dfs.core.regular import open_regular
 from dfs.storage.base import StagedBlob
 from dfs.storage.identity import StoreIdentity, read_identity, write_identity
-from dfs.storage.local_reader import LocalBlobReader, require_directory
+from dfs.storage.local_reader import LocalBlobReader, regular_size, require_directory
 from dfs.storage.local_segments import LocalSegments
 from dfs.storage.local_shards import ShardDirectories
 from dfs.storage.local_staging import LocalStagedBlob, sweep_leftovers
@@ -149,7 +149,7 @@ class LocalStore:
 
     def has(self, digest: bytes, size: int) -> bool:
         """See `BlobStore`."""
-        found_size = _file_size(self.blob_path(digest))
+        found_size = regular_size(self.blob_path(digest))
         if found_size is None:
             require_directory(self._blobs)
         return found_size == size
@@ -160,7 +160,7 @@ class LocalStore:
             return False
         path = self.blob_path(digest)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_regular(path)
             try:
                 os.fdatasync(descriptor)
             finally:
@@ -194,7 +194,7 @@ class LocalStore:
             for second in _matching_names(self._blobs / first, _SHARD):
                 shard = self._blobs / first / second
                 for name in _matching_names(shard, _BLOB):
-                    size = _file_size(shard / name)
+                    size = regular_size(shard / name)
                     if size is not None and name.startswith(first + second):
                         yield bytes.fromhex(name), size
 
@@ -248,6 +248,8 @@ class LocalStore:
 
     def append_segment(self, segment_id: int, offset: int, data: bytes | memoryview) -> None:
         """See `KeepsSegments`."""
+        if not offset:
+            self._make_way(segment_name(segment_id))
         self._segments.append(segment_id, offset, data)
 
     def read_segment(
@@ -262,6 +264,7 @@ class LocalStore:
 
     def put_segment(self, segment_id: int, pieces: Iterable[bytes]) -> None:
         """See `KeepsSegments`."""
+        self._make_way(segment_name(segment_id))
         self._segments.put(segment_id, pieces)
 
     def quarantine_segment(self, segment_id: int) -> None:
@@ -271,6 +274,12 @@ class LocalStore:
     def blob_path(self, digest: bytes) -> Path:
         """Return where the blob is, or would be. Raises ValueError if `digest` is no SHA-256."""
         return self._path / blob_name(digest)
+
+    def _make_way(self, name: str) -> None:
+        """Move to `damaged` what has the name of a file and is none: a link would be written to."""
+        path = self._path / name
+        if regular_size(path, follow=False) is None and os.path.lexists(path):
+            self._quarantine(name)
 
     def _quarantine(self, name: str) -> None:
         """Move a file of the store to `damaged`, if it is there."""
@@ -299,9 +308,13 @@ class LocalStore:
             NoSpaceError, StoreUnavailableError: it has no name.
         """
         target = self.blob_path(digest)
-        found_size = _file_size(target)
+        found_size = regular_size(target)
         try:
-            blob.rename(target)
+            try:
+                blob.rename(target)
+            except IsADirectoryError:
+                self.quarantine_blob(digest)
+                blob.rename(target)
         except OSError as error:
             self._shards.forget(digest)
             raise storage_error(error, path=target) from error
@@ -316,21 +329,6 @@ def _own_sealed(blob: StagedBlob, digest: bytes, size: int) -> LocalStagedBlob:
         raise ValueError("the staged blob belongs to another store")
     blob.require_sealed(digest, size)
     return blob
-
-
-def _file_size(path: Path) -> int | None:
-    """Return the bytes of a regular file; None if there is none of that name.
-
-    Raises:
-        StoreUnavailableError: the store could not tell.
-    """
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise storage_error(error, path=path) from error
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _matching_names(directory: Path, pattern: re.Pattern[str]) -> list[str]:

@@ -35,7 +35,7 @@ import structlog
 
 from dfs.core.checksum import crc32
 from dfs.core.durable import storage_error
-from dfs.core.errors import WalReadOnlyError
+from dfs.core.errors import StoreUnavailableError, WalReadOnlyError
 
 MAGIC = b"dfs-ctl\n"
 FORMAT_VERSION = 1
@@ -88,6 +88,13 @@ class ControlFile:
                 self._members_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 opened.pop_all()
         except OSError as error:
+            if os.path.lexists(path) and not path.is_file():
+                raise StoreUnavailableError(
+                    "Something that is no file lies where the control file of the log belongs.",
+                    hint=f"Stop all processes of the node, then `mv {path} {path}.aside` and start "
+                    "it: what it said, the segments say, too.",
+                    path=path,
+                ) from error
             raise storage_error(error, path=path) from error
         self._identity = os.fstat(self._fd)
         self._boot_id = read_boot_id()
@@ -119,8 +126,8 @@ class ControlFile:
         """
         if not self._is_in_place():
             raise WalReadOnlyError(
-                f"{REMOVED_REASON}; this process writes nothing any more.",
-                hint="Stop all processes of the node, then start it again.",
+                f"{REMOVED_REASON}; this process serves nothing any more.",
+                hint="Start it anew, unless its supervisor does; then the node recovers.",
                 path=self._path,
             )
 

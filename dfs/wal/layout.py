@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from dfs.core.durable import storage_error
 from dfs.core.errors import StorageError, WalCorruptError, WalError, WalGapError
+from dfs.core.regular import read_start
 from dfs.wal.control import LogPosition
 from dfs.wal.segment import (
     ACTIVE_NAME,
@@ -22,6 +21,7 @@ from dfs.wal.segment import (
     list_sealed_ids,
     read_header,
     sealed_path,
+    unreadable_segment,
 )
 from dfs.wal.stub import STUB_BYTES_MAX, Stub, decode_stub
 
@@ -132,11 +132,9 @@ def _read_start(path: Path) -> _Start:
     Raises as `read_header`.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(STUB_BYTES_MAX)
-            size_bytes = os.fstat(file.fileno()).st_size
+        data, size_bytes = read_start(path, STUB_BYTES_MAX)
     except OSError as error:
-        raise storage_error(error, path=path) from error
+        raise unreadable_segment(error, path) from error
     return _Start(decode_header(data, path=path), size_bytes, decode_stub(data))
 
 

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from dfs.core.checksum import crc32
 from dfs.core.durable import storage_error, sync_directory
-from dfs.core.errors import WalCorruptError, WalFormatError, WalGapError
+from dfs.core.errors import StorageError, WalCorruptError, WalFormatError, WalGapError
+from dfs.core.regular import NOT_REGULAR, open_regular, read_start
 
 MAGIC = b"dfs-wal\n"
 FORMAT_VERSION = 1
@@ -71,7 +72,7 @@ class OpenSegment:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.fd = open_regular(path)
 
     def size(self) -> int:
         """See `SegmentBytes`."""
@@ -170,14 +171,14 @@ class OpenSegments:
             except FileNotFoundError:
                 pass
             except OSError as error:
-                raise storage_error(error, path=path) from error
+                raise unreadable_segment(error, path) from error
             try:
                 segment = OpenSegment(active_path)
                 data = os.pread(segment.fd, SEGMENT_HEADER_BYTES, 0)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise storage_error(error, path=active_path) from error
+                raise unreadable_segment(error, active_path) from error
             if decode_header(data, path=active_path).segment_id == segment_id:
                 return segment
         raise WalGapError(
@@ -232,10 +233,21 @@ def decode_header(data: bytes, *, path: Path) -> SegmentHeader:
 def read_header(path: Path) -> SegmentHeader:
     """Read the header of a segment file. Raises as `decode_header`, and StorageError."""
     try:
-        with path.open("rb") as file:
-            return decode_header(file.read(SEGMENT_HEADER_BYTES), path=path)
+        return decode_header(read_start(path, SEGMENT_HEADER_BYTES)[0], path=path)
     except OSError as error:
-        raise storage_error(error) from error
+        raise unreadable_segment(error, path) from error
+
+
+def unreadable_segment(error: OSError, path: Path) -> StorageError | WalCorruptError:
+    """Return the error to raise when a segment cannot be opened or its start not be read."""
+    is_dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
+    if is_dangling or error.errno in NOT_REGULAR:
+        return WalCorruptError(
+            "Something that is no file lies where a segment of the log belongs.",
+            hint="Restore it from a copy of the log; a start does so by itself from replicas.",
+            path=path,
+        )
+    return storage_error(error, path=path)
 
 
 def write_segment(path: Path, header: SegmentHeader, *, size_bytes: int) -> None:

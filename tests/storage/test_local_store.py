@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from dfs.core.errors import NoSpaceError, StoreUnavailableError
+from dfs.core.errors import BlobMissingError, NoSpaceError, StoreUnavailableError
 from dfs.storage import local_staging
 from dfs.storage.base import (
     KeepsSegments,
@@ -271,15 +271,19 @@ def test_read_with_fault_of_the_disk_is_unavailable(
 
 
 def test_directory_in_place_of_a_blob_is_no_blob(store: LocalStore) -> None:
-    """Only a regular file counts, and opening anything else is a fault, not a missing blob."""
+    """Only a regular file counts; what has its name gives way to the blob, and is kept."""
+    store.blob_path(hashlib.sha256(b"x").digest()).mkdir(parents=True)
     store.blob_path(bytes(32)).mkdir(parents=True)
 
     assert not store.has(bytes(32), store.blob_path(bytes(32)).stat().st_size)
-    with pytest.raises(StoreUnavailableError):
+    with pytest.raises(BlobMissingError):
         store.open(bytes(32))
     with pytest.raises(StoreUnavailableError):
         store.remove(bytes(32))
     store.withdraw([bytes(32)])
+    with store.open(put(store, b"x")) as reader:
+        assert reader.read(0, 9) == b"x"
+    assert len([*(store.path / "damaged").iterdir()]) == 1
 
 
 def test_list_blobs_passes_over_foreign_names(store: LocalStore) -> None:

@@ -136,12 +136,14 @@ def test_read_identity_of_other_bytes_is_refused(tmp_path: Path, data: bytes) ->
     assert caught.value.context["path"] == str(tmp_path / "dfs.json")
 
 
-def test_read_identity_that_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
-    """A fault of the disk is not taken for a store without identity."""
+def test_read_identity_that_cannot_be_read_is_not_taken_for_absent(tmp_path: Path) -> None:
+    """What is no file is malformed; a fault of the disk is not taken for a store without one."""
     (tmp_path / "dfs.json").mkdir()
-
-    with pytest.raises(StoreUnavailableError):
+    with pytest.raises(StoreIdentityError, match="no file"):
         read_identity(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreUnavailableError):
+        read_identity(tmp_path / "file")
 
 
 def test_require_cluster_refuses_another(tmp_path: Path) -> None:
