@@ -15,7 +15,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run worker key up down format lint types arch test test-unit \
-	test-contract test-crash test-integration audit check torture bench damage siege truth \
+	test-contract test-crash test-integration audit check torture bench damage model siege truth \
+	wal-golden settings-table constraints clean
 	wal-golden settings-table constraints clean
 
 help: ## List these tasks
@@ -100,6 +101,9 @@ bench: setup-dev ## Measure this machine and write docs/benchmarks.md with its p
 
 damage: setup-dev ## Damage every file of a node in every way and see what comes of it; half an hour
 	@$(BIN)/python -m tests.damage
+
+model: setup-dev ## Try all interleavings, crash points and power cuts, two crashes in a row; hours
+	@$(BIN)/python -m tests.model
 
 siege: setup-dev ## Besiege a node: slow clients, 10,000 that go away, 100,000 damaged requests; minutes
 	@$(BIN)/python -m tests.hostile.siege
