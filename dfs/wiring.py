@@ -36,6 +36,7 @@ from dfs.services.readiness import NodeHealth
 from dfs.services.recovery import Recovered, recover
 from dfs.services.replicas import Replicas
 from dfs.services.replication import Replication, store_lock_path
+from dfs.services.rollback import require_newest
 from dfs.services.scrub import Scrub
 from dfs.services.stores import Stores
 from dfs.services.turn import Turns
@@ -142,6 +143,7 @@ def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks) -> Service
         hooks=hooks,
     )
     try:
+        require_newest(log, stores.replicas.values())
         services.replication.adopt_new()
     except BaseException:
         services.close()
