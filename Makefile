@@ -17,7 +17,6 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 .PHONY: help setup setup-dev run worker key up down format lint types arch test test-unit \
 	test-contract test-crash test-integration audit check torture bench damage model siege truth \
 	wal-golden settings-table constraints clean
-	wal-golden settings-table constraints clean
 
 help: ## List these tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

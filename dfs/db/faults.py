@@ -23,7 +23,7 @@ DRIVER_ERRORS: tuple[type[Exception], ...] = (
     UnicodeDecodeError,
 )
 REBUILD_HINT = "It is rebuilt from the log at the next start."
-_DAMAGED_TEXTS = ("Could not decode to UTF-8", "no such column", "no such table")
+_DAMAGED_TEXTS = ("Could not decode to UTF-8", "no such column")
 """SQLite knows neither what a text should be, nor the schema that a program was written for."""
 _SQLITE_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SQLITE_UNAVAILABLE = frozenset(

@@ -79,6 +79,7 @@ class IndexRepository:
 
         Raises:
             BlobMissingError: the index knows the file but not a blob of it.
+            IndexDamagedError: file and blob do not have the same size.
         """
         row = self._database.read_one(self._statements.download, (file_id,))
         if row is None or not _is_live(row, now_ms):
@@ -89,7 +90,10 @@ class IndexRepository:
         found = read_download(row)
         if found is None:
             raise _missing_blob(file_id, row[_DIGEST])
-        return found[0], (found[1],)
+        file, blob = found
+        if file.size != blob.size:  # the database has no checksums of its own
+            raise self._database.damaged("A file has another size than its bytes.", file_id=file_id)
+        return file, (blob,)
 
     def find_blob(self, digest: bytes) -> Blob | None:
         """Return the blob of that digest, or None."""

@@ -21,7 +21,7 @@ from dfs.core.errors import (
 from dfs.core.model import NodeState
 from dfs.core.regular import NOT_REGULAR
 from dfs.db.connections import LOCK_WAIT_S, SQLITE_PREFIX, Connections, Cursor, is_postgres
-from dfs.db.faults import DRIVER_ERRORS, index_error
+from dfs.db.faults import DRIVER_ERRORS, REBUILD_HINT, index_error
 from dfs.db.migrations import migrate
 from dfs.db.models import TABLES
 from dfs.db.statements import Statements
@@ -80,7 +80,7 @@ class IndexDatabase:
         self.close()
         if not self.is_postgres:
             make_directory_durably(self._path.parent)
-            self._require_file()
+            self._require_files()
         self._connections = Connections(url=self.url)
         try:
             if self.is_postgres:
@@ -186,6 +186,11 @@ class IndexDatabase:
             return
         except OSError as error:
             raise index_error(error) from error
+
+    def damaged(self, fault: str, **context: object) -> IndexDamagedError:
+        """Return the error for content that cannot be right; have it known that it is rebuilt."""
+        self._on_damaged()
+        return IndexDamagedError(fault, hint=REBUILD_HINT, **context)
 
     def close(self) -> None:
         """Close the connections of all threads. None may be in use. Safe to call twice.
@@ -296,23 +301,25 @@ class IndexDatabase:
             connections.drop_reader()
         return translated
 
-    def _require_file(self) -> None:
+    def _require_files(self) -> None:
         """Refuse what is no file: SQLite would only say that it cannot be opened."""
-        try:
-            is_file = stat.S_ISREG(self._path.stat().st_mode)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno not in NOT_REGULAR:
-                raise index_error(error) from error
-            is_file = False
-        if not is_file:
-            raise IndexUnavailableError(
-                "Something that is no file lies where the index belongs.",
-                hint=f"Is DATABASE_URL right? If it is, `mv {self._path} {self._path}.aside` and "
-                "start again: the index is rebuilt from the log.",
-                path=self._path,
-            )
+        for suffix in ("", "-wal", "-shm"):
+            path = self._path.with_name(self._path.name + suffix)
+            try:
+                is_file = stat.S_ISREG(path.stat().st_mode)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno not in NOT_REGULAR:
+                    raise index_error(error) from error
+                is_file = False
+            if not is_file:
+                raise IndexUnavailableError(
+                    "Something that is no file lies where the index belongs.",
+                    hint=f"Is DATABASE_URL right? If it is, `mv {path} {path}.aside` and start "
+                    "again: the index is rebuilt from the log if need be.",
+                    path=path,
+                )
 
     def _require_utf8(self) -> None:
         encoding = self.read_one("SHOW server_encoding")[0]

@@ -12,6 +12,7 @@ from tests.model.scenarios import ALL
 
 pytestmark = [
     pytest.mark.crash,
+    pytest.mark.timeout(300),
     # A process that was killed has closed nothing.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
