@@ -29,7 +29,7 @@ from dfs.core.errors import (
 )
 from dfs.core.model import NodeState, StoreState
 from dfs.db.session import IndexDatabase
-from dfs.services.abandoned import note_abandoned
+from dfs.services.abandoned import leave_failed_segment, note_abandoned
 from dfs.services.apply import apply, preload
 from dfs.services.dropping import owe_returned
 from dfs.storage.base import BlobStore, SweepsTemporaries
@@ -101,12 +101,13 @@ def recover(
     with log.lock():
         cluster_id, is_lost = _settle_identity(log, storage_path, has_replicas=has_replicas)
         _check_lengths(log)
-        _leave_failed_segment(log)
         try:
             _open_index(index, rebuild_marker=log.path / REBUILD_NAME)
+            leave_failed_segment(log, index)
             position, replayed, cut = roll_forward(log, index, node_id=node_id)
         except IndexDamagedError as error:
             _recreate_index(log, index, error)
+            leave_failed_segment(log, index)
             position, replayed, cut = roll_forward(log, index, node_id=node_id)
         owe_returned(log, index, lsn=position.lsn)
         if is_lost:
@@ -248,15 +249,6 @@ def _check_lengths(log: WriteAheadLog) -> None:
             raise WalCorruptError(
                 "A segment of the log is shorter than it was.", hint=COPY_HINT, path=segment.path
             )
-
-
-def _leave_failed_segment(log: WriteAheadLog) -> None:
-    reason = log.control.read_only_reason
-    position = log.control.position
-    if reason is None or position is None:
-        return
-    logger.warning("segment_abandoned", segment_id=position.segment_id, reason=reason)
-    log.control.reset(log.leave_active(position))
 
 
 def _open_index(index: IndexDatabase, *, rebuild_marker: Path) -> None:

@@ -10,7 +10,7 @@ from tests.damage.cases import Case, bounded, list_cases, memory, quiet, try_cas
 from tests.damage.store import Template, build
 
 SAMPLE = 2
-STRIDE = 24
+STRIDE = 40
 """One of so many cases is tried here, others for each kind of node; all: `make damage`."""
 NODES = [(True, False), (True, True), (False, False), (False, True)]
 MET = [
@@ -53,10 +53,11 @@ def test_damaged_file_is_mended_or_told_of_and_never_read_wrong(template: Templa
     begin = NODES.index((template.has_replica, template.is_killed)) * STRIDE // len(NODES)
     with bounded():
         verdicts = {case: try_case(template, case, sample=SAMPLE) for case in cases[begin::STRIDE]}
-    assert len(verdicts) > 8
+    assert len(verdicts) > 5
     assert {case: verdict.faults for case, verdict in verdicts.items() if verdict.faults} == {}
 
 
+@pytest.mark.parametrize("template", [(True, False), (False, True)], indirect=True)
 @pytest.mark.parametrize(("part", "harm"), MET)
 def test_something_else_in_the_place_of_a_file_is_stood(
     template: Template, part: str, harm: str

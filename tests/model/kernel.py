@@ -124,7 +124,8 @@ class Kernel:
             world.note_hidden_writes(fd, inode)
             if process.step(f"sync {world.disk.path_of(inode)}", is_fallible=True) == "fail":
                 world.disk.fail_sync_file(inode)
-                world.failed_sync = inode == world.disk.find("wal/wal.active")
+                if inode == world.disk.find("wal/wal.active"):
+                    world.failed = process
                 raise error_of(IO_ERROR)
             world.disk.sync_file(inode)
         elif directory is not None:

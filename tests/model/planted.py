@@ -81,10 +81,15 @@ def _commit_index_first(
     return real(committer, batch, index)
 
 
-def _go_on_in_failed(real: Callable[..., Any], wal: WriteAheadLog) -> None:
+def _go_on_in_failed(real: Callable[..., Any], wal: WriteAheadLog, index: Any) -> None:
     if wal.control.read_only_reason is not None:
         wal.control.reset(wal.position)
-    real(wal)
+    real(wal, index)
+
+
+def _believe_control_alone(wal: WriteAheadLog, index: object) -> None:
+    if wal.control.read_only_reason is not None:
+        wal.control.reset(wal.leave_active(wal.position))
 
 
 @contextlib.contextmanager
@@ -131,7 +136,10 @@ BUGS = {
         "fault", ((WriteAheadLog, "_turn_read_only", _turn_read_only_quietly),)
     ),
     "failed segment written on": Bug(
-        "lone-fault", (_around(recovery, "_leave_failed_segment", _go_on_in_failed),), crashes=2
+        "lone-fault", (_around(recovery, "leave_failed_segment", _go_on_in_failed),), crashes=2
+    ),
+    "durable record of a dead process abandoned": Bug(
+        "death-then-fault", ((recovery, "leave_failed_segment", _believe_control_alone),)
     ),
     "refused change not cut off durably": Bug(
         "fault", ((SegmentWriter, "cut", lambda w, p: os.ftruncate(w._fd, p.offset)),)

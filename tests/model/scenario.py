@@ -132,8 +132,9 @@ class Telling:
             except DfsError as error:
                 process.history.append(error.code)
             else:
+                failed = process.world.failed  # whoever died of it could not tell the others
                 _require(
-                    not process.world.failed_sync,
+                    failed is None or failed.is_dead,
                     f"{change.name} acknowledged behind a failed sync",
                 )
                 self.known = replace(self.known, acknowledged=self.known.acknowledged | {change})

@@ -29,6 +29,11 @@ ALL = {
             limits=Limits(kills=1, mortals=frozenset({0}), power_cuts=False),
         ),
         Scenario(
+            "death-then-fault",
+            ((store("a", b"1"),), (store("b", b"2"),)),
+            limits=Limits(kills=1, faults=1, mortals=frozenset({0}), power_cuts=False),
+        ),
+        Scenario(
             "two-processes",
             ((store("a", b"1", b"2"),), (store("b", b"3"),)),
             limits=Limits(kills=1),

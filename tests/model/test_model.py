@@ -24,7 +24,7 @@ SHORT = {
     "blob-file": 1,
     "rotation": 1,
     "fault": 1,
-    "lone-commit": 2,
+    "death-then-fault": 1,
     "two-commits": 1,
     "start-beside": 1,
 }

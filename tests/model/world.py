@@ -208,7 +208,7 @@ class World:
         self._stopped.acquire()
         self.processes: list[Process] = []
         self.indexes = list(image.indexes)
-        self.failed_sync = False
+        self.failed: Process | None = None  # a sync of the log failed for it
         self.index_writer: Process | None = None
         self._own = threading.current_thread()
         self._running: Process | None = None
