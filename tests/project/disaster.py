@@ -53,8 +53,8 @@ LOST = ("primary", "wal", "index")
 PATIENCE_S = 60.0
 ROUNDING_S = 0.01
 """Times in records are whole milliseconds."""
-REFUSALS = 5
-"""So many writes are refused after the loss before the processes are killed."""
+REFUSALS = 1
+"""So many writes are refused after the loss before the processes, which end, too, are killed."""
 LAG_OPERATIONS = 20
 """So many are acknowledged, asynchronously, after the replicas stopped to follow."""
 REBORN_OPERATIONS = 20
