@@ -306,7 +306,8 @@ class IndexDatabase:
         for suffix in ("", "-wal", "-shm"):
             path = self._path.with_name(self._path.name + suffix)
             try:
-                is_file = stat.S_ISREG(path.stat().st_mode)
+                # Beside its database SQLite follows no link.
+                is_file = stat.S_ISREG(path.stat(follow_symlinks=not suffix).st_mode)
             except FileNotFoundError:
                 continue
             except OSError as error:
