@@ -104,10 +104,12 @@ def replace_by_endless(queue: Queue, url: str) -> None:
     adder = RqQueue(url=url, name=queue.name)
 
     def is_endless() -> bool:
-        adder.enqueue(ENDLESS, job_id=JOB_ID, timeout_s=3600)
         job = queue.fetch_job(JOB_ID)
         with suppress(InvalidJobOperation):  # the worker has just done the one of before
-            return job is not None and job.func_name == ENDLESS and job.is_started
+            if job is not None and job.func_name == ENDLESS:
+                return job.is_started
+        # Not once more when it is there: that would be done after it, by the next worker.
+        adder.enqueue(ENDLESS, job_id=JOB_ID, timeout_s=3600)
         return False
 
     assert wait_until(is_endless, timeout_s=60)
