@@ -6,17 +6,15 @@ import hashlib
 import json
 import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.hostile.target import running_target
+
 LARGE = b"x" * 300_000
 
 pytestmark = pytest.mark.integration
@@ -25,8 +23,7 @@ pytestmark = pytest.mark.integration
 class Server:
     """A node served by Gunicorn with one worker, and its store."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, path: Path) -> None:
-        self.process = process
+    def __init__(self, port: int, path: Path) -> None:
         self.port = port
         self.path = path
 
@@ -80,33 +77,9 @@ def read_answer(connection: socket.socket) -> bytes:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A node of its own for this file."""
     path = tmp_path_factory.mktemp("node")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    environ = {
-        **os.environ,
-        "PORT": str(port),
-        "DATABASE_URL": f"sqlite:///{path}/dfs.db",
-        "STORAGE_PATH": str(path / "primary"),
-        "WAL_PATH": str(path / "wal"),
-        "DFS_RUN_PATH": str(path / "run"),
-        "REPLICA1_PATH": "",
-        "REPLICA2_PATH": "",
-        "DFS_UPLOAD_BYTES_MAX": "3000000",
-        "WEB_CONCURRENCY": "1",
-        "DFS_THREADS": "4",
-        "REDIS_URL": "",
-    }
-    command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    for line in process.stderr:  # the line that says so is what is waited for
-        if b"Booting worker" in line:
-            break
-    yield Server(process, port, path)
-    process.send_signal(signal.SIGTERM)
-    process.stderr.read()
-    process.wait(timeout=60)
-    process.stderr.close()
+    settings = {"DFS_UPLOAD_BYTES_MAX": "3000000", "WEB_CONCURRENCY": "1", "DFS_THREADS": "4"}
+    with running_target(path, **settings) as target:
+        yield Server(target.port, path)
 
 
 @pytest.fixture(autouse=True)

@@ -53,6 +53,15 @@ def fill_segments(node: Services, count: int) -> list[str]:
     return ids
 
 
+def rebuild(node: Services, open_small: Opener) -> Services:
+    """Open the node again without its index; what the log gives must be what was there."""
+    before = facts(node)
+    node.index.destroy()
+    rebuilt = open_small()
+    assert facts(rebuilt) == before
+    return rebuilt
+
+
 def test_mostly_dead_segment_is_dropped(open_small: Opener) -> None:
     """Its files are all there, from their new place; a stub stands for it; figures are right."""
     node = open_small()
@@ -185,10 +194,7 @@ def test_changes_are_moved_though_the_first_record_stays(open_small: Opener) -> 
     compact(node)
     assert 1 not in stub_ids(node)
     assert 2 in stub_ids(node)
-    before = facts(node)
-    node.index.destroy()
-    rebuilt = open_small()
-    assert facts(rebuilt) == before
+    rebuilt = rebuild(node, open_small)
     assert rebuilt.files.find(first[0]).key == "renamed"
     assert [file.id for file in rebuilt.files.list(limit=10, deleted=True).files] == [first[1]]
 
@@ -210,10 +216,7 @@ def test_changes_are_moved_though_later_ones_followed(open_small: Opener) -> Non
     compact(node)
     assert 1 not in stub_ids(node)
     assert 2 in stub_ids(node)
-    before = facts(node)
-    node.index.destroy()
-    rebuilt = open_small()
-    assert facts(rebuilt) == before
+    rebuilt = rebuild(node, open_small)
     assert rebuilt.files.find(ids[0]).key == "renamed"
     assert rebuilt.files.find(ids[1]).key == "other"
     check_figures(rebuilt)
