@@ -13,26 +13,18 @@ from typing import cast
 from flask import Flask, Response, request
 from werkzeug.exceptions import NotFound
 
+from dfs.api.dashboard_pages import make_pages_safe
 from dfs.api.errors import (
     handle_dfs_error,
     handle_http_exception,
-    handle_unknown,
     install_error_handlers,
 )
 from dfs.api.origin import refuse_other_sites
 from dfs.api.responses import Answer
-from dfs.queue.dashboard import forbid_pickle, is_absent, limit_waiting, translate_outage
+from dfs.queue.dashboard import forbid_pickle, is_absent, limit_waiting, translate
 
 PREFIX = "/admin/rq"
 _CHANGES_BY_GET = "rq_dashboard.requeue_all"
-_HEADERS = {
-    # Its pages hold scripts, and make others from templates.
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
-    "script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "frame-ancestors 'none'",
-    "Referrer-Policy": "same-origin",
-    "X-Frame-Options": "DENY",
-}
 
 
 class Dashboard:
@@ -78,7 +70,7 @@ def _make_app(redis_url: str) -> Flask:
     setup_rq_connection(app)
     app.register_blueprint(blueprint)
     app.before_request(_refuse_other_sites)
-    app.after_request(_secure)
+    make_pages_safe(app)
     install_error_handlers(app)
     app.register_error_handler(Exception, _handle_error)
     return app
@@ -88,13 +80,7 @@ def _refuse_other_sites() -> None:
     refuse_other_sites(request.environ, is_change=request.endpoint == _CHANGES_BY_GET)
 
 
-def _secure(response: Response) -> Response:
-    response.headers.extend(_HEADERS)
-    return response
-
-
 def _handle_error(error: Exception) -> Answer:
     if is_absent(error):
         return handle_http_exception(NotFound("The queue has nothing of that name."))
-    outage = translate_outage(error)
-    return handle_unknown(error) if outage is None else handle_dfs_error(outage)
+    return handle_dfs_error(translate(error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from redis.exceptions import RedisError
 from rq import serializers
 from rq.exceptions import NoSuchJobError
@@ -10,6 +12,7 @@ from dfs.core.errors import QueueError
 
 ANSWER_TIMEOUT_S = 2
 """The dashboard reads much more at once than a request that only enqueues."""
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def forbid_pickle() -> None:
@@ -28,13 +31,19 @@ def limit_waiting(url: str) -> str:
     return f"{url}{separator}socket_timeout={ANSWER_TIMEOUT_S}"
 
 
+def is_job_id(text: str) -> bool:
+    """Return whether a job can have that id. To rq anything else is an error."""
+    return _JOB_ID.fullmatch(text) is not None
+
+
 def is_absent(error: Exception) -> bool:
     """Return whether the error says that there is no such job or Redis server."""
     return isinstance(error, NoSuchJobError | LookupError)
 
 
-def translate_outage(error: Exception) -> QueueError | None:
-    """Return what stands for an error of the connection to Redis; None for any other error."""
-    if not isinstance(error, RedisError | OSError):
-        return None
-    return QueueError("The queue does not answer.", reason=str(error))
+def translate(error: Exception) -> QueueError:
+    """Return what stands for an error of the connection to Redis, or at what was read there."""
+    reason = f"{type(error).__name__}: {error}"[:200]
+    if isinstance(error, RedisError | OSError):
+        return QueueError("The queue does not answer.", reason=reason)
+    return QueueError("The queue holds something that cannot be shown.", reason=reason)
