@@ -253,12 +253,16 @@ def unreadable_segment(error: OSError, path: Path) -> StorageError | WalCorruptE
 def write_segment(path: Path, header: SegmentHeader, *, size_bytes: int) -> None:
     """Write a segment without records: its header, and zeros up to `size_bytes`.
 
+    What lies there already is removed first. It may be what was left when the sync of its name
+    failed: the kernel takes such a name for durable then, and only a new one is written at all.
+
     Raises:
-        StorageError: nothing is left at `path`.
+        StorageError: nothing of it is left at `path`, if that could be helped.
 
     Durability: the file and its name are on disk.
     """
     try:
+        path.unlink(missing_ok=True)
         with open(path, "wb", opener=_open_private) as file:
             file.write(encode_header(header).ljust(size_bytes, b"\0"))
             file.flush()

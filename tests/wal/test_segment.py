@@ -125,6 +125,16 @@ def test_write_segment_without_space_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_write_segment_gives_what_lay_there_no_second_life(tmp_path: Path) -> None:
+    """A name whose sync failed may never reach the disk: the next attempt makes a new one."""
+    path = tmp_path / "wal.next"
+    path.write_bytes(b"left")
+    with path.open("rb") as left:
+        write_segment(path, HEADER, size_bytes=4096)
+        assert os.fstat(left.fileno()).st_nlink == 0
+        assert left.read() == b"left"
+
+
 def test_write_segment_fills_up_with_zeros_and_is_private(tmp_path: Path) -> None:
     """The file has the size asked for, zeros behind its header, and mode 0600."""
     path = tmp_path / "wal.next"
