@@ -65,6 +65,7 @@ http_parser = "python"  # the other one accepts bare line feeds, which lets requ
 limit_request_line = 8190  # the most that Gunicorn allows
 limit_request_fields = node_config.headers_max
 limit_request_field_size = node_config.head_bytes_max
+forwarder_headers = ""  # no client chooses the name of the application, not even on this machine
 keepalive = 30
 timeout = 60  # seconds without a sign of life of a worker's main loop; threads may take longer
 graceful_timeout = 30  # seconds that requests in flight get at a stop

@@ -124,6 +124,7 @@ HEADS: list[Case] = [
     ("header folded", request("GET /health", "X: a\r\n b\r\n"), 400),
     ("header name with a blank", request("GET /health", "X : a\r\n"), 400),
     ("header without name", request("GET /health", ": a\r\n"), 400),
+    ("name of the application", request("GET /x/files", "SCRIPT_NAME: /x\r\n"), 404),
     ("two hosts", request("GET /health", "Host: b\r\n"), 400),
     ("line too long", request("GET /" + "a" * 9000), 414),
     ("line far too long", request("GET /" + "a" * 1_000_000), 431),
