@@ -11,6 +11,7 @@ from flask import request
 from dfs.api.auth import caller_of
 from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import parse_if_match
+from dfs.api.permissions import DELETE
 from dfs.api.represent import durability_headers, represent_durability, represent_file
 from dfs.api.requests import checked_file_id, read_replication, services
 from dfs.api.responses import Answer, answer_json
@@ -67,6 +68,7 @@ def change_file(query: dict[str, Any], patch: dict[str, Any], file_id: str) -> A
         raise InvalidRequestError("The body is not valid.", fields={"": ["nothing to change"]})
     if patch.get("expires_at") is not None:
         check_future(patch["expires_at"])
+        caller_of(request.environ).require_scope(DELETE)  # it is to be gone then
     changes = {_FIELDS[name]: value for name, value in patch.items()}
     files = services().files
     terms = _read_terms(request.environ)

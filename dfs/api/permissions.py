@@ -20,6 +20,7 @@ NEEDED: Mapping[str, Mapping[str, int]] = {
     "/upload": {"POST": WRITE},
     "/download/<file_id>": {"GET": READ},
     "/files": {"GET": READ},
+    # PATCH needs DELETE, too, if it has the file expire, see `files.change_file`.
     "/files/<file_id>": {"GET": READ, "PATCH": WRITE, "DELETE": DELETE},
     "/files/<file_id>/restore": {"POST": WRITE},
     "/signed-urls": {"POST": SOMEBODY},  # and what the URL is for, see `keys.create_url`

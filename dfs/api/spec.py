@@ -214,6 +214,7 @@ FILE_DOC: Doc = {
     "responses": {"200": answer("The file.", FileSchema), **problems(404, 422, 503)},
 }
 PATCH_DOC: Doc = {
+    "description": "To set when the file expires needs the scope `delete`, too.",
     "parameters": [FILE_ID, _IF_MATCH, _REPLICATION],
     "responses": {
         "200": answer("Changed and synced.", StoredFileSchema, _WRITE_HEADERS),

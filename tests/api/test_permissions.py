@@ -9,6 +9,7 @@ from flask import Flask
 
 from dfs.api.permissions import ADMIN, NEEDED, PUBLIC, SOMEBODY, find_needed
 from dfs.core.access import ALL_SCOPES, Scope
+from dfs.wiring import Services
 from tests.api.conftest import MakeApp
 from tests.api.keys import bearer_of, make_key
 
@@ -73,3 +74,18 @@ def test_each_route_asks_for_the_scope_of_the_table(make_app: MakeApp) -> None:
             assert (refused.status_code, refused.json["code"]) == (403, "forbidden"), path
         with client.open(path, method=method, headers=keys[needed or 1]) as allowed:
             assert allowed.status_code not in (401, 403, 500), path
+
+
+def test_expiry_of_a_file_that_is_there_is_set_only_by_who_may_delete(make_app: MakeApp) -> None:
+    """Else whoever may only write could have every file gone a second later."""
+    app = make_app()
+    services: Services = app.extensions["dfs"].services
+    writer = bearer_of(make_key(services, Scope.WRITE))
+    both = bearer_of(make_key(services, Scope.WRITE | Scope.DELETE))
+    client = app.test_client()
+    stored: Any = client.post("/upload?name=a&ttl_s=3600", data=b"hello", headers=writer)
+    path, later = stored.headers["Location"], {"expires_at": "2999-01-01T00:00:00Z"}
+    assert client.patch(path, json=later, headers=writer).status_code == 403
+    assert client.patch(path, json=later, headers=both).status_code == 200
+    kept: Any = client.patch(path, json={"expires_at": None, "name": "b"}, headers=writer)
+    assert (kept.status_code, kept.json["expires_at"]) == (200, None)
