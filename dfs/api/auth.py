@@ -18,6 +18,7 @@ Source: RFC 6750 (Bearer), RFC 7617 (Basic), RFC 9110 section 11.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask, current_app
@@ -66,6 +67,15 @@ def recognize(environ: dict[str, Any]) -> Caller | None:
     """Return who asks on a public route, see `Gate.recognize`."""
     gate: Gate = current_app.extensions[_GATE_KEY]
     return gate.recognize(environ)
+
+
+def trust_in(environ: Mapping[str, Any]) -> Callable[[], bool]:
+    """Return what tells, later on, whether the caller may still do what he was let in for.
+
+    It raises MetadataError while that cannot be looked up.
+    """
+    gate: Gate = current_app.extensions[_GATE_KEY]
+    return partial(gate.trusts, caller_of(environ))
 
 
 class Gate:
@@ -134,6 +144,13 @@ class Gate:
             raise
         except DfsError:
             return None
+
+    def trusts(self, caller: Caller) -> bool:
+        """Tell whether one who was let in may still be. Raises MetadataError."""
+        if self._is_off:
+            return True
+        keyring = self._find_keyring()
+        return keyring.find(caller.key_id) is not None if caller.key_id else keyring.is_empty()
 
     def _identify_holder(self, header: str, environ: dict[str, Any]) -> Caller:
         key_id, secret = _parse_header(header)

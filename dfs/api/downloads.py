@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import secrets
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
 import structlog
 from flask import request
 
-from dfs.api.auth import caller_of
+from dfs.api.auth import caller_of, trust_in
 from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import is_unmodified, range_applies
 from dfs.api.headers import DOWNLOAD_GUARDS, format_disposition, format_http_date, is_shown_safely
@@ -76,7 +76,7 @@ def _answer_get(opened: Download, environ: dict[str, Any]) -> Answer:
         ranges = parse_ranges(header, file.size)
     headers = _describe(file)
     if ranges is not None and len(ranges) > 1:
-        return _answer_ranges(opened, ranges, headers)
+        return _answer_ranges(opened, ranges, headers, environ)
     headers.append(("Content-Type", file.content_type))
     start, stop = (0, file.size) if ranges is None else ranges[0]
     if ranges is not None:
@@ -86,10 +86,13 @@ def _answer_get(opened: Download, environ: dict[str, Any]) -> Answer:
     if whole is not None:
         return Answer(status, headers, whole if ranges is None else whole[start:stop])
     headers.append(("Content-Length", str(stop - start)))
-    return Answer(status, headers, BodyIterator(opened, opened.read(start, stop), stop - start))
+    body = BodyIterator(opened, opened.read(start, stop), stop - start, trusts=trust_in(environ))
+    return Answer(status, headers, body)
 
 
-def _answer_ranges(opened: Download, ranges: Sequence[tuple[int, int]], headers: Headers) -> Answer:
+def _answer_ranges(
+    opened: Download, ranges: Sequence[tuple[int, int]], headers: Headers, environ: dict[str, Any]
+) -> Answer:
     """Answer several ranges as multipart/byteranges (RFC 9110 section 14.6)."""
     file = opened.file
     boundary = secrets.token_hex(16)
@@ -109,7 +112,9 @@ def _answer_ranges(opened: Download, ranges: Sequence[tuple[int, int]], headers:
     headers.append(("Content-Type", f"multipart/byteranges; boundary={boundary}"))
     headers.append(("Content-Length", str(length)))
     pieces = chain(chain.from_iterable(parts), (end,))
-    return Answer(206, headers, BodyIterator(opened, pieces, length, ahead=2))
+    return Answer(
+        206, headers, BodyIterator(opened, pieces, length, trusts=trust_in(environ), ahead=2)
+    )
 
 
 class BodyIterator:
@@ -122,13 +127,21 @@ class BodyIterator:
         opened: closed at the end.
         pieces: the bytes.
         length: how many bytes `pieces` must have in all.
+        trusts: tells whether the client may still have them.
         ahead: how many pieces to read when this is made.
     """
 
     def __init__(
-        self, opened: Download, pieces: Iterator[bytes], length: int, *, ahead: int = 1
+        self,
+        opened: Download,
+        pieces: Iterator[bytes],
+        length: int,
+        *,
+        trusts: Callable[[], bool],
+        ahead: int = 1,
     ) -> None:
         self._opened = opened
+        self._trusts = trusts
         self._pieces = pieces
         self._left = length
         self._ahead = deque(islice(pieces, ahead))
@@ -137,6 +150,9 @@ class BodyIterator:
         return self
 
     def __next__(self) -> bytes:
+        if self._left and not self._may_go_on():
+            self.close()
+            raise OSError("the client may not have the rest any more")
         try:
             piece = self._ahead.popleft() if self._ahead else next(self._pieces)
         except StopIteration:
@@ -151,6 +167,12 @@ class BodyIterator:
             raise
         self._left -= len(piece)
         return piece
+
+    def _may_go_on(self) -> bool:
+        try:
+            return self._trusts()
+        except DfsError:  # the bytes can be read without the index, which has the keys
+            return True
 
     def _log_cut(self, error: DfsError) -> None:
         log.error(

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from flask import request
 from marshmallow import ValidationError
 
-from dfs.api.auth import caller_of
+from dfs.api.auth import caller_of, trust_in
 from dfs.api.blueprints import Blueprint
 from dfs.api.forms import FormReader, parse_boundary
 from dfs.api.represent import durability_headers, represent_durability, represent_file
@@ -30,7 +30,7 @@ from dfs.api.streams import BodyStream, open_body
 from dfs.api.traffic import name_caller, upload_slots
 from dfs.core.access import Caller
 from dfs.core.clock import now_ms
-from dfs.core.errors import InvalidRequestError, TooLargeError
+from dfs.core.errors import InvalidRequestError, TooLargeError, UnauthorizedError
 from dfs.services.changes import Upload
 from dfs.services.files import Stored
 
@@ -153,6 +153,8 @@ def _store_form(
 
 
 def _store(uploads: Sequence[Upload], terms: _Terms) -> Stored:
+    if not trust_in(request.environ)():  # the client may have sent the body for days
+        raise UnauthorizedError("The API key was good when the upload began, and is not any more.")
     return services().files.store(
         uploads, if_absent=terms.if_absent, replication=terms.replication, caller=terms.caller
     )
