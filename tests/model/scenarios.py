@@ -65,6 +65,6 @@ ALL = {
             segment_bytes=ROTATING_BYTES,
             limits=Limits(faults=1),
         ),
-        Scenario("finely-torn", ((store("a", b"1", b"2"),),), before=(OLD,), pieces=8),
+        Scenario("finely-torn", ((store("a", b"1", b"2"),),), before=(OLD,), pieces=5),
     )
 }
