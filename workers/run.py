@@ -29,6 +29,7 @@ from dfs.core.logging import configure_logging, configure_stdlib_logging
 from dfs.core.model import DebtKind
 from dfs.core.modes import keep_files_private
 from dfs.queue.checked import CheckedJob
+from dfs.queue.junk import removing_junk
 from dfs.queue.rq_queue import queue_name
 from dfs.services.hooks import Hooks
 from dfs.telemetry.files import METRICS_NAME, join_metrics
@@ -88,7 +89,8 @@ class NodeWorker(SimpleWorker):
 
         Whoever supervises it starts another, which recovers the node.
         """
-        super().execute_job(job, queue)
+        with removing_junk(queue):
+            super().execute_job(job, queue)
         if self.control.read_only_reason == REMOVED_REASON:
             structlog.get_logger().error("log_outlived", hint="The process ends.")
             self.stop_signals.was_requested = self._stop_requested = True
@@ -101,11 +103,25 @@ class NodeWorker(SimpleWorker):
     def subscribe(self) -> None:
         """Take no commands from Redis: to stop this process is for who has its machine."""
 
+    def check_for_suspension(self, burst: bool) -> None:
+        """Take no pauses that Redis asks for either."""
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """Wait for a job and return it."""
+        with removing_junk(self.queues[0]):
+            found: tuple[Job, Queue] | None = super().dequeue_job_and_maintain_ttl(
+                timeout, max_idle_time
+            )
+        return found
+
     def run_maintenance_tasks(self) -> None:
         """Do rq's periodic tasks, after removing the jobs of worker processes that were killed."""
-        for queue in self.queues:
+        (queue,) = self.queues
+        with removing_junk(queue):
             drop_abandoned(queue, self.presence)
-        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
 
     def handle_warm_shutdown_request(self) -> None:
         """Remember that the end was asked for: rq also ends by itself, when Redis is gone."""
@@ -199,7 +215,8 @@ def run_jobs(
         )
         worker.presence, worker.stop_signals, worker.control = presence, stop, control
         structlog.get_logger().info("worker_started", queue=name)
-        worker.work(logging_level="INFO" if debug else "WARNING")
+        with removing_junk(worker.queues[0]):
+            worker.work(logging_level="INFO" if debug else "WARNING")
     except RedisError as error:
         structlog.get_logger().warning("redis_lost", error=str(error))
     finally:

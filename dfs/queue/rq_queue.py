@@ -22,6 +22,7 @@ from rq.serializers import JSONSerializer
 from dfs.core.errors import QueueError
 from dfs.queue.base import JobArguments
 from dfs.queue.checked import CheckedJob
+from dfs.queue.junk import removing_junk
 
 ANSWER_TIMEOUT_S = 0.2
 """One attempt to connect or to get an answer. There are at most two before QueueError."""
@@ -30,8 +31,8 @@ DOWN_PAUSE_S = 1.0
 RESULT_TTL_S = 3600
 FAILURE_TTL_S = 86_400
 LOST_AFTER_S = 120
-"""Jobs take seconds. One that began so long ago has lost its worker, or waits for a store that
-hangs; a second one does no harm, and none at all would."""
+"""Jobs take seconds. One that began so long ago, or waits for so long, has lost its worker or its
+place, or a store hangs; a second one does no harm, and none at all would."""
 _ENDED = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)
 
 
@@ -127,7 +128,8 @@ class RqQueue:
         if time.monotonic() < self._down_until_s:
             raise QueueError("The queue does not answer.", queue=self._queue.name)
         try:
-            yield
+            with removing_junk(self._queue):
+                yield
         except (RedisError, OSError) as error:
             self._down_until_s = time.monotonic() + DOWN_PAUSE_S
             raise QueueError(
@@ -139,8 +141,8 @@ class RqQueue:
 
 
 def _is_lost(job: Job) -> bool:
-    """Tell whether a job began so long ago that nobody works on it any more."""
-    begun_at = job.started_at
-    if job.get_status(refresh=False) is not JobStatus.STARTED or begun_at is None:
-        return False
-    return (datetime.now(UTC) - begun_at).total_seconds() > LOST_AFTER_S
+    """Tell whether a job has not ended for so long that it never will."""
+    begun_at = job.started_at if job.get_status(refresh=False) is JobStatus.STARTED else None
+    since = begun_at or job.enqueued_at
+    # A moment that is still to come was not written by us.
+    return since is None or not -1 <= (datetime.now(UTC) - since).total_seconds() <= LOST_AFTER_S

@@ -166,6 +166,28 @@ def test_enqueue_id_of_a_job_that_began_long_ago_is_added(
     assert queue.enqueue(JOB, job_id="lost") is is_added
 
 
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.DEFERRED, JobStatus.SCHEDULED])
+@pytest.mark.parametrize(
+    ("age_s", "is_added"),
+    [(1, False), (rq_queue.LOST_AFTER_S + 60, True), (-3600, True), (None, True)],
+)
+def test_enqueue_id_of_a_job_that_will_never_run_is_added(
+    queue: RqQueue, redis: Redis, status: JobStatus, age_s: int | None, is_added: bool
+) -> None:
+    """Whoever can write to Redis cannot keep the same work from being done for ever."""
+    assert queue.enqueue(JOB, job_id="lost")
+    job = job_named(redis, "lost")
+    redis.delete(Queue("test", connection=redis).key)
+    job.set_status(status)
+    if age_s is None:
+        redis.hdel(job.key, "enqueued_at")
+    else:
+        asked_at = datetime.now(UTC) - timedelta(seconds=age_s)
+        redis.hset(job.key, "enqueued_at", asked_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    assert queue.enqueue(JOB, job_id="lost") is is_added
+    assert Queue("test", connection=redis).job_ids == (["lost"] if is_added else [])
+
+
 def test_enqueue_from_many_processes_at_once_loses_nothing(
     queue: RqQueue, redis: Redis, redis_server: RedisServer
 ) -> None:
