@@ -83,8 +83,8 @@ class Config:
     debug: bool
 
 
-_PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
-"""Of a URL; what is wrong with a setting ends up in logs."""
+_CREDENTIALS = re.compile(r"(?<=[:/])[^:/].*(?=@)")
+"""User and password of a URL, coded as they must be or not: what is wrong ends up in logs."""
 
 
 def load_config(environ: Mapping[str, str] | None = None, env_file: str = ".env") -> Config:
@@ -112,7 +112,7 @@ def load_config(environ: Mapping[str, str] | None = None, env_file: str = ".env"
         try:
             value = setting.parse(text)
         except ValueError as error:
-            faults.append(f"{setting.name}={_PASSWORD.sub('***', text)!r} {error}")
+            faults.append(f"{setting.name}={_CREDENTIALS.sub('***', text)!r} {error}")
             continue
         if replica is None:
             values[setting.attribute] = value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 _RATE_PERIODS_S = {"second": 1, "minute": 60, "hour": 3600}
 
@@ -75,12 +76,24 @@ def parse_optional_path(text: str) -> Path | None:
     return parse_path(text) if text else None
 
 
+def _require_coded(url: str) -> None:
+    """Raise ValueError, which says nothing of the URL, if a password in it has a bare / or ? or #.
+
+    Libraries would take what is before it for the port, and say so in the log.
+    """
+    parts = urlsplit(url)
+    behind = parts.path or (parts.query + parts.fragment if ":" in parts.netloc else "")
+    if parts.netloc and "@" not in parts.netloc and "@" in behind:
+        raise ValueError("must have / in a password written as %2F, ? as %3F and # as %23")
+
+
 def parse_database_url(text: str) -> str:
     """Return a database address with an absolute path, if it is one that dfs can use."""
     scheme, separator, rest = text.partition("://")
     if separator and scheme == "sqlite" and len(rest) > 1:
         return f"sqlite:///{Path(rest[1:]).expanduser().absolute()}"
     if separator and scheme in ("postgresql", "postgres") and rest:
+        _require_coded(text)
         return f"postgresql://{rest}"
     raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
 
@@ -91,6 +104,7 @@ def parse_redis_url(text: str) -> str | None:
         return None
     if text.partition("://")[0] not in ("redis", "rediss", "unix"):
         raise ValueError("must be redis://, rediss:// or unix://")
+    _require_coded(text)
     return text
 
 

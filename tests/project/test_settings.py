@@ -56,7 +56,26 @@ def test_load_config_tells_no_password(name: str) -> None:
     with pytest.raises(ConfigError) as raised:
         load_config({name: "mysql://user:hunter2@host/db"}, env_file="")
     assert "hunter2" not in str(raised.value)
-    assert "user:***@host/db" in str(raised.value)
+    assert "mysql://***@host/db" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+@pytest.mark.parametrize(
+    "password", ["hun/ter", "hun@ter", "hun:ter", "/hun", "hun/7:ter@", "hun?ter"]
+)
+@pytest.mark.parametrize("scheme", ["http", "redis", "postgresql"])
+def test_load_config_tells_nothing_of_a_password_that_is_written_wrong(
+    name: str, password: str, scheme: str
+) -> None:
+    """Neither does what fails later: it is told here that it is wrong."""
+    said = ""
+    try:
+        load_config({name: f"{scheme}://user:{password}@host:1/0"}, env_file="")
+    except ConfigError as error:
+        said = str(error)
+    assert said or not {"/", "?"} & {*password}
+    assert "hun" not in said
+    assert "ter" not in said
 
 
 def test_load_config_environment_wins_over_env_file(tmp_path: Path) -> None:
