@@ -27,7 +27,9 @@ def network_of(address: str) -> str:
     if ":" not in address:
         return address
     try:
-        number = int(ip_address(address.partition("%")[0]))
+        number = IPv6Address(address.partition("%")[0])
     except ValueError:
         return address
-    return f"{number >> _IPV6_NETWORK_BITS:x}::"
+    if number.ipv4_mapped is not None:  # to a socket for both, each client of IPv4 is one of IPv6
+        return str(number.ipv4_mapped)
+    return f"{int(number) >> _IPV6_NETWORK_BITS:x}::"
