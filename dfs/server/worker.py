@@ -137,6 +137,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             response_class=JoiningResponse,
         )
         environ["wsgi.multithread"] = True
+        if isinstance(connection.server, str):  # a socket's path: Gunicorn puts the client's Host
+            environ["SERVER_NAME"] = connection.server
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,42 @@ def test_node_for_strangers_starts_with_a_key_and_forgets_a_revoked_one_within_a
     listed = capsys.readouterr().out
     assert first[4:16] in listed
     assert second[4:16] not in listed
+
+
+@pytest.mark.integration
+def test_node_on_a_path_is_closed_when_its_last_key_is_gone(tmp_path: Path) -> None:
+    """Whoever comes over it may be from anywhere, whatever he says of the host."""
+    made = run_module(tmp_path, "scripts.keys", "create", "--name", "last").stdout.strip()
+    bound = f"unix:{tmp_path}/s"
+    command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")]
+    with subprocess.Popen(
+        [*command, "--bind", bound, "wsgi:app"],
+        cwd=tmp_path,
+        env=program_environ(tmp_path, {"WEB_CONCURRENCY": "1"}),
+    ) as process:
+        try:
+            mine = {"Authorization": f"Bearer {made}"}
+            assert ask_over(tmp_path / "s", mine) == 200
+            run_module(tmp_path, "scripts.keys", "revoke", made[4:16], "--last")
+            time.sleep(1)
+            assert ask_over(tmp_path / "s", {"Host": "localhost"}) == 401
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def ask_over(path: Path, headers: dict[str, str]) -> int:
+    """Return the status of an answer over the socket of that path, once it is there."""
+    deadline_s = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(path))
+        connection = HTTPConnection("localhost")
+        connection.sock = client
+        connection.request("GET", "/files", headers=headers)
+        return connection.getresponse().status
 
 
 def check_logs(node: RunningNode, *tokens: str) -> None:
