@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import errno
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -153,9 +152,7 @@ class BodyIterator:
     def __next__(self) -> bytes:
         if self._left and not self._may_go_on():
             self.close()
-            log.info("download_revoked", file_id=self._opened.file.id, missing_bytes=self._left)
-            # To Gunicorn it is a client that went away.
-            raise OSError(errno.ECONNRESET, "the client may not have the rest any more")
+            raise OSError("the client may not have the rest any more")
         try:
             piece = self._ahead.popleft() if self._ahead else next(self._pieces)
         except StopIteration:

@@ -41,6 +41,11 @@ def queue_name(*, cluster_id: bytes, node_id: str) -> str:
     return f"dfs-{cluster_id.hex()}-{node_id}"
 
 
+def name_job(queue: str, job_id: str) -> str:
+    """Return the id of a job in Redis, which has one space of ids for all queues."""
+    return f"{queue}_{job_id}"
+
+
 class RqQueue:
     """Enqueues jobs for the worker processes of one node. Connects at first use.
 
@@ -70,10 +75,11 @@ class RqQueue:
         timeout_s: int = 600,
     ) -> bool:
         """Ask for a job to be run; see `JobQueue.enqueue`. What ended under that id is replaced."""
+        name = name_job(self._queue.name, job_id)
         with self._translated_errors():
-            if self._add(job, arguments, job_id, timeout_s):
+            if self._add(job, arguments, name, timeout_s):
                 return True
-            return self._remove_ended(job_id) and self._add(job, arguments, job_id, timeout_s)
+            return self._remove_ended(name) and self._add(job, arguments, name, timeout_s)
 
     def check(self) -> None:
         """Return if Redis answers. Raises QueueError otherwise."""

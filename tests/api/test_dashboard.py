@@ -18,6 +18,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from dfs.core.access import OPERATOR, Scope
+from dfs.queue.rq_queue import name_job, queue_name
 from dfs.services.hints import REPLICATE
 from dfs.wiring import Services
 from tests.api.conftest import MakeApp
@@ -79,8 +80,9 @@ def test_dashboard_shows_the_jobs_of_the_node(client: FlaskClient) -> None:
     (queue,) = client.get("/admin/rq/0/data/queues.json").get_json()["queues"]
     assert queue["count"] == 1
     data: Any = client.get(f"/admin/rq/0/data/jobs/{queue['name']}/queued/8/asc/1.json").get_json()
-    assert [job["id"] for job in data["jobs"]] == ["replicate-replica1"]
-    job: Any = client.get("/admin/rq/0/data/job/replicate-replica1.json").get_json()
+    job_id = name_job(queue["name"], "replicate-replica1")
+    assert [job["id"] for job in data["jobs"]] == [job_id]
+    job: Any = client.get(f"/admin/rq/0/data/job/{job_id}.json").get_json()
     assert (job["status"], job["origin"]) == ("queued", queue["name"])
     assert client.get("/admin/rq/0/view/workers").status_code == 200
     assert client.get("/admin/rq/0/data/workers.json").get_json() == {"workers": []}
@@ -221,13 +223,14 @@ def test_dashboard_page_whose_address_holds_a_script_has_it_as_text(client: Flas
     assert "');}});evil();" not in response.text
 
 
-@pytest.mark.parametrize(
-    "page", ["", "0/view/jobs", "0/view/job/replicate-replica1", "0/view/workers"]
-)
+@pytest.mark.parametrize("page", ["", "0/view/jobs", "0/view/job/{job}", "0/view/workers"])
 def test_dashboard_pages_run_no_script_but_their_own(client: FlaskClient, page: str) -> None:
     """What Redis says is escaped wherever it is put in, and would not be run if it were not."""
-    REPLICATE.enqueue(services_of(client).queue, "replica1")
-    answers = [client.get(HOME + page) for _ in range(2)]
+    services = services_of(client)
+    REPLICATE.enqueue(services.queue, "replica1")
+    name = queue_name(cluster_id=services.recovered.cluster_id, node_id=services.config.node_id)
+    path = HOME + page.format(job=name_job(name, "replicate-replica1"))
+    answers = [client.get(path) for _ in range(2)]
     nonces = set()
     for answer in answers:
         policy = answer.headers["Content-Security-Policy"]

@@ -15,7 +15,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from dfs.queue import checked
-from dfs.queue.rq_queue import RqQueue, queue_name
+from dfs.queue.rq_queue import RqQueue, name_job, queue_name
 from tests.project.chaos_clients import wait_until
 from tests.project.endless_worker import CALLS, ENDLESS
 from tests.project.nodes import running_program
@@ -104,7 +104,7 @@ def replace_by_endless(queue: Queue, url: str) -> None:
     adder = RqQueue(url=url, name=queue.name)
 
     def is_endless() -> bool:
-        job = queue.fetch_job(JOB_ID)
+        job = queue.fetch_job(name_job(queue.name, JOB_ID))
         with suppress(InvalidJobOperation):  # the worker has just done the one of before
             if job is not None and job.func_name == ENDLESS:
                 return job.is_started
@@ -118,5 +118,5 @@ def replace_by_endless(queue: Queue, url: str) -> None:
 
 def is_replicated(queue: Queue) -> bool:
     """Tell whether the work of that id was done."""
-    job = queue.fetch_job(JOB_ID)
+    job = queue.fetch_job(name_job(queue.name, JOB_ID))
     return job is not None and job.is_finished and job.func_name == "workers.jobs.replicate"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from dfs.queue.rq_queue import queue_name
+from dfs.queue.rq_queue import name_job, queue_name
 from tests.project.nodes import running_program
 from tests.redis_server import running_redis
 
@@ -55,14 +55,16 @@ def test_worker_goes_on_whatever_redis_holds(
         Redis.from_url(server.url) as redis,
     ):
         worker.read_until("worker_started")
-        attack(redis, name_of_queue(tmp_path))
-        redis.delete("rq:job:compact")
+        name = name_of_queue(tmp_path)
+        attack(redis, name)
+        key = f"rq:job:{name_job(name, 'compact')}"
+        redis.delete(key)
         deadline_s = time.monotonic() + 40
         ends: set[bytes] = set()
         while len(ends) < 3:  # it is due every second
             assert time.monotonic() < deadline_s
             time.sleep(0.2)
-            ended_at = redis.hget("rq:job:compact", "ended_at")
+            ended_at = redis.hget(key, "ended_at")
             if ended_at:
                 ends.add(ended_at)
         assert worker.end(signal.SIGTERM)[0] == 0

@@ -159,14 +159,15 @@ def test_hostile_job_does_not_block_its_id(redis: Redis, redis_server: RedisServ
     queue = RqQueue(url=redis_server.url, name="test")
     for fields in (HOSTILE["another function"], HOSTILE["unknown status"], HOSTILE["bomb"]):
         redis.flushall()
-        plant(redis, fields, "compact")
+        plant(redis, fields, "test_compact")
         with capture_logs():
             assert queue.enqueue("workers.jobs.compact", job_id="compact")
         assert (
-            CheckedJob.fetch("compact", redis, JSONSerializer).func_name == "workers.jobs.compact"
+            CheckedJob.fetch("test_compact", redis, JSONSerializer).func_name
+            == "workers.jobs.compact"
         )
     redis.flushall()
-    redis.set("rq:job:compact", "no hash")
+    redis.set("rq:job:test_compact", "no hash")
     with capture_logs():
         assert queue.enqueue("workers.jobs.compact", job_id="compact")
     queue.close()

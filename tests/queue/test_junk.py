@@ -23,12 +23,12 @@ def test_enqueue_where_something_else_is_works_the_next_time(
     queue = RqQueue(url=redis_server.url, name="test")
     with Redis.from_url(redis_server.url) as redis:
         queue.enqueue("workers.jobs.compact", job_id="a")
-        redis.hset("rq:job:a", "status", "finished")
+        redis.hset("rq:job:test_a", "status", "finished")
         redis.set(f"rq:{key}", "junk")
         with pytest.raises(QueueError):
             [queue.enqueue("workers.jobs.compact", job_id="a") for _ in range(2)]
         assert queue.enqueue("workers.jobs.compact", job_id="b")
-        assert Queue("test", connection=redis).job_ids == ["b"]
+        assert Queue("test", connection=redis).job_ids == ["test_b"]
     queue.close()
 
 

@@ -19,7 +19,7 @@ from rq.serializers import JSONSerializer
 
 from dfs.core.errors import QueueError
 from dfs.queue import checked, rq_queue
-from dfs.queue.rq_queue import RqQueue, queue_name
+from dfs.queue.rq_queue import RqQueue, name_job, queue_name
 from tests.redis_server import RedisServer
 
 JOB = "math.sqrt"
@@ -59,14 +59,23 @@ def run_all(redis: Redis) -> None:
 
 def job_named(redis: Redis, job_id: str) -> Job:
     """Return a job as Redis has it."""
-    return Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
+    return Job.fetch(name_job("test", job_id), connection=redis, serializer=JSONSerializer)
 
 
 def test_enqueue_waiting_id_is_not_added_twice(queue: RqQueue, redis: Redis) -> None:
     """However often the same piece of work is asked for, one job waits."""
     assert queue.enqueue(JOB, job_id="once")
     assert not queue.enqueue(JOB, job_id="once")
-    assert Queue("test", connection=redis).job_ids == ["once"]
+    assert Queue("test", connection=redis).job_ids == ["test_once"]
+
+
+def test_enqueue_id_of_another_node_is_added(queue: RqQueue, redis_server: RedisServer) -> None:
+    """Nodes that share Redis do not hold each other's work back."""
+    other = RqQueue(url=redis_server.url, name="other")
+    assert queue.enqueue(JOB, job_id="once")
+    assert other.enqueue(JOB, job_id="once")
+    assert not other.enqueue(JOB, job_id="once")
+    other.close()
 
 
 def test_enqueue_running_id_is_not_added(queue: RqQueue, redis: Redis) -> None:
@@ -95,7 +104,7 @@ def test_enqueue_ended_id_is_added_again(
 def test_enqueue_arguments_travel_as_json(queue: RqQueue, redis: Redis) -> None:
     """Nothing in Redis is a pickle: reaching Redis must not mean running code here."""
     queue.enqueue(JOB, {"count": 3, "name": "x"}, job_id="a", timeout_s=17)
-    data = zlib.decompress(redis.hget("rq:job:a", "data"))
+    data = zlib.decompress(redis.hget("rq:job:test_a", "data"))
     assert json.loads(data)[0] == JOB
     assert json.loads(data)[3] == {"count": 3, "name": "x"}
 
@@ -185,7 +194,7 @@ def test_enqueue_id_of_a_job_that_will_never_run_is_added(
         asked_at = datetime.now(UTC) - timedelta(seconds=age_s)
         redis.hset(job.key, "enqueued_at", asked_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
     assert queue.enqueue(JOB, job_id="lost") is is_added
-    assert Queue("test", connection=redis).job_ids == (["lost"] if is_added else [])
+    assert Queue("test", connection=redis).job_ids == (["test_lost"] if is_added else [])
 
 
 def test_enqueue_from_many_processes_at_once_loses_nothing(
@@ -213,7 +222,7 @@ def test_enqueue_from_many_processes_at_once_loses_nothing(
         for thread in threads:
             thread.join()
         assert errors == []
-        assert Queue("test", connection=redis).job_ids == ["once"]
+        assert Queue("test", connection=redis).job_ids == ["test_once"]
         assert job_named(redis, "once").get_status() == JobStatus.QUEUED
     for asker in queues:
         asker.close()
@@ -221,6 +230,6 @@ def test_enqueue_from_many_processes_at_once_loses_nothing(
 
 def test_enqueue_rest_of_a_job_does_not_block_its_id(queue: RqQueue, redis: Redis) -> None:
     """What a running job writes into an emptied Redis keeps none from being added."""
-    redis.hset("rq:job:once", "last_heartbeat", "now")
+    redis.hset("rq:job:test_once", "last_heartbeat", "now")
     assert queue.enqueue(JOB, job_id="once")
     assert job_named(redis, "once").get_status() == JobStatus.QUEUED
