@@ -36,6 +36,7 @@ from dfs.core.errors import (
     CrossSiteError,
     DfsError,
     ForbiddenError,
+    KeysUnavailableError,
     RequestError,
     TooManyAttemptsError,
     UnauthorizedError,
@@ -96,7 +97,7 @@ class Gate:
 
         Raises:
             UnauthorizedError, ForbiddenError, CrossSiteError, TooManyAttemptsError.
-            MetadataError: the index, which has the keys, does not answer.
+            KeysUnavailableError: the node, or the index, which has the keys, is not there.
         """
         request = request_ctx.request
         rule = request.url_rule
@@ -105,7 +106,14 @@ class Gate:
         needed = find_needed(rule.rule, request.method)
         if needed == PUBLIC:
             return
-        caller = self.identify(request.environ)
+        try:
+            caller = self.identify(request.environ)
+        except RequestError:
+            raise
+        except DfsError as error:
+            raise KeysUnavailableError(
+                "The API keys cannot be looked up at the moment.", reason=str(error)
+            ) from error
         if needed & ~caller.scopes:
             caller.require_scope(needed)
         request.environ[CALLER_KEY] = caller

@@ -66,6 +66,7 @@ STATUS: dict[type[errors.DfsError], int] = {
     errors.WalReadOnlyError: 503,
     errors.IndexDamagedError: 503,
     errors.IndexUnavailableError: 503,
+    errors.KeysUnavailableError: 503,
     errors.QueueError: 503,
 }
 """Status of each error; an error that is not here has that of its nearest base, at last 500.

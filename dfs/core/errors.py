@@ -347,6 +347,12 @@ class IndexUnavailableError(MetadataError):
     code = "index_unavailable"
 
 
+class KeysUnavailableError(MetadataError):
+    """The API keys cannot be looked up, so that nobody is known. Why, strangers are not told."""
+
+    code = "keys_unavailable"
+
+
 class QueueError(DfsError):
     """The queue does not answer. Nothing is lost: what is owed stands in the index."""
 

@@ -63,6 +63,7 @@ def test_ready_is_503_when_the_node_cannot_be_opened(make_app: MakeApp) -> None:
     assert (response.status_code, response.json["status"]) == (503, "unready")
     assert set(response.json) == {"status"}
     assert logs[0]["event"] == "services_unopened"
-    assert listing.status_code in (500, 503)
-    assert listing.content_type == "application/problem+json"
+    assert (listing.status_code, listing.json["code"]) == (503, "keys_unavailable")
+    assert listing.json["detail"] == "The API keys cannot be looked up at the moment."
+    assert "/dev/null/nowhere" in logs[-1]["error"]
     assert logs[0]["log_level"] == "error"

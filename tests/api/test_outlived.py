@@ -23,7 +23,7 @@ def test_process_that_outlived_its_log_reads_nothing_from_the_old_index(
     (tmp_path / "wal").rename(tmp_path / "gone")
     for path in (f"/download/{file['id']}", f"/files/{file['id']}", "/files"):
         answer = client.get(path)
-        assert (answer.status_code, answer.json["code"]) == (503, "wal_read_only"), path
+        assert (answer.status_code, answer.json["code"]) == (503, "keys_unavailable"), path
     assert client.get("/health").status_code == 200
     assert ended
     (tmp_path / "gone").rename(tmp_path / "wal")
