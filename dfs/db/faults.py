@@ -1,10 +1,14 @@
-"""The one place where the errors of database drivers become errors of dfs."""
+"""The one place where the errors of database drivers become errors of dfs.
+
+So does that of a row which dfs cannot have written: see `rows`.
+"""
 
 from __future__ import annotations
 
 import errno
 import sqlite3
 
+import msgspec
 import peewee
 import psycopg
 
@@ -21,9 +25,10 @@ DRIVER_ERRORS: tuple[type[Exception], ...] = (
     psycopg.Error,
     peewee.PeeweeException,
     UnicodeDecodeError,
+    msgspec.MsgspecError,
 )
 REBUILD_HINT = "It is rebuilt from the log at the next start."
-_DAMAGED_TEXTS = ("Could not decode to UTF-8", "no such column")
+_DAMAGED_TEXTS = ("Could not decode to UTF-8", "no such column", "no such table", "already exists")
 """SQLite knows neither what a text should be, nor the schema that a program was written for."""
 _SQLITE_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SQLITE_UNAVAILABLE = frozenset(
@@ -59,7 +64,7 @@ def index_error(error: Exception) -> DfsError:
     if isinstance(cause, OSError):
         full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
         return _no_space(cause) if full else _unavailable(cause)
-    if isinstance(cause, UnicodeDecodeError):
+    if isinstance(cause, UnicodeDecodeError | msgspec.MsgspecError):
         return _damaged(cause)
     if isinstance(cause, sqlite3.Error):
         return _sqlite_error(cause)
@@ -71,7 +76,7 @@ def index_error(error: Exception) -> DfsError:
 def _sqlite_error(error: sqlite3.Error) -> DfsError:
     extended = getattr(error, "sqlite_errorcode", None)
     code = extended & 0xFF if extended is not None else None
-    if code in _SQLITE_DAMAGED or str(error).startswith(_DAMAGED_TEXTS):
+    if code in _SQLITE_DAMAGED or any(text in str(error) for text in _DAMAGED_TEXTS):
         return _damaged(error)
     if code == sqlite3.SQLITE_FULL:
         return _no_space(error)

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import astuple, replace
 
 from dfs.core.access import Key
-from dfs.db.statements import Statements
+from dfs.db.rows import read_key, read_number
 from dfs.db.tables import KEYS
 from dfs.db.usage import PendingUsage
 
-_COUNT = f"SELECT COUNT(*) FROM {KEYS.name}"
+if TYPE_CHECKING:
+    from dfs.db.transaction import Writer
 
-Run = Callable[..., Any]
+_COUNT = f"SELECT COUNT(*) FROM {KEYS.name}"
 
 
 class PendingKeys:
     """Keys that one transaction puts and removes. They are written at once: there are few.
 
     Args:
-        run: runs a statement with its parameters inside the transaction.
+        writer: runs statements inside the transaction.
         usage: told what becomes of the records of keys.
     """
 
-    __slots__ = ("_run", "_statements", "_usage")
+    __slots__ = ("_usage", "_writer")
 
-    def __init__(self, *, run: Run, statements: Statements, usage: PendingUsage) -> None:
-        self._run = run
-        self._statements = statements
+    def __init__(self, writer: Writer, *, usage: PendingUsage) -> None:
+        self._writer = writer
         self._usage = usage
 
     def find(self, key_id: str) -> Key | None:
         """Return the key as this transaction would leave it, or None. Raises MetadataError."""
-        row = self._run(self._statements.select_in(KEYS, 1), (key_id,)).fetchone()
-        return None if row is None else Key(*row)
+        sql = self._writer.statements.select_in(KEYS, 1)
+        return next(iter(self._writer.ask(sql, (key_id,), read_key)), None)
 
     def count(self) -> int:
         """Return how many keys there are, changes included. Raises MetadataError."""
-        return int(self._run(_COUNT).fetchone()[0])
+        (count,) = self._writer.ask(_COUNT, (), read_number)
+        return count
 
     def put(self, key: Key) -> None:
         """Insert the key, or replace the one of that id.
@@ -48,12 +48,12 @@ class PendingKeys:
             NoSpaceError, MetadataError: roll back.
         """
         self._usage.change_key(self.find(key.id), key)
-        self._run(self._statements.upsert(KEYS, 1), astuple(key))
+        self._writer.write(self._writer.statements.upsert(KEYS, 1), astuple(key))
 
     def remove(self, key: Key) -> None:
         """Remove a key that is there. Raises as `put`."""
         self._usage.change_key(key, None)
-        self._run(self._statements.delete_in(KEYS, 1), (key.id,))
+        self._writer.write(self._writer.statements.delete_in(KEYS, 1), (key.id,))
 
     def note_use(self, key_id: str, at_ms: int) -> None:
         """Note when a key was used, if it is still there. Raises as `put`."""

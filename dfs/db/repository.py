@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from dfs.core.access import Key
-from dfs.core.errors import BlobMissingError
+from dfs.core.errors import IndexDamagedError
 from dfs.core.model import (
     REMOVALS,
     Blob,
@@ -20,24 +21,26 @@ from dfs.core.model import (
     Usage,
 )
 from dfs.db.rows import (
-    FILE_COLUMNS,
     Row,
     read_blob,
     read_debt,
+    read_debt_sum,
     read_download,
     read_file,
+    read_key,
+    read_node_state,
+    read_number,
     read_segment,
+    read_segment_use,
     read_store,
+    read_text,
+    read_unit,
+    read_usage,
 )
 from dfs.db.session import IndexDatabase
 from dfs.db.statements import LIST_ENDS, NODE_BUCKET
 from dfs.db.tables import BLOBS, FILES, KEYS, chunks
 
-_KEY = FILE_COLUMNS.index("key")
-_EXTENTS = FILE_COLUMNS.index("extents")
-_EXPIRES_AT = FILE_COLUMNS.index("expires_at")
-_DELETED_AT = FILE_COLUMNS.index("deleted_at")
-_DIGEST = FILE_COLUMNS.index("sha256")
 _CODE_POINT_MAX = 0x10FFFF
 _SURROGATE_FIRST = 0xD800
 _SURROGATE_LAST = 0xDFFF
@@ -56,17 +59,17 @@ class IndexRepository:
 
     def find_file(self, file_id: str, now_ms: int) -> File | None:
         """Return the file; None if there is none, it is in the trash, or has expired by then."""
-        row = self._database.read_one(self._statements.file, (file_id,))
-        return read_file(row) if row is not None and _is_live(row, now_ms) else None
+        file = self._database.find(self._statements.file, (file_id,), read_file)
+        return file if file is not None and _is_live(file, now_ms) else None
 
     def file_names(self, file_ids: Collection[str]) -> dict[str, str]:
         """Return id -> name of those of these files that are there, in the trash or not."""
-        rows = [
-            row
-            for chunk in chunks(list(file_ids))
-            for row in self._database.read_all(self._statements.select_in(FILES, len(chunk)), chunk)
-        ]
-        return {row[0]: row[_KEY] for row in rows}
+        names: dict[str, str] = {}
+        for chunk in chunks(list(file_ids)):
+            sql = self._statements.select_in(FILES, len(chunk))
+            files = self._database.select(sql, chunk, read_file)
+            names.update((file.id, file.key) for file in files)
+        return names
 
     def find_download(self, file_id: str, now_ms: int) -> tuple[File, tuple[Blob, ...]] | None:
         """Return a file with the blob of each of its extents, in order, repeats included.
@@ -78,35 +81,30 @@ class IndexRepository:
             None when there is no such file. A file without extents has exactly one blob.
 
         Raises:
-            BlobMissingError: the index knows the file but not a blob of it.
-            IndexDamagedError: file and blob do not have the same size.
+            IndexDamagedError: the index does not know the bytes of the file, or not their size.
         """
-        row = self._database.read_one(self._statements.download, (file_id,))
-        if row is None or not _is_live(row, now_ms):
+        found = self._database.find(self._statements.download, (file_id,), read_download)
+        if found is None or not _is_live(found[0], now_ms):
             return None
-        if row[_EXTENTS] is not None:
-            file = read_file(row)
-            return file, self._find_blobs(file)
-        found = read_download(row)
-        if found is None:
-            raise _missing_blob(file_id, row[_DIGEST])
         file, blob = found
+        if file.extents:
+            return file, self._find_blobs(file)
+        if blob is None:
+            raise self._unknown_bytes(file)
         if file.size != blob.size:  # the database has no checksums of its own
             raise self._database.damaged("A file has another size than its bytes.", file_id=file_id)
         return file, (blob,)
 
     def find_blob(self, digest: bytes) -> Blob | None:
         """Return the blob of that digest, or None."""
-        row = self._database.read_one(self._statements.blob, (digest,))
-        return None if row is None else read_blob(row)
+        return self._database.find(self._statements.blob, (digest,), read_blob)
 
     def list_blobs(self, *, after: bytes = b"", limit: int) -> list[Blob]:
         """Return blob files with digests above `after`, by digest, `limit` at most.
 
         Those that no file refers to any more are among them; inline blobs are not.
         """
-        rows = self._database.read_all(self._statements.blob_files, (after, limit))
-        return [read_blob(row) for row in rows]
+        return self._database.select(self._statements.blob_files, (after, limit), read_blob)
 
     def blob_file_totals(self) -> tuple[int, int]:
         """Return how many blob files there are, and their bytes. Reads all of a small index."""
@@ -150,26 +148,25 @@ class IndexRepository:
             ending, ends = open_end, []
         sql = self._statements.list_files[is_deleted, ending]
         parameters = (bucket, *start, moment_ms, *ends, limit)
-        return [read_file(row) for row in self._database.read_all(sql, parameters)]
+        return self._database.select(sql, parameters, read_file)
 
     def expired_files(self, *, now_ms: int, limit: int) -> list[File]:
         """Return files that have expired by then and are not in the trash, the oldest first."""
-        rows = self._database.read_all(self._statements.expired_files, (now_ms, limit))
-        return [read_file(row) for row in rows]
+        return self._database.select(self._statements.expired_files, (now_ms, limit), read_file)
 
     def purgeable_files(self, *, deleted_by_ms: int, limit: int) -> list[File]:
         """Return files that were put into the trash by then, the oldest first."""
-        rows = self._database.read_all(self._statements.purgeable_files, (deleted_by_ms, limit))
-        return [read_file(row) for row in rows]
+        parameters = (deleted_by_ms, limit)
+        return self._database.select(self._statements.purgeable_files, parameters, read_file)
 
     def unused_blobs(self, *, limit: int) -> list[bytes]:
         """Return digests of blob files that no file refers to, not even one in the trash."""
-        return [row[0] for row in self._database.read_all(self._statements.unused_blobs, (limit,))]
+        return self._database.select(self._statements.unused_blobs, (limit,), read_unit)
 
     def usage(self) -> tuple[Usage, Mapping[str, Usage]]:
         """Return what the blobs of the node use, and what the files of each bucket do."""
-        rows = self._database.read_all(self._statements.usages, (self._database.node_id,))
-        found = {row[1]: Usage(*map(int, row[2:])) for row in rows}
+        parameters = (self._database.node_id,)
+        found = dict(self._database.select(self._statements.usages, parameters, read_usage))
         return found.pop(NODE_BUCKET, Usage()), found
 
     def dead_bytes(self) -> int:
@@ -183,10 +180,8 @@ class IndexRepository:
         Args:
             dead_permille_min: thousandths of the segment's size.
         """
-        rows = self._database.read_all(
-            self._statements.compactable, (self._database.node_id, dead_permille_min)
-        )
-        return [(Segment(*row[:5]), SegmentUse(*row[5:])) for row in rows]
+        parameters = (self._database.node_id, dead_permille_min)
+        return self._database.select(self._statements.compactable, parameters, _read_compactable)
 
     def find_segment(self, segment_id: int) -> Segment | None:
         """Return a sealed segment of this node, or None."""
@@ -195,42 +190,36 @@ class IndexRepository:
 
     def dropped_segment_ids(self) -> set[int]:
         """Return ids of segments of which nothing is needed any more, stubs or not yet."""
-        node_id = self._database.node_id
-        rows = self._database.read_all(self._statements.dropped_segments, (node_id,))
-        return {row[0] for row in rows}
+        parameters = (self._database.node_id,)
+        return set(
+            self._database.select(self._statements.dropped_segments, parameters, read_number)
+        )
 
     def undropped_segment_ids(self) -> set[int]:
         """Return ids of segments that some store has yet to replace by a stub."""
-        rows = self._database.read_all(
-            self._statements.units_owed, (self._database.node_id, int(DebtKind.DROP_SEGMENT))
-        )
-        return {int.from_bytes(row[0], "big") for row in rows}
+        return {int.from_bytes(unit, "big") for unit in self._units_owed(DebtKind.DROP_SEGMENT)}
 
     def units_to_remove(self) -> set[bytes]:
         """Return digests of dropped blobs that some store has yet to remove."""
-        node_id = self._database.node_id
-        return {
-            bytes(row[0])
-            for kind in REMOVALS
-            for row in self._database.read_all(self._statements.units_owed, (node_id, int(kind)))
-        }
+        return {unit for kind in REMOVALS for unit in self._units_owed(kind)}
+
+    def _units_owed(self, kind: DebtKind) -> list[bytes]:
+        parameters = (self._database.node_id, int(kind))
+        return self._database.select(self._statements.units_owed, parameters, read_unit)
 
     def list_segments(self, *, after: int = 0, limit: int) -> list[Segment]:
         """Return sealed segments of this node with ids above `after`, by id, `limit` at most."""
-        rows = self._database.read_all(
-            self._statements.segments, (self._database.node_id, after, limit)
-        )
-        return [read_segment(row) for row in rows]
+        parameters = (self._database.node_id, after, limit)
+        return self._database.select(self._statements.segments, parameters, read_segment)
 
     def node_state(self) -> NodeState | None:
         """Return how far the index has followed the log of this node; None: not begun."""
-        row = self._database.read_one(self._statements.node_state, (self._database.node_id,))
-        return None if row is None else NodeState(*row)
+        parameters = (self._database.node_id,)
+        return self._database.find(self._statements.node_state, parameters, read_node_state)
 
     def find_key(self, key_id: str) -> Key | None:
         """Return the API key of that id, or None."""
-        row = self._database.read_one(self._statements.select_in(KEYS, 1), (key_id,))
-        return None if row is None else Key(*row)
+        return self._database.find(self._statements.select_in(KEYS, 1), (key_id,), read_key)
 
     def has_keys(self) -> bool:
         """Tell whether there is any API key, expired or not."""
@@ -238,26 +227,26 @@ class IndexRepository:
 
     def list_keys(self) -> list[Key]:
         """Return all API keys, by id."""
-        return [Key(*row) for row in self._database.read_all(self._statements.keys)]
+        return self._database.select(self._statements.keys, (), read_key)
 
     def store_states(self) -> dict[str, StoreState]:
         """Return name -> state of each store of this node that has been used, by name."""
-        rows = self._database.read_all(self._statements.stores, (self._database.node_id,))
-        return {state.name: state for state in map(read_store, rows)}
+        parameters = (self._database.node_id,)
+        states = self._database.select(self._statements.stores, parameters, read_store)
+        return {state.name: state for state in states}
 
     def find_debt(self, store: str, kind: DebtKind, unit: bytes) -> Debt | None:
         """Return what the store owes of that unit, or None if it owes nothing."""
-        node_id = self._database.node_id
-        row = self._database.read_one(self._statements.debt, (node_id, store, int(kind), unit))
-        return None if row is None else read_debt(row)
+        parameters = (self._database.node_id, store, int(kind), unit)
+        return self._database.find(self._statements.debt, parameters, read_debt)
 
     def has_debt(self, store: str, kind: DebtKind, units: Sequence[bytes]) -> set[bytes]:
         """Return those of the units, all of one kind, that the store owes."""
         owed: set[bytes] = set()
         for chunk in chunks(units):
             parameters = (self._database.node_id, store, int(kind), *chunk)
-            rows = self._database.read_all(self._statements.owed_in(len(chunk)), parameters)
-            owed.update(row[0] for row in rows)
+            sql = self._statements.owed_in(len(chunk))
+            owed.update(self._database.select(sql, parameters, read_unit))
         return owed
 
     def removals(self, store: str, digests: Sequence[bytes], *, begun: bool = False) -> list[Debt]:
@@ -268,12 +257,13 @@ class IndexRepository:
         """
         kinds = (DebtKind.REMOVING_BLOB,) if begun else REMOVALS
         return [
-            read_debt(row)
+            debt
             for kind in kinds
             for chunk in chunks(digests)
-            for row in self._database.read_all(
+            for debt in self._database.select(
                 self._statements.debts_in(len(chunk)),
                 (self._database.node_id, store, int(kind), *chunk),
+                read_debt,
             )
         ]
 
@@ -285,34 +275,40 @@ class IndexRepository:
         """
         whose = (self._database.node_id, store)
         parameters = (*whose, limit, *whose, now_ms, limit, limit)
-        rows = self._database.read_all(self._statements.due_debts, parameters)
-        return [read_debt(row) for row in rows]
+        return self._database.select(self._statements.due_debts, parameters, read_debt)
 
     def summarize_debts(self) -> list[DebtSummary]:
         """Return what each store owes of each kind, by store and kind. Reads all debts."""
-        rows = self._database.read_all(self._statements.debt_sums, (self._database.node_id,))
-        return [self._summarize(row) for row in rows]
+        node_id = self._database.node_id
+        sums = self._database.select(self._statements.debt_sums, (node_id,), read_debt_sum)
+        return [
+            replace(each, last_error=self._last_error(each.store, each.kind))
+            if each.failing
+            else each
+            for each in sums
+        ]
 
-    def _summarize(self, row: Row) -> DebtSummary:
-        store, kind, count, size, oldest_at_ms, newest_at_ms, failing = row
-        error = None
-        if failing:
-            parameters = (self._database.node_id, store, kind)
-            found = self._database.read_one(self._statements.last_error, parameters)
-            error = None if found is None else found[0]
-        return DebtSummary(
-            store, DebtKind(kind), count, int(size), oldest_at_ms, newest_at_ms, int(failing), error
-        )
+    def _last_error(self, store: str, kind: DebtKind) -> str | None:
+        parameters = (self._database.node_id, store, int(kind))
+        return self._database.find(self._statements.last_error, parameters, read_text)
+
+    def _unknown_bytes(self, file: File) -> IndexDamagedError:
+        fault = "The index knows a file, and not where its bytes are."
+        return self._database.damaged(fault, file_id=file.id)
 
     def _find_blobs(self, file: File) -> tuple[Blob, ...]:
         digests = file.blob_digests()
         found: dict[bytes, Blob] = {}
         for chunk in chunks(list(dict.fromkeys(digests))):
-            rows = self._database.read_all(self._statements.select_in(BLOBS, len(chunk)), chunk)
-            found.update((row[0], read_blob(row)) for row in rows)
+            sql = self._statements.select_in(BLOBS, len(chunk))
+            blobs = self._database.select(sql, chunk, read_blob)
+            found.update((blob.digest, blob) for blob in blobs)
         for digest in digests:
             if digest not in found:
-                raise _missing_blob(file.id, digest)
+                raise self._unknown_bytes(file)
+        is_within = all(run.offset + run.length <= found[run.digest].size for run in file.extents)
+        if not is_within or sum(run.length for run in file.extents) != file.size:
+            raise self._database.damaged("A file has another size than its bytes.", file_id=file.id)
         return tuple(found[digest] for digest in digests)
 
 
@@ -332,12 +328,10 @@ def prefix_end(prefix: str) -> str | None:
     return stem[:-1] + chr(following)
 
 
-def _is_live(row: Row, now_ms: int) -> bool:
-    expires_at_ms = row[_EXPIRES_AT]
-    return row[_DELETED_AT] is None and (expires_at_ms is None or expires_at_ms > now_ms)
+def _is_live(file: File, now_ms: int) -> bool:
+    expires_at_ms = file.expires_at_ms
+    return file.deleted_at_ms is None and (expires_at_ms is None or expires_at_ms > now_ms)
 
 
-def _missing_blob(file_id: str, digest: bytes) -> BlobMissingError:
-    return BlobMissingError(
-        "The index does not know the bytes of the file.", file_id=file_id, digest=digest.hex()
-    )
+def _read_compactable(row: Row) -> tuple[Segment, SegmentUse]:
+    return read_segment(("", *row[:5])), read_segment_use(row[5:])

@@ -1,22 +1,31 @@
-"""How a value of `core.model` stands in a row: column order, and the two encoded columns."""
+"""How a value of `core.model` stands in a row: column order, and the two encoded columns.
+
+SQLite keeps anything in any column, and has no checksums: so what is read is held against the types
+of its columns. What reads a row raises `msgspec.MsgspecError` for one that dfs cannot have written.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from dfs.core.access import Key
 from dfs.core.model import (
     Blob,
     BlobKind,
     Debt,
     DebtKind,
+    DebtSummary,
     Extent,
     File,
+    NodeState,
     ScrubState,
     Segment,
+    SegmentUse,
     StoreState,
+    Usage,
 )
 
 Row = Sequence[Any]
@@ -52,13 +61,55 @@ KEY_COLUMNS = (
 )  # fmt: skip
 SEGMENT_USE_COLUMNS = ("node_id", "id", "dead_bytes", "tombstone_bytes", "tombstone_lsn")
 ERROR_CHARACTERS_MAX = 1000
+_NOWHERE = (None, int(BlobKind.NOWHERE))
 
-_BLOB_KINDS = {kind.value: kind for kind in BlobKind}
-_DEBT_KINDS = {kind.value: kind for kind in DebtKind}
+
+def _row_type(*columns: Any) -> type[msgspec.Struct]:
+    """Return what a row with columns of these types is held against; the rest may be anything."""
+    fields = [(f"column{place}", kind) for place, kind in enumerate(columns)]
+    return msgspec.defstruct("Row", fields, array_like=True, gc=False)
+
+
+Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 61)]
+"""A size, a place, an LSN or a time: far from what no database and no file takes."""
+_FILE = _row_type(
+    str, str, str, Number, bytes, str, str, bytes | None,
+    Number, Number, Number | None, Number, Number | None, Number, Number,
+    Number, Number, str,
+)  # fmt: skip
+_BLOB = _row_type(
+    bytes, Number, BlobKind, Number, Number, Number, bytes, Number, Number, Number,
+)  # fmt: skip
+_SEGMENT = _row_type(str, Number, Number, Number, Number, Number)
+_NODE_STATE = _row_type(str, bytes, Number)
+_DEBT = _row_type(
+    str, str, DebtKind, bytes, Number, Number, Number, Number, str | None, Number,
+)  # fmt: skip
+_STORE = _row_type(
+    str, str, bytes, Number, Number, Number, Number, Number,
+    Number, str | None, Number | None, str, Number | None,
+    Number | None, Number, Number, Number,
+    Number, Number,
+)  # fmt: skip
+_USAGE = _row_type(str, str, *[int] * (len(USAGE_COLUMNS) - 2))
+_KEY = _row_type(
+    str, str, Number, str, bytes, bytes, Number, Number | None,
+    str, Number | None, Number, Number, Number, Number,
+)  # fmt: skip
+_SEGMENT_USE = _row_type(int, int, int | None)
+_UNIT = _row_type(bytes)
+_TEXT = _row_type(str | None)
+_DEBT_SUM = _row_type(str, DebtKind, Number, Any, Number, Number, Any)
+_NUMBER = _row_type(Number)
 _decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
 _encode_metadata = msgspec.json.Encoder(order="deterministic").encode
 _decode_extents = msgspec.msgpack.Decoder(tuple[tuple[bytes, int, int], ...]).decode
 _encode_extents = msgspec.msgpack.Encoder().encode
+
+
+def _require(row: Row, kind: type[msgspec.Struct]) -> None:
+    """Refuse a row whose columns are not of the types of that kind. Raises MsgspecError."""
+    msgspec.convert(row, kind, builtin_types=(bytes,))
 
 
 def file_row(file: File) -> tuple[Any, ...]:
@@ -90,6 +141,7 @@ def file_row(file: File) -> tuple[Any, ...]:
 
 def read_file(row: Row) -> File:
     """Return the file whose `FILE_COLUMNS` these are. Further columns are not looked at."""
+    _require(row, _FILE)
     metadata = row[6]
     extents = row[7]
     return File(
@@ -127,19 +179,20 @@ def blob_row(blob: Blob) -> tuple[Any, ...]:
 
 def read_blob(row: Row) -> Blob:
     """Return the blob whose `BLOB_COLUMNS` these are."""
-    return Blob(row[0], row[1], _BLOB_KINDS[row[2]], *row[3:])
+    _require(row, _BLOB)
+    return Blob(row[0], row[1], BlobKind(row[2]), *row[3:])
 
 
-def read_download(row: Row) -> tuple[File, Blob] | None:
-    """Return a file and its whole blob, or None if the index lacks the blob or its place.
+def read_download(row: Row) -> tuple[File, Blob | None]:
+    """Return a file and its whole blob; None for a blob that the index lacks, or its place.
 
     Args:
         row: `FILE_COLUMNS`, then `BLOB_COLUMNS` without the digest, which is the file's.
     """
-    kind = _BLOB_KINDS.get(row[19])
-    if not kind:
-        return None
-    return read_file(row), Blob(row[4], row[18], kind, *row[20:])
+    file = read_file(row)
+    if row[19] in _NOWHERE or file.extents:
+        return file, None
+    return file, read_blob((file.digest, *row[18:]))
 
 
 def segment_row(node_id: str, segment: Segment) -> tuple[Any, ...]:
@@ -156,6 +209,7 @@ def segment_row(node_id: str, segment: Segment) -> tuple[Any, ...]:
 
 def read_segment(row: Row) -> Segment:
     """Return the segment whose `SEGMENT_COLUMNS` these are."""
+    _require(row, _SEGMENT)
     return Segment(*row[1:])
 
 
@@ -177,7 +231,17 @@ def debt_row(node_id: str, debt: Debt) -> tuple[Any, ...]:
 
 def read_debt(row: Row) -> Debt:
     """Return the debt whose `DEBT_COLUMNS` these are."""
-    return Debt(row[1], _DEBT_KINDS[row[2]], *row[3:])
+    _require(row, _DEBT)
+    return Debt(row[1], DebtKind(row[2]), *row[3:])
+
+
+def read_debt_sum(row: Row) -> DebtSummary:
+    """Return (store, kind, how many, bytes, oldest, newest, how many failing) without an error."""
+    _require(row, _DEBT_SUM)
+    store, kind, count, size, oldest_at_ms, newest_at_ms, failing = row
+    return DebtSummary(
+        store, DebtKind(kind), count, int(size), oldest_at_ms, newest_at_ms, int(failing), None
+    )
 
 
 def store_row(node_id: str, state: StoreState) -> tuple[Any, ...]:
@@ -208,6 +272,7 @@ def store_row(node_id: str, state: StoreState) -> tuple[Any, ...]:
 
 def read_store(row: Row) -> StoreState:
     """Return the state of the store whose `STORE_COLUMNS` these are."""
+    _require(row, _STORE)
     return StoreState(
         name=row[1],
         store_id=row[2],
@@ -221,6 +286,48 @@ def read_store(row: Row) -> StoreState:
         error_at_ms=row[10],
         scrub=ScrubState(*row[11:]),
     )
+
+
+def read_node_state(row: Row) -> NodeState:
+    """Return the state of the node whose `NODE_STATE_COLUMNS` these are."""
+    _require(row, _NODE_STATE)
+    return NodeState(*row)
+
+
+def read_key(row: Row) -> Key:
+    """Return the API key whose `KEY_COLUMNS` these are."""
+    _require(row, _KEY)
+    return Key(*row)
+
+
+def read_usage(row: Row) -> tuple[str, Usage]:
+    """Return (bucket, what is used there); `USAGE_COLUMNS`."""
+    _require(row, _USAGE)
+    return row[1], Usage(*row[2:])
+
+
+def read_segment_use(row: Row) -> SegmentUse:
+    """Return what is dead of a segment; the columns behind node and id."""
+    _require(row, _SEGMENT_USE)
+    return SegmentUse(*row)
+
+
+def read_unit(row: Row) -> bytes:
+    """Return the one column, a digest or the id of a segment in bytes."""
+    _require(row, _UNIT)
+    return bytes(row[0])
+
+
+def read_text(row: Row) -> str | None:
+    """Return the one column, a text or None."""
+    _require(row, _TEXT)
+    return None if row[0] is None else str(row[0])
+
+
+def read_number(row: Row) -> int:
+    """Return the one column, a number."""
+    _require(row, _NUMBER)
+    return int(row[0])
 
 
 def _storable(error: str | None) -> str | None:

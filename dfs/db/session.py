@@ -7,7 +7,7 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dfs.core.clock import now_ms
 from dfs.core.durable import make_directory_durably, sync_directory
@@ -18,14 +18,16 @@ from dfs.core.errors import (
     IndexUnavailableError,
     MetadataError,
 )
-from dfs.core.model import NodeState
 from dfs.core.regular import NOT_REGULAR
-from dfs.db.connections import LOCK_WAIT_S, SQLITE_PREFIX, Connections, Cursor, is_postgres
+from dfs.db.connections import LOCK_WAIT_S, SQLITE_PREFIX, Connections, is_postgres
 from dfs.db.faults import DRIVER_ERRORS, REBUILD_HINT, index_error
 from dfs.db.migrations import migrate
 from dfs.db.models import TABLES
+from dfs.db.rows import Row, read_node_state, read_text, read_unit
 from dfs.db.statements import Statements
 from dfs.db.transaction import IndexTransaction
+
+T = TypeVar("T")
 
 _MIGRATION_LOCK = 0x646673
 """PostgreSQL advisory lock of whoever migrates: "dfs"."""
@@ -134,13 +136,14 @@ class IndexDatabase:
             for statement in self.statements.begin:
                 connection.execute(statement)
             row = connection.execute(self.statements.node_state_locked, (self.node_id,)).fetchone()
+            node_state = None if row is None else read_node_state(row)
         except DRIVER_ERRORS as error:
             self.end_transaction(abandon=True)
             raise self._translate(error) from error
         except BaseException:
             self.end_transaction(abandon=True)
             raise
-        return IndexTransaction(self, row)
+        return IndexTransaction(self, node_state)
 
     def applied_lsn(self) -> int:
         """Return the last record that this node's index has followed; one cheap question.
@@ -148,13 +151,12 @@ class IndexDatabase:
         Raises:
             IndexUnavailableError, IndexDamagedError, MetadataError: the database does not answer.
         """
-        row = self.read_one(self.statements.node_state, (self.node_id,))
-        return 0 if row is None else NodeState(*row).applied_lsn
+        state = self.find(self.statements.node_state, (self.node_id,), read_node_state)
+        return 0 if state is None else state.applied_lsn
 
     def other_node(self) -> str | None:
         """Return the name of another node in this index, or None. Raises as `applied_lsn`."""
-        row = self.read_one(self.statements.other_node, (self.node_id,))
-        return None if row is None else str(row[0])
+        return self.find(self.statements.other_node, (self.node_id,), read_text)
 
     def nowhere_blob(self) -> bytes | None:
         """Return the digest of a blob that files refer to and no record of the log has put.
@@ -162,8 +164,7 @@ class IndexDatabase:
         Returns:
             None if there is none. Raises as `applied_lsn`.
         """
-        row = self.read_one(self.statements.nowhere_blob)
-        return None if row is None else bytes(row[0])
+        return self.find(self.statements.nowhere_blob, (), read_unit)
 
     def sync(self) -> None:
         """Make durable what was committed until now. Its commits themselves wait for no disk.
@@ -252,14 +253,41 @@ class IndexDatabase:
         except DRIVER_ERRORS as error:
             raise self._failed(error, connections) from error
 
-    def write(self, sql: str, parameters: Sequence[Any] = ()) -> Cursor:
+    def select(self, sql: str, parameters: Sequence[Any], read: Callable[[Row], T]) -> list[T]:
+        """Return what `read` makes of each row, read on this thread's connection.
+
+        Raises:
+            IndexDamagedError: a row is none that dfs can have written, among other things.
+            IndexUnavailableError, MetadataError.
+        """
+        connections = self._opened()
+        try:
+            rows = connections.reader().execute(sql, parameters).fetchall()
+            return [read(row) for row in rows]
+        except DRIVER_ERRORS as error:
+            raise self._failed(error, connections) from error
+
+    def find(self, sql: str, parameters: Sequence[Any], read: Callable[[Row], T]) -> T | None:
+        """Return what `read` makes of the first row, or None. Raises as `select`."""
+        rows = self.select(sql, parameters, read)
+        return rows[0] if rows else None
+
+    def write(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         """Run a statement in the open transaction; only for the transaction itself.
 
         Raises:
             IndexUnavailableError, IndexDamagedError, NoSpaceError, MetadataError.
         """
         try:
-            return self._opened().writer().execute(sql, parameters)
+            self._opened().writer().execute(sql, parameters)
+        except DRIVER_ERRORS as error:
+            raise self._translate(error) from error
+
+    def ask(self, sql: str, parameters: Sequence[Any], read: Callable[[Row], T]) -> list[T]:
+        """Return what `read` makes of each row, in the open transaction. Raises as `write`."""
+        try:
+            rows = self._opened().writer().execute(sql, parameters).fetchall()
+            return [read(row) for row in rows]
         except DRIVER_ERRORS as error:
             raise self._translate(error) from error
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from dfs.core.errors import MetadataError
 from dfs.core.model import Blob, Debt, DebtKind, File, NodeState, Segment, SegmentUse, StoreState
 from dfs.db.debts import PendingDebts
 from dfs.db.keys import PendingKeys
 from dfs.db.rows import (
+    Row,
     blob_row,
     file_row,
     read_blob,
     read_file,
+    read_segment_use,
     read_store,
+    read_text,
+    read_unit,
     segment_row,
     store_row,
 )
 from dfs.db.statements import Statements
 from dfs.db.tables import BLOBS, FILES, NODE_STATES, SEGMENTS, STORES, Table, chunks
 from dfs.db.usage import PendingUsage
+
+T = TypeVar("T")
 
 
 class Writer(Protocol):
@@ -31,8 +37,14 @@ class Writer(Protocol):
     replicas: tuple[str, ...]
     statements: Statements
 
-    def write(self, sql: str, parameters: Sequence[Any] = ...) -> Any:
-        """Run a statement inside the transaction and return its cursor."""
+    def write(self, sql: str, parameters: Sequence[Any] = ...) -> None:
+        """Run a statement inside the transaction."""
+
+    def ask(self, sql: str, parameters: Sequence[Any], read: Callable[[Row], T]) -> list[T]:
+        """Run a query inside the transaction; return what `read` makes of each row."""
+
+    def damaged(self, fault: str) -> MetadataError:
+        """Return the error for content that cannot be right."""
 
     def end_transaction(self, *, abandon: bool) -> None:
         """Give the writer's connection back."""
@@ -46,7 +58,7 @@ class IndexTransaction:
 
     Args:
         writer: the database, with the transaction begun.
-        node_state_row: the row of this node, or None in an index that has followed no log.
+        node_state: how far the index has followed the log; None: it has not begun to.
 
     Attributes:
         node_state: how far the index has followed the log, changes of this transaction included.
@@ -54,11 +66,11 @@ class IndexTransaction:
         keys: the API keys.
     """
 
-    def __init__(self, writer: Writer, node_state_row: Sequence[Any] | None) -> None:
+    def __init__(self, writer: Writer, node_state: NodeState | None) -> None:
         self._writer = writer
         self._is_open = True
         self.replicas = writer.replicas
-        self.node_state = None if node_state_row is None else NodeState(*node_state_row)
+        self.node_state = node_state
         self._files: dict[str, File | None] = {}
         self._blobs: dict[bytes, Blob | None] = {}
         # Not in the database: these rows can be inserted, which is quicker than replacing.
@@ -71,7 +83,7 @@ class IndexTransaction:
         self._debts = PendingDebts()
         self._usage = PendingUsage()
         self._held_before: int | None = None
-        self.keys = PendingKeys(run=writer.write, statements=writer.statements, usage=self._usage)
+        self.keys = PendingKeys(writer, usage=self._usage)
 
     def __enter__(self) -> Self:
         """Return the transaction."""
@@ -92,14 +104,8 @@ class IndexTransaction:
         Raises:
             MetadataError.
         """
-        files = self._files
-        for row in self._select(FILES, [key for key in file_ids if key not in files], files):
-            file = read_file(row)
-            files[file.id] = file
-        blobs = self._blobs
-        for row in self._select(BLOBS, [key for key in digests if key not in blobs], blobs):
-            blob = read_blob(row)
-            blobs[blob.digest] = blob
+        self._load(FILES, file_ids, self._files, lambda row: (row[0], read_file(row)))
+        self._load(BLOBS, digests, self._blobs, lambda row: (row[0], read_blob(row)))
 
     def expect_new(self, file_ids: Iterable[str]) -> None:
         """Take it that no file has these ids, which have just been made, without looking."""
@@ -142,10 +148,9 @@ class IndexTransaction:
                 and (file.expires_at_ms is None or file.expires_at_ms > now_ms)
             ):
                 return True
-        rows = self._writer.write(
-            self._writer.statements.key_exists, (bucket, key, now_ms, len(changed) + 1)
-        )
-        return any(row[0] not in changed for row in rows)
+        parameters = (bucket, key, now_ms, len(changed) + 1)
+        found = self._writer.ask(self._writer.statements.key_exists, parameters, read_text)
+        return any(file_id not in changed for file_id in found)
 
     def put_file(self, file: File) -> None:
         """Insert the file, or replace the one of that id."""
@@ -184,7 +189,7 @@ class IndexTransaction:
         if self._held_before is None:
             self._require_open()
             sql = self._writer.statements.held_bytes
-            stored = int(self._writer.write(sql, (self._writer.node_id,)).fetchone()[0])
+            (stored,) = self._writer.ask(sql, (self._writer.node_id,), _read_sum)
             self._held_before = stored - self._usage.written_bytes
         return self._held_before + self._usage.added_bytes
 
@@ -196,15 +201,14 @@ class IndexTransaction:
         """
         self.flush()
         parameters = (self._writer.node_id, segment_id)
-        row = self._writer.write(self._writer.statements.segment_use, parameters).fetchone()
-        return SegmentUse(*row) if row is not None else SegmentUse()
+        sql = self._writer.statements.segment_use
+        return next(iter(self._writer.ask(sql, parameters, read_segment_use)), SegmentUse())
 
     def unused_inline_blobs(self, segment_id: int, limit: int) -> list[bytes]:
         """Return digests of blobs in a segment that no file refers to. Flushes; raises likewise."""
         self.flush()
-        parameters = (segment_id, limit)
-        rows = self._writer.write(self._writer.statements.unused_inline_blobs, parameters)
-        return [row[0] for row in rows.fetchall()]
+        sql = self._writer.statements.unused_inline_blobs
+        return self._writer.ask(sql, (segment_id, limit), read_unit)
 
     def drop_segment(self, segment_id: int, dropped_at_ms: int) -> None:
         """Note that nothing of a segment is needed any more. Flushes; raises likewise."""
@@ -262,8 +266,9 @@ class IndexTransaction:
             MetadataError.
         """
         self._require_open()
-        rows = self._writer.write(self._writer.statements.stores, (self._writer.node_id,))
-        return {state.name: state for state in map(read_store, rows)} | self._changed_stores
+        sql = self._writer.statements.stores
+        states = self._writer.ask(sql, (self._writer.node_id,), read_store)
+        return {state.name: state for state in states} | self._changed_stores
 
     def put_store_state(self, state: StoreState) -> None:
         """Insert the state of a store, or replace the one of that name."""
@@ -334,19 +339,27 @@ class IndexTransaction:
         if not self._is_open:
             raise MetadataError("The transaction has ended.")
 
-    def _select(self, table: Table, keys: Iterable[Any], known: dict[Any, Any]) -> list[Any]:
-        """Return the rows with these keys; first note in `known` that there are none."""
+    def _load(
+        self,
+        table: Table,
+        keys: Iterable[Any],
+        known: dict[Any, T | None],
+        read: Callable[[Row], tuple[Any, T]],
+    ) -> None:
+        """Read the rows with these keys that are not known yet; note those that are absent."""
         self._require_open()
-        wanted = dict.fromkeys(keys)
-        known.update(wanted)
-        rows: list[Any] = []
-        for chunk in chunks(tuple(wanted)):
+        absent = dict.fromkeys(key for key in keys if key not in known)
+        found: dict[Any, T] = {}
+        for chunk in chunks(tuple(absent)):
             sql = self._writer.statements.select_in(table, len(chunk))
-            rows += self._writer.write(sql, chunk).fetchall()
-        for row in rows:
-            del wanted[row[0]]
-        self._absent[table.name].update(wanted)
-        return rows
+            found.update(self._writer.ask(sql, chunk, read))
+        for key in found:
+            if key not in absent:
+                raise self._writer.damaged("A row of the index is found under another key.")
+            del absent[key]
+        known.update(absent)
+        known.update(found)
+        self._absent[table.name].update(absent)
 
     def _put(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert the rows whose absence is known, and insert or replace the others."""
@@ -378,3 +391,7 @@ class IndexTransaction:
         for chunk in chunks(stored):
             self._writer.write(self._writer.statements.delete_in(table, len(chunk)), chunk)
         absent.update(stored)
+
+
+def _read_sum(row: Row) -> int:
+    return int(row[0])

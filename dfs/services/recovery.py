@@ -164,7 +164,7 @@ def roll_forward(
         raise IndexDamagedError("The index is older than what was dropped from the log since.")
     replayed, last = _replay(reader, index, state)
     cut = _settle_end(log, reader.end, durable_lsn=durable_lsn)
-    _require_blobs(index)
+    _require_blobs(index, is_new=not state.applied_lsn)
     position = reader.end.position
     if last and last.type == RecordType.SEAL_SEGMENT and last.segment_id == position.segment_id:
         position = log.leave_active(position)  # whoever sealed it died before it was renamed
@@ -363,13 +363,26 @@ def _settle_end(log: WriteAheadLog, end: ReadEnd, *, durable_lsn: int) -> Path |
     return kept
 
 
-def _require_blobs(index: IndexDatabase) -> None:
-    """Refuse a log in which a file refers to bytes that nobody ever put."""
+def _require_blobs(index: IndexDatabase, *, is_new: bool) -> None:
+    """Refuse a file that refers to bytes which nobody ever put.
+
+    Args:
+        is_new: the index is nothing but what the log says.
+
+    Raises:
+        IndexDamagedError: whether the log is to blame is seen when the index is rebuilt.
+        WalCorruptError: it is.
+    """
     digest = index.nowhere_blob()
-    if digest is not None:
-        raise WalCorruptError(
-            "A record of the log refers to a blob that was never put.", digest=digest.hex()
-        )
+    if digest is None:
+        return
+    if not is_new:
+        raise index.damaged("The index knows a file and no place of its bytes.")
+    raise WalCorruptError(
+        "A record of the log refers to a blob that was never put.",
+        hint="Put the log back from a copy; dfs never skips records.",
+        digest=digest.hex(),
+    )
 
 
 def _batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:

@@ -4,8 +4,9 @@
 
 Builds nodes with files of every sort, with and without a replica, closed in good order and killed;
 damages one file of a copy at a time (`harm.py`) and looks at what comes of it (`look.py`). PART
-chooses files by a part of their path. Prints each broken promise, and in the end what became of
-how many. Exit status: 0 if every promise held.
+chooses files by a part of their path; `rows` stands for the values in the rows of the index
+(`rows.py`). Prints each broken promise, and in the end what became of how many. Exit status: 0 if
+every promise held.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from collections import Counter
 
 from tests.damage.cases import bounded, list_cases, memory, quiet, try_case
+from tests.damage.rows import build_rows, list_row_harms, try_rows
 from tests.damage.store import build
 
 
@@ -42,10 +44,27 @@ def main(arguments: list[str] | None = None) -> int:
                         where = f"replica {has_replica}, killed {is_killed}"
                         sys.stdout.write(f"{case.path}: {case.harm} ({where}): {fault}\n")
                     sys.stdout.flush()
+    if not options.parts or "rows" in options.parts:
+        faults += try_all_rows()
     for (has_replica, outcome), count in sorted(outcomes.items()):
         kind = "with a replica" if has_replica else "without"
         sys.stdout.write(f"{kind}, {outcome or 'no end'}: {count}\n")
     return 1 if faults else 0
+
+
+def try_all_rows() -> int:
+    """Try all that may befall values in the index. Returns how many of them broke a promise."""
+    broken = 0
+    with memory() as directory, quiet():
+        template = build_rows(directory)
+        names = list(list_row_harms(template))
+        for name, found in try_rows(template, names):
+            broken += bool(found)
+            for fault in found:
+                sys.stdout.write(f"{name}: {fault}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"values in the index: {len(names)}\n")
+    return broken
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -254,7 +254,7 @@ def test_summarize_debts_groups_by_store_and_kind(
     assert repository.summarize_debts() == []
     owe(
         database,
-        make_debt(7, size=1 << 62),
+        make_debt(7, size=1 << 60),
         make_debt(5, size=10, attempts=2, next_try_at_ms=50, error="older"),
         make_debt(6, size=20, attempts=1, next_try_at_ms=60, error="newer"),
         Debt.of_segment("replica1", 9, 0, 3),
@@ -262,7 +262,7 @@ def test_summarize_debts_groups_by_store_and_kind(
     )
     assert repository.summarize_debts() == [
         DebtSummary("primary", DebtKind.BLOB, 1, 1, 8, 8, 0, None),
-        DebtSummary("replica1", DebtKind.BLOB, 3, (1 << 62) + 30, 5, 7, 2, "newer"),
+        DebtSummary("replica1", DebtKind.BLOB, 3, (1 << 60) + 30, 5, 7, 2, "newer"),
         DebtSummary("replica1", DebtKind.SEGMENT, 1, 0, 3, 3, 0, None),
     ]
 
@@ -316,14 +316,17 @@ def run_recorded(
 ) -> list[str]:
     """Return the statements of a transaction between its begin and its end."""
     statements: list[str] = []
-    write = database.write
 
-    def record(sql: str, parameters: Iterable[object] = ()) -> object:
-        statements.append(sql)
-        return write(sql, parameters)  # type: ignore[arg-type]
+    def recorded(run: Callable[..., object]) -> Callable[..., object]:
+        def record(sql: str, *arguments: object) -> object:
+            statements.append(sql)
+            return run(sql, *arguments)
+
+        return record
 
     with monkeypatch.context() as patched:
-        patched.setattr(database, "write", record)
+        for name in ("write", "ask"):
+            patched.setattr(database, name, recorded(getattr(database, name)))
         commit(database, change)
     return statements
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dfs.core.errors import BlobMissingError
+from dfs.core.errors import IndexDamagedError
 from dfs.core.model import File, Segment
 from dfs.db.repository import IndexRepository, prefix_end
 from dfs.db.session import IndexDatabase
@@ -57,13 +57,13 @@ def test_find_download_with_extents_returns_blobs_in_order(
     database: IndexDatabase, repository: IndexRepository
 ) -> None:
     """A composed file comes with the blob of each extent, repeats included."""
-    file = make_file(9, extents=make_extents(3, 1, 3, 2))
+    file = make_file(9, extents=make_extents(3, 1, 3, 2), size=4 << 40)
     with database.begin() as transaction:
         transaction.put_file(file)
         for number in (1, 2, 3):
-            transaction.put_blob(make_blob(number))
+            transaction.put_blob(make_blob(number, size=1 << 41))
         transaction.commit()
-    expected = tuple(make_blob(number) for number in (3, 1, 3, 2))
+    expected = tuple(make_blob(number, size=1 << 41) for number in (3, 1, 3, 2))
     assert repository.find_download(file.id, 0) == (file, expected)
 
 
@@ -72,13 +72,34 @@ def test_find_download_with_very_many_extents_finds_all(
 ) -> None:
     """A file of thousands of parts needs several statements and is whole all the same."""
     numbers = range(3000)
-    file = make_file(9000, extents=make_extents(*numbers))
+    file = make_file(9000, extents=make_extents(*numbers), size=3000 << 40)
+    blobs = tuple(make_blob(number, size=1 << 41) for number in numbers)
     with database.begin() as transaction:
         transaction.put_file(file)
-        for number in numbers:
-            transaction.put_blob(make_blob(number))
+        for blob in blobs:
+            transaction.put_blob(blob)
         transaction.commit()
-    assert repository.find_download(file.id, 0) == (file, tuple(map(make_blob, numbers)))
+    assert repository.find_download(file.id, 0) == (file, blobs)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"size": (4 << 40) + 1}, {"size": (4 << 40) - 1}, {"blob_size": (1 << 40) + 9}],
+    ids=["longer", "shorter", "beyond a blob"],
+)
+def test_find_download_with_extents_of_another_size_is_damage(
+    database: IndexDatabase, repository: IndexRepository, sizes: dict[str, int]
+) -> None:
+    """What the extents give is as long as the file, and lies within the blobs."""
+    sizes = {"size": 4 << 40, "blob_size": 1 << 41, **sizes}
+    file = make_file(9, extents=make_extents(3, 1, 3, 2), size=sizes["size"])
+    with database.begin() as transaction:
+        transaction.put_file(file)
+        for number in (1, 2, 3):
+            transaction.put_blob(make_blob(number, size=sizes["blob_size"]))
+        transaction.commit()
+    with pytest.raises(IndexDamagedError):
+        repository.find_download(file.id, 0)
 
 
 @pytest.mark.parametrize("file", [make_file(1), make_file(2, extents=make_extents(3, 4))])
@@ -90,7 +111,7 @@ def test_find_download_without_its_blob_is_an_error(
         transaction.put_file(file)
         transaction.put_blob(make_blob(3))
         transaction.commit()
-    with pytest.raises(BlobMissingError):
+    with pytest.raises(IndexDamagedError):
         repository.find_download(file.id, 0)
 
 

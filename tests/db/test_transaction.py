@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from dfs.core.errors import MetadataError
+from dfs.core.errors import IndexDamagedError, MetadataError
 from dfs.core.model import BlobKind, NodeState, Segment
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
@@ -38,13 +38,13 @@ def test_commit_everything_put_is_read_back_equal(
     file = make_file(
         1,
         key="ü/\U0001f600\u2028'\"\\ .txt",
-        size=1 << 62,
+        size=1 << 60,
         metadata={"ключ": "значение\n", "empty": ""},
         expires_at_ms=FAR_FUTURE_MS,
         extents=make_extents(1, 2, 1),
     )
     blob = make_blob(
-        1, kind=BlobKind.FILE, size=1 << 62, offset=1 << 40, block_crc32s=bytes(range(256))
+        1, kind=BlobKind.FILE, size=1 << 60, offset=1 << 40, block_crc32s=bytes(range(256))
     )
     segment = Segment(id=3, first_lsn=10, last_lsn=1 << 50, size_bytes=1 << 40, sealed_at_ms=5)
     with database.begin() as transaction:
@@ -73,6 +73,20 @@ def test_blob_kind_read_back_is_the_enum(
     blob = repository.find_blob(make_digest(1))
     assert blob is not None
     assert blob.kind is BlobKind.INLINE
+
+
+def test_row_that_cannot_be_read_is_damage_inside_a_transaction_too(
+    database: IndexDatabase,
+) -> None:
+    """The driver finds that out when it fetches the row, not when it runs the statement."""
+    if database.is_postgres:
+        return
+    put_files(database, make_file(1))
+    with database.begin() as transaction:
+        database.write("UPDATE dfs_file SET key = CAST(x'ff' AS TEXT)")
+        transaction.commit()
+    with database.begin() as transaction, pytest.raises(IndexDamagedError):
+        transaction.file(make_file(1).id)
 
 
 def test_rollback_leaves_nothing(database: IndexDatabase) -> None:
