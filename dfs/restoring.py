@@ -1,7 +1,7 @@
-"""Having the log of a node restored before the node is opened.
+"""Having the log of a node restored before the node is opened, and object stores asked for more.
 
-That is done by a process of its own, since whoever opens the node may fork later, and what talks to
-object stores must not be carried over a fork.
+That is done by processes of their own, since whoever opens the node may fork later, and what talks
+to object stores must not be carried over a fork.
 """
 
 from __future__ import annotations
@@ -9,17 +9,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from dfs.core.config import Config
 from dfs.core.errors import WalError, WalGapError
 from dfs.core.settings import MORE_REPLICAS, SETTINGS
 from dfs.services.restore import needs_restoring
+from dfs.services.rollback import Newer, find_newer, require_newest
+from dfs.services.stores import Stores
 from dfs.services.workshop import sweep_workshop
+from dfs.storage.local_store import LocalStore
+from dfs.wal.control import LogPosition
+from dfs.wal.log import WriteAheadLog
 
-PROGRAM = "workers.restore"
+RESTORE, FIND_NEWER = "workers.restore", "workers.newer"
 
 logger = structlog.get_logger()
 
@@ -64,17 +71,58 @@ def restore(config: Config, *, reason: str, durable_lsn: int = 0) -> None:
         WalGapError: it cannot be restored; the text says why.
     """
     logger.warning("log_restoring", reason=reason)
-    done = subprocess.run(
-        [sys.executable, "-m", PROGRAM, str(durable_lsn)],
-        env=_environment(config),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _run(config, RESTORE, durable_lsn)
     if done.returncode:
         said = done.stderr.strip().rpartition("\n")[2]
         raise WalGapError(f"The log could not be restored: {said}", path=config.wal_path)
     logger.warning("log_restored", result=done.stdout.strip())
+
+
+def require_newest_of(config: Config, log: WriteAheadLog, stores: Stores) -> None:
+    """Refuse a log that lacks commits which a replica has: its disk was put back as it was once.
+
+    Object stores are asked by a process of its own. Who does not answer is passed over.
+
+    Raises:
+        WalGapError: as `services.rollback.require_newest`.
+    """
+    directories = [store for store in stores.replicas.values() if isinstance(store, LocalStore)]
+    require_newest(log, partial(find_newer, directories))
+    if len(directories) < len(stores.replicas):
+        require_newest(log, partial(_ask_object_stores, config))
+
+
+def _ask_object_stores(config: Config, end: LogPosition) -> Newer | None:
+    """Return an object store that has acknowledged commits behind a place, or None."""
+    try:
+        done = _run(
+            config,
+            FIND_NEWER,
+            end.segment_id,
+            end.offset,
+            end.lsn,
+            timeout_s=config.replica_timeout_s,
+        )
+    except subprocess.TimeoutExpired:
+        logger.warning("replica_unasked", hint="No object store answers; a job will say why.")
+        return None
+    if done.returncode:
+        logger.warning("replica_unasked", said=done.stderr.strip().rpartition("\n")[2])
+    return msgspec.json.decode(done.stdout, type=Newer) if done.stdout else None
+
+
+def _run(
+    config: Config, program: str, *arguments: int, timeout_s: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of dfs with the settings of this process. Raises TimeoutExpired."""
+    return subprocess.run(
+        [sys.executable, "-m", program, *map(str, arguments)],
+        env=_environment(config),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
+    )
 
 
 def _is_new(config: Config) -> bool:

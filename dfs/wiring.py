@@ -17,7 +17,7 @@ from dfs.db.session import IndexDatabase
 from dfs.guarding import require_guard
 from dfs.opening import build_disks, build_index, build_log, build_queue, open_replicas
 from dfs.queue.base import JobQueue
-from dfs.restoring import restore_after, restore_if_needed
+from dfs.restoring import require_newest_of, restore_after, restore_if_needed
 from dfs.services.audit import AuditTrail
 from dfs.services.batch import CommitReport
 from dfs.services.commit import Committer
@@ -36,7 +36,6 @@ from dfs.services.readiness import NodeHealth
 from dfs.services.recovery import Recovered, recover
 from dfs.services.replicas import Replicas
 from dfs.services.replication import Replication, store_lock_path
-from dfs.services.rollback import require_newest
 from dfs.services.scrub import Scrub
 from dfs.services.stores import Stores
 from dfs.services.turn import Turns
@@ -143,7 +142,7 @@ def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks) -> Service
         hooks=hooks,
     )
     try:
-        require_newest(log, stores.replicas.values())
+        require_newest_of(config, log, stores)
         services.replication.adopt_new()
     except BaseException:
         services.close()

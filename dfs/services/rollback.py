@@ -7,12 +7,13 @@ cut), since the next one begins when the log has the last. So more than that was
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import msgspec
 
 from dfs.core.errors import StorageError, WalCorruptError, WalGapError
 from dfs.services.stores import ReplicaStore
-from dfs.storage.local_store import LocalStore
 from dfs.storage.names import segment_name
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Flag
@@ -23,48 +24,66 @@ REFUSED_COMMITS_MAX = 1
 _COMMIT_START = int(Flag.COMMIT_START)
 
 
-def require_newest(log: WriteAheadLog, replicas: Iterable[ReplicaStore]) -> None:
+class Newer(msgspec.Struct, frozen=True):
+    """What a replica has of the log behind its end.
+
+    Attributes:
+        store: name of the replica.
+        lsn: of the last record there.
+    """
+
+    store: str
+    lsn: int
+
+
+def require_newest(log: WriteAheadLog, ask: Callable[[LogPosition], Newer | None]) -> None:
     """Refuse a log that lacks commits which a replica has. Before this process writes anything.
 
-    Asks directories only: what talks to object stores must not be used before a fork. One that
-    does not answer is passed over.
+    Args:
+        ask: finds a replica that has commits behind a place; see `find_newer`.
 
     Raises:
         WalGapError: naming the replica; `durable_lsn` in its context is the last record there, to
             restore the log up to.
     """
-    for store in replicas:
-        if isinstance(store, LocalStore):
-            try:
-                _require_newer(log, store)
-            except (StorageError, WalCorruptError):
-                continue  # its jobs meet the same, and say so
-
-
-def _require_newer(log: WriteAheadLog, store: LocalStore) -> None:
     while True:
-        held = max(store.list_segments(), default=(0, 0))
-        end = log.position  # asked after the store: what others have shipped since is no excess
-        if held <= (end.segment_id, end.offset):
+        end = log.position
+        newer = ask(end)
+        now = log.position  # what others have written and shipped since is no excess
+        if newer is None or newer.lsn <= now.lsn:
             return
-        commits, lsn = _count_commits(store, end)
-        commits += bool(commits) and held[0] > end.segment_id
-        if commits <= REFUSED_COMMITS_MAX:
-            return
-        if log.position == end:
+        if now == end:
             break
     raise WalGapError(
-        f"The log ends at LSN {end.lsn}, but {store.name} has acknowledged records up to {lsn}: "
-        "the log is older than it was.",
-        hint="A start restores it from the replicas. To go back to this log on purpose, move the "
-        f"directories of the replicas aside, {store.path} first.",
+        f"The log ends at LSN {end.lsn}, but {newer.store} has acknowledged records up to "
+        f"{newer.lsn}: the log is older than it was.",
+        hint="A start restores it from the replicas. To go back to this log on purpose, move what "
+        f"the replicas hold aside, {newer.store} first.",
         path=log.path,
-        durable_lsn=lsn,
+        durable_lsn=newer.lsn,
     )
 
 
-def _count_commits(store: LocalStore, end: LogPosition) -> tuple[int, int]:
-    """Return how many commits a store has behind a place, in that segment, and the last LSN."""
+def find_newer(stores: Iterable[ReplicaStore], end: LogPosition) -> Newer | None:
+    """Return the first of these stores that has acknowledged commits behind a place, or None.
+
+    One that does not answer is passed over.
+    """
+    for store in stores:
+        try:
+            lsn = _find_newer_lsn(store, end)
+        except (StorageError, WalCorruptError):
+            continue  # its jobs meet the same, and say so
+        if lsn is not None:
+            return Newer(store.name, lsn)
+    return None
+
+
+def _find_newer_lsn(store: ReplicaStore, end: LogPosition) -> int | None:
+    """Return the last LSN behind a place that a store has acknowledged, if there is any."""
+    held = max(store.list_segments(), default=(0, 0))
+    if held <= (end.segment_id, end.offset):
+        return None
     commits, lsn = 0, end.lsn
     reader = SegmentReader(
         segment=_StoredSegment(store, end.segment_id), start=end, stop=None, durable_lsn=0
@@ -72,19 +91,21 @@ def _count_commits(store: LocalStore, end: LogPosition) -> tuple[int, int]:
     for frame in reader:
         commits += bool(frame.flags & _COMMIT_START)
         lsn = frame.lsn
-    return commits, lsn
+    commits += bool(commits) and held[0] > end.segment_id
+    return lsn if commits > REFUSED_COMMITS_MAX else None
 
 
 class _StoredSegment:
     """A segment on a store, as bytes to be read. See `SegmentBytes`."""
 
-    def __init__(self, store: LocalStore, segment_id: int) -> None:
+    def __init__(self, store: ReplicaStore, segment_id: int) -> None:
         self._store = store
         self._segment_id = segment_id
-        self.path: Path = store.path / segment_name(segment_id)
+        self._size = dict(store.list_segments()).get(segment_id, 0)
+        self.path = Path(store.name, segment_name(segment_id))
 
     def size(self) -> int:
-        return dict(self._store.list_segments()).get(self._segment_id, 0)
+        return self._size
 
     def read(self, offset: int, length: int) -> bytes:
         return self._store.read_segment(self._segment_id, offset, length)
