@@ -101,12 +101,15 @@ def open_services(
 
     Durability: as `services.recovery.recover`, and `services.restore.restore_log`.
     """
-    restore_if_needed(config)
     try:
+        restore_if_needed(config)
+        try:
+            return _open_recovered(config, on_step=on_step, hooks=hooks)
+        except (WalCorruptError, WalGapError) as error:  # found by reading the records
+            restore_after(config, error)
         return _open_recovered(config, on_step=on_step, hooks=hooks)
-    except (WalCorruptError, WalGapError) as error:  # found by reading the records
-        restore_after(config, error)
-    return _open_recovered(config, on_step=on_step, hooks=hooks)
+    except OSError as error:
+        raise storage_error(error) from error
 
 
 def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks) -> Services:
@@ -124,11 +127,9 @@ def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks) -> Service
             node_id=config.node_id,
             has_replicas=bool(config.replicas),
         )
-    except BaseException as error:
+    except BaseException:
         index.close()
         log.close()
-        if isinstance(error, OSError):
-            raise storage_error(error) from error
         raise
     stores = Stores(store, open_replicas(config, disks))
     services = _build_services(

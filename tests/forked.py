@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRELOADED = [
+    "tests.damage.forbidden",
     "tests.services.crash_child",
     "tests.services.garbage_child",
     "tests.services.quota_child",

@@ -17,6 +17,7 @@ from dfs.core.errors import NoSpaceError, StorageError, StoreUnavailableError
 
 DIRECTORY_MODE = 0o700
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
 
 
 def storage_error(error: OSError, *, path: object = None) -> StorageError:
@@ -40,10 +41,12 @@ def storage_error(error: OSError, *, path: object = None) -> StorageError:
             hint="Free some space, or raise the quota; the write may then be repeated.",
             **context,
         )
+    hint = "Look at the kernel's log, the mount and the permissions of the path."
+    if error.errno in _FORBIDDEN:
+        where = context.get("path")
+        hint = f"Give it to the user who runs dfs: `chown USER {where}`, `chmod u+rwX {where}`."
     return StoreUnavailableError(
-        f"The disk did not do what was asked: {reason}.",
-        hint="Look at the kernel's log, the mount and the permissions of the path.",
-        **context,
+        f"The disk did not do what was asked: {reason}.", hint=hint, **context
     )
 
 

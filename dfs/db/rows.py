@@ -72,16 +72,18 @@ def _row_type(*columns: Any) -> type[msgspec.Struct]:
 
 Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 61)]
 """A size, a place, an LSN or a time: far from what no database and no file takes."""
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+ClusterId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _FILE = _row_type(
-    str, str, str, Number, bytes, str, str, bytes | None,
+    str, str, str, Number, Digest, str, str, bytes | None,
     Number, Number, Number | None, Number, Number | None, Number, Number,
     Number, Number, str,
 )  # fmt: skip
 _BLOB = _row_type(
-    bytes, Number, BlobKind, Number, Number, Number, bytes, Number, Number, Number,
+    Digest, Number, BlobKind, Number, Number, Number, bytes, Number, Number, Number,
 )  # fmt: skip
 _SEGMENT = _row_type(str, Number, Number, Number, Number, Number)
-_NODE_STATE = _row_type(str, bytes, Number)
+_NODE_STATE = _row_type(str, ClusterId, Number)
 _DEBT = _row_type(
     str, str, DebtKind, bytes, Number, Number, Number, Number, str | None, Number,
 )  # fmt: skip

@@ -320,6 +320,8 @@ class IndexDatabase:
         translated = index_error(error)
         if isinstance(translated, IndexDamagedError):
             self._on_damaged()
+        if not self.is_postgres:
+            translated.context.setdefault("path", str(self._path))
         return translated
 
     def _failed(self, error: Exception, connections: Connections) -> DfsError:
@@ -340,7 +342,7 @@ class IndexDatabase:
                 continue
             except OSError as error:
                 if error.errno not in NOT_REGULAR:
-                    raise index_error(error) from error
+                    raise self._translate(error) from error
                 is_file = False
             if not is_file:
                 raise IndexUnavailableError(

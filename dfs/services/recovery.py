@@ -131,9 +131,9 @@ def recover(
 def mark_for_rebuilding(wal_path: Path) -> None:
     """Have the next start, once no process uses the index any more, rebuild it from the log."""
     marker = wal_path / REBUILD_NAME
-    if not marker.exists():
-        logger.error("index_damaged", hint="Restart all processes of the node.")
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if not marker.exists():
+            logger.error("index_damaged", hint="Restart all processes of the node.")
             marker.touch(mode=0o600)
 
 

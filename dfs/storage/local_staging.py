@@ -152,8 +152,8 @@ def _sweep_file(path: Path, written_before_s: float | None) -> bool:
     try:
         file = io.FileIO(path, "r+b")
     except OSError as error:
-        if isinstance(error, FileNotFoundError) or error.errno in NOT_REGULAR:
-            return False  # what is no file is none of ours
+        if isinstance(error, FileNotFoundError | PermissionError) or error.errno in NOT_REGULAR:
+            return False  # what is no file, or another user's, is none of ours
         raise
     with file:
         try:

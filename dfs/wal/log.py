@@ -389,6 +389,6 @@ class WriteAheadLog:
 def _read_only_error(reason: str, **context: object) -> WalReadOnlyError:
     return WalReadOnlyError(
         f"The log could not be written: {reason}",
-        hint="Mend the disk, then restart dfs: it begins a fresh segment.",
+        hint="Mend the disk or the permissions, then restart dfs: it begins a fresh segment.",
         **context,
     )

@@ -280,10 +280,14 @@ def sealed_path(directory: Path, segment_id: int) -> Path:
 
 
 def list_sealed_ids(directory: Path) -> list[int]:
-    """Return the ids of the sealed segments present, ascending."""
-    with os.scandir(directory / SEGMENTS_NAME) as entries:
-        matches = (_SEALED_NAME.fullmatch(entry.name) for entry in entries)
-        return sorted(int(match[1]) for match in matches if match)
+    """Return the ids of the sealed segments present, ascending. Raises StorageError."""
+    path = directory / SEGMENTS_NAME
+    try:
+        with os.scandir(path) as entries:
+            matches = (_SEALED_NAME.fullmatch(entry.name) for entry in entries)
+            return sorted(int(match[1]) for match in matches if match)
+    except OSError as error:
+        raise storage_error(error, path=path) from error
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -5,8 +5,8 @@
 Builds nodes with files of every sort, with and without a replica, closed in good order and killed;
 damages one file of a copy at a time (`harm.py`) and looks at what comes of it (`look.py`). PART
 chooses files by a part of their path; `rows` stands for the values in the rows of the index
-(`rows.py`). Prints each broken promise, and in the end what became of how many. Exit status: 0 if
-every promise held.
+(`rows.py`), `modes` for what is forbidden to the user (`forbidden.py`). Prints each broken promise,
+and in the end what became of how many. Exit status: 0 if every promise held.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 
 from tests.damage.cases import bounded, list_cases, memory, quiet, try_case
+from tests.damage.forbidden import list_bans, run_bans
 from tests.damage.rows import build_rows, list_row_harms, try_rows
 from tests.damage.store import build
 
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
                     sys.stdout.flush()
     if not options.parts or "rows" in options.parts:
         faults += try_all_rows()
+    if not options.parts or "modes" in options.parts:
+        faults += try_all_bans()
     for (has_replica, outcome), count in sorted(outcomes.items()):
         kind = "with a replica" if has_replica else "without"
         sys.stdout.write(f"{kind}, {outcome or 'no end'}: {count}\n")
@@ -64,6 +67,22 @@ def try_all_rows() -> int:
                 sys.stdout.write(f"{name}: {fault}\n")
             sys.stdout.flush()
     sys.stdout.write(f"values in the index: {len(names)}\n")
+    return broken
+
+
+def try_all_bans() -> int:
+    """Try all that may be forbidden to the user. Returns how many broke a promise."""
+    broken = 0
+    outcomes: Counter[tuple[bool, str]] = Counter()
+    for has_replica in (True, False):
+        with memory() as directory, quiet():
+            template = build(directory, has_replica=has_replica, is_killed=False)
+            for found in run_bans(template, list_bans(template)):
+                outcomes[has_replica, found.outcome] += 1
+                broken += bool(found.faults)
+                for fault in found.faults:
+                    sys.stdout.write(f"{found.path}: mode {found.mode:o}: {fault}\n")
+    sys.stdout.write(f"modes of files: {dict(outcomes)}\n")
     return broken
 
 

@@ -21,7 +21,7 @@ from scripts.repair_replicas import parse_arguments, run
 from tests.damage.store import Template, config_of
 from tests.services.conftest import store_bytes
 
-PATIENCE_S = 30
+PATIENCE_S = 120
 TURNS_MAX = 20
 COMMAND = re.compile(r"`mv (\S+) (\S+)`")
 
@@ -49,7 +49,7 @@ def examine(directory: Path, template: Template) -> Verdict:
     """Start a node, read everything, write, mend it as it says itself, and read again."""
     verdict = Verdict()
     try:
-        with _patience(), mock.patch.object(breaker, "PAUSE_MS", 0):
+        with patience(), mock.patch.object(breaker, "PAUSE_MS", 0):
             _examine(directory, template, verdict)
     except HangsError as error:
         verdict.faults.append(f"hangs: {error}")
@@ -60,13 +60,13 @@ def examine(directory: Path, template: Template) -> Verdict:
 
 def _examine(directory: Path, template: Template, verdict: Verdict) -> None:
     """Do so. Raises what dfs should not."""
-    for use in (_use, _mend):
+    for step in (use, _mend):
         node = _open(directory, template, verdict)
         if node is None:
             verdict.outcome = "refused"
             return
         try:
-            use(node, template, verdict)
+            step(node, template, verdict)
         finally:
             node.close()
 
@@ -98,9 +98,9 @@ def _follow_hint(error: DfsError, directory: Path) -> bool:
     return True
 
 
-def _use(node: Services, template: Template, verdict: Verdict) -> None:
+def use(node: Services, template: Template, verdict: Verdict) -> None:
     """Read all that was stored, and write something."""
-    _read_all(node, template, verdict)
+    read_all(node, template, verdict)
     for content in (b"new", b"new" * 1000):
         try:
             stored = store_bytes(node, "new", content).files[0]
@@ -112,26 +112,26 @@ def _use(node: Services, template: Template, verdict: Verdict) -> None:
 def _mend(node: Services, template: Template, verdict: Verdict) -> None:
     """Have all mended, if there is a replica, and read all again."""
     if template.has_replica:
-        _work(node)
+        work(node)
         for store in node.stores.all():
             try:
                 store.read_identity()
             except DfsError as error:
                 verdict.words.append(f"{store.name}: {error.code}: {error}")
                 _follow_hint(error, node.config.wal_path.parent)
-                _work(node)
+                work(node)
         _repair(node, "--apply")
-        _work(node)
+        work(node)
         said = _repair(node)
         if said is not None:
             verdict.faults.append(f"is not mended: {said}")
-    failed = _read_all(node, template, verdict)
+    failed = read_all(node, template, verdict)
     verdict.outcome = "told" if failed else "whole"
     if failed and template.has_replica:
         verdict.faults.append(f"is not mended, though a replica has all: {failed}")
 
 
-def _work(node: Services) -> None:
+def work(node: Services) -> None:
     """Have what is owed paid, as the jobs do."""
     for _ in range(TURNS_MAX):
         reports = [node.replication.work(each.name, budget_s=5) for each in node.stores.all()]
@@ -147,7 +147,7 @@ def _repair(node: Services, *arguments: str) -> str | None:
     return output.getvalue() if status else None
 
 
-def _read_all(node: Services, template: Template, verdict: Verdict) -> list[str]:
+def read_all(node: Services, template: Template, verdict: Verdict) -> list[str]:
     """Read every file. Returns what was said of those that cannot be read."""
     failed: list[str] = []
     try:
@@ -182,7 +182,7 @@ def read_file(node: Services, file_id: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
+def patience() -> Iterator[None]:
     """Raise HangsError if the block takes too long, whatever it waits for."""
 
     def give_up(number: int, frame: FrameType | None) -> None:
