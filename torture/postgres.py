@@ -139,10 +139,14 @@ class PostgresServer:
             connection.execute(sql)  # type: ignore[arg-type,unused-ignore]
 
     @contextlib.contextmanager
-    def new_database(self) -> Iterator[str]:
-        """Create an empty database, yield its address, and drop it whoever still uses it."""
+    def new_database(self, like: str = "template0") -> Iterator[str]:
+        """Create a database, yield its address, and drop it whoever still uses it.
+
+        Args:
+            like: name of the one that it is a copy of, to which nobody is connected.
+        """
         name = f"dfs_{uuid.uuid4().hex[:12]}"
-        self.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+        self.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE {like}")
         try:
             yield self.url(name)
         finally:

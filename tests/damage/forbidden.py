@@ -23,7 +23,7 @@ from dfs.services import breaker
 from dfs.wiring import Services, open_services
 from tests.damage.cases import memory, quiet
 from tests.damage.look import Verdict, examine, patience, read_all, use, work
-from tests.damage.store import Template, config_of
+from tests.damage.store import Template
 from tests.forked import run_forked
 
 FILE_MODES = (0, 0o400)
@@ -100,7 +100,7 @@ def _try_ban(directory: Path, template: Template, ban: Ban) -> Found:
 def _look(directory: Path, template: Template, verdict: Verdict) -> None:
     """Start the node, use it and have its jobs work. Raises what dfs should not."""
     try:
-        node = open_services(config_of(directory, has_replica=template.has_replica))
+        node = open_services(template.config(directory))
     except DfsError as error:
         verdict.outcome = "refused"
         verdict.words.append(str(error))

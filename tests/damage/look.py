@@ -18,7 +18,7 @@ from dfs.core.errors import DfsError, IndexDamagedError
 from dfs.services import breaker
 from dfs.wiring import Services, open_services
 from scripts.repair_replicas import parse_arguments, run
-from tests.damage.store import Template, config_of
+from tests.damage.store import Template
 from tests.services.conftest import store_bytes
 
 PATIENCE_S = 120
@@ -73,7 +73,7 @@ def _examine(directory: Path, template: Template, verdict: Verdict) -> None:
 
 def _open(directory: Path, template: Template, verdict: Verdict) -> Services | None:
     """Open the node; where it refuses, do what it says and try again."""
-    config = config_of(directory, has_replica=template.has_replica)
+    config = template.config(directory)
     try:
         return open_services(config)
     except DfsError as error:

@@ -26,6 +26,7 @@ class Template:
     Attributes:
         files: id -> SHA-256 of each file that can be read. trash: ids of those in the trash.
         has_replica: whether another store has all of it. is_killed: or was closed in good order.
+        index_url: of its index in PostgreSQL; None: it is in SQLite, among the files.
     """
 
     directory: Path
@@ -33,6 +34,11 @@ class Template:
     trash: frozenset[str]
     has_replica: bool
     is_killed: bool
+    index_url: str | None = None
+
+    def config(self, directory: Path) -> Config:
+        """Return the settings of a copy."""
+        return config_of(directory, has_replica=self.has_replica, index_url=self.index_url)
 
     def copy(self, directory: Path) -> None:
         """Make a copy to be damaged."""
@@ -46,11 +52,11 @@ class Template:
         return sorted(str(path.relative_to(self.directory)) for path in found)
 
 
-def config_of(directory: Path, *, has_replica: bool) -> Config:
+def config_of(directory: Path, *, has_replica: bool, index_url: str | None = None) -> Config:
     """Return the settings of a node that has all of its parts in one directory."""
     replicas = (("replica1", str(directory / "replica1")),) if has_replica else ()
     return replace(
-        make_config(directory, f"sqlite:///{directory / 'index' / 'dfs.db'}"),
+        make_config(directory, index_url or f"sqlite:///{directory / 'index' / 'dfs.db'}"),
         wal_segment_bytes=SEGMENT_BYTES,
         wal_preallocate_bytes=1 << 12,
         inline_blob_bytes_max=2000,
@@ -61,11 +67,13 @@ def config_of(directory: Path, *, has_replica: bool) -> Config:
     )
 
 
-def build(directory: Path, *, has_replica: bool, is_killed: bool) -> Template:
+def build(
+    directory: Path, *, has_replica: bool, is_killed: bool, index_url: str | None = None
+) -> Template:
     """Build a node: several segments, one of them dropped, blob files, a trash, quarantines."""
     work = directory / "work"
     work.mkdir(parents=True)
-    node = open_services(config_of(work, has_replica=has_replica))
+    node = open_services(config_of(work, has_replica=has_replica, index_url=index_url))
     rng = random.Random(1)
     ids = {"empty": _store(node, "empty", b"")}
     for number in range(12):
@@ -88,7 +96,7 @@ def build(directory: Path, *, has_replica: bool, is_killed: bool) -> Template:
     (work / "primary" / "tmp" / "1-00ff").write_bytes(rng.randbytes(600))
     files = {file.id: _digest(node, file.id) for file in node.files.list(limit=100).files}
     trash = frozenset(file.id for file in node.files.list(limit=100, deleted=True).files)
-    template = Template(directory / "rest", files, trash, has_replica, is_killed)
+    template = Template(directory / "rest", files, trash, has_replica, is_killed, index_url)
     template.directory.mkdir()
     if not is_killed:
         node.close()
