@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Self
+from typing import Annotated, Self
 
 import msgspec
 
@@ -23,6 +23,10 @@ BLOCK_BYTES = 1 << 20
 """A blob file has one CRC32 for each block of this many bytes; the last block may be shorter."""
 SEGMENT_UNIT_BYTES = 8
 """Bytes of the id of a segment, where it stands for the segment as the unit of a debt."""
+
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 61)]
+"""A size, a place, an LSN or a time that is read: sums of a few of them fit everywhere."""
 
 
 class BlobKind(IntEnum):

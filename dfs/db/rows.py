@@ -18,9 +18,11 @@ from dfs.core.model import (
     Debt,
     DebtKind,
     DebtSummary,
+    Digest,
     Extent,
     File,
     NodeState,
+    Number,
     ScrubState,
     Segment,
     SegmentUse,
@@ -70,9 +72,6 @@ def _row_type(*columns: Any) -> type[msgspec.Struct]:
     return msgspec.defstruct("Row", fields, array_like=True, gc=False)
 
 
-Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 61)]
-"""A size, a place, an LSN or a time: far from what no database and no file takes."""
-Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 ClusterId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _FILE = _row_type(
     str, str, str, Number, Digest, str, str, bytes | None,

@@ -162,9 +162,10 @@ def roll_forward(
         # What removed a row that it still has may be gone from the log, together with the row's own
         # record: only an index that begins anew does without either.
         raise IndexDamagedError("The index is older than what was dropped from the log since.")
+    lacked = index.nowhere_blob()
     replayed, last = _replay(reader, index, state)
     cut = _settle_end(log, reader.end, durable_lsn=durable_lsn)
-    _require_blobs(index, is_new=not state.applied_lsn)
+    _require_blobs(index, lacked=lacked)
     position = reader.end.position
     if last and last.type == RecordType.SEAL_SEGMENT and last.segment_id == position.segment_id:
         position = log.leave_active(position)  # whoever sealed it died before it was renamed
@@ -363,21 +364,21 @@ def _settle_end(log: WriteAheadLog, end: ReadEnd, *, durable_lsn: int) -> Path |
     return kept
 
 
-def _require_blobs(index: IndexDatabase, *, is_new: bool) -> None:
+def _require_blobs(index: IndexDatabase, *, lacked: bytes | None) -> None:
     """Refuse a file that refers to bytes which nobody ever put.
 
     Args:
-        is_new: the index is nothing but what the log says.
+        lacked: a blob that was nowhere before what was replayed now.
 
     Raises:
-        IndexDamagedError: whether the log is to blame is seen when the index is rebuilt.
-        WalCorruptError: it is.
+        IndexDamagedError: it may be to blame; if not, the log is seen to be when it is rebuilt.
+        WalCorruptError: the log is.
     """
     digest = index.nowhere_blob()
     if digest is None:
         return
-    if not is_new:
-        raise index.damaged("The index knows a file and no place of its bytes.")
+    if lacked is not None:
+        raise index.damaged("The index knows a file, and not where its bytes are.")
     raise WalCorruptError(
         "A record of the log refers to a blob that was never put.",
         hint="Put the log back from a copy; dfs never skips records.",

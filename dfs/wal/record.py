@@ -13,11 +13,14 @@ Source: MessagePack specification, https://github.com/msgpack/msgpack/blob/maste
 from __future__ import annotations
 
 from enum import IntEnum
+from pathlib import Path
 
 import msgspec
 
 from dfs.core.errors import WalCorruptError, WalFormatError
+from dfs.core.model import Digest, Number
 from dfs.wal.frame import Flag, Frame
+from dfs.wal.segment import ACTIVE_NAME, sealed_path
 
 
 class RecordType(IntEnum):
@@ -47,19 +50,19 @@ class PutBlob(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         first_lsn: of the first record that put the blob; 0 for this one.
     """
 
-    digest: bytes
-    size: int
+    digest: Digest
+    size: Number
     inline: bool
     block_crc32s: bytes = b""
-    first_lsn: int = 0
+    first_lsn: Number = 0
 
 
 class FileExtent(msgspec.Struct, frozen=True, gc=False):
     """A run of bytes of one blob that forms part of a file."""
 
-    digest: bytes
-    offset: int
-    length: int
+    digest: Digest
+    offset: Number
+    length: Number
 
 
 class PutFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -75,16 +78,16 @@ class PutFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     id: str
     bucket: str
     key: str
-    size: int
-    digest: bytes
+    size: Number
+    digest: Digest
     content_type: str
-    created_at_ms: int
+    created_at_ms: Number
     metadata: dict[str, str] = {}
-    expires_at_ms: int | None = None
+    expires_at_ms: Number | None = None
     extents: list[FileExtent] = []
-    updated_at_ms: int = 0
-    deleted_at_ms: int | None = None
-    first_lsn: int = 0
+    updated_at_ms: Number = 0
+    deleted_at_ms: Number | None = None
+    first_lsn: Number = 0
     by: str = ""
 
 
@@ -92,7 +95,7 @@ class DeleteFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A file went into the trash: nobody finds it any more, but it can be restored."""
 
     id: str
-    deleted_at_ms: int
+    deleted_at_ms: Number
     by: str = ""
 
 
@@ -100,8 +103,8 @@ class RestoreFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A file came out of the trash. It expires at this time, if at all."""
 
     id: str
-    restored_at_ms: int
-    expires_at_ms: int | None = None
+    restored_at_ms: Number
+    expires_at_ms: Number | None = None
     by: str = ""
 
 
@@ -115,9 +118,9 @@ class PurgeFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """
 
     id: str
-    purged_at_ms: int
-    first_lsn: int
-    at_lsn: int = 0
+    purged_at_ms: Number
+    first_lsn: Number
+    at_lsn: Number = 0
 
 
 class DropBlob(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -129,9 +132,9 @@ class DropBlob(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             another; 0 for this record's own LSN.
     """
 
-    digest: bytes
-    first_lsn: int
-    at_lsn: int = 0
+    digest: Digest
+    first_lsn: Number
+    at_lsn: Number = 0
 
 
 class UpdateFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -140,9 +143,9 @@ class UpdateFile(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     id: str
     key: str
     content_type: str
-    updated_at_ms: int
+    updated_at_ms: Number
     metadata: dict[str, str] = {}
-    expires_at_ms: int | None = None
+    expires_at_ms: Number | None = None
     by: str = ""
 
 
@@ -157,13 +160,13 @@ class PutKey(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     id: str
     name: str
-    scopes: int
+    scopes: Number
     secret_hash: bytes
     signing_key: bytes
-    created_at_ms: int
+    created_at_ms: Number
     prefix: str = ""
-    expires_at_ms: int | None = None
-    first_lsn: int = 0
+    expires_at_ms: Number | None = None
+    first_lsn: Number = 0
     by: str = ""
 
 
@@ -175,9 +178,9 @@ class RevokeKey(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """
 
     id: str
-    revoked_at_ms: int
-    first_lsn: int
-    at_lsn: int = 0
+    revoked_at_ms: Number
+    first_lsn: Number
+    at_lsn: Number = 0
     by: str = ""
 
 
@@ -188,9 +191,9 @@ class SealSegment(msgspec.Struct, frozen=True, gc=False):
         first_lsn: of the segment; its last is this record's own.
     """
 
-    segment_id: int
-    first_lsn: int
-    sealed_at_ms: int
+    segment_id: Number
+    first_lsn: Number
+    sealed_at_ms: Number
 
 
 class DropSegment(msgspec.Struct, frozen=True, gc=False):
@@ -206,13 +209,13 @@ class DropSegment(msgspec.Struct, frozen=True, gc=False):
             a log that reaches this record can do without the segment.
     """
 
-    segment_id: int
-    first_lsn: int
-    last_lsn: int
-    end: int
-    sealed_at_ms: int
-    moved_lsn: int
-    dropped_at_ms: int
+    segment_id: Number
+    first_lsn: Number
+    last_lsn: Number
+    end: Number
+    sealed_at_ms: Number
+    moved_lsn: Number
+    dropped_at_ms: Number
 
 
 Meta = (
@@ -298,6 +301,8 @@ def decode_meta(frame: Frame) -> Meta:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WalCorruptError(
             f"A record of the log cannot be understood: {error}.",
+            hint=f"Put {sealed_path(Path(), frame.segment_id)} back from a copy of the log, or "
+            f"{ACTIVE_NAME} if there is no such file; dfs never skips records.",
             segment_id=frame.segment_id,
             offset=frame.offset,
             lsn=frame.lsn,

@@ -30,7 +30,7 @@ from dfs.wal.record import (
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-NUMBER = st.integers(0, 2**63 - 1)
+NUMBER = st.integers(0, 2**61 - 1)
 DIGEST = st.binary(min_size=32, max_size=32)
 METADATA = st.dictionaries(TEXT, TEXT, max_size=3)
 METAS = st.one_of(
