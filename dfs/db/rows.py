@@ -241,7 +241,7 @@ def read_debt_sum(row: Row) -> DebtSummary:
     _require(row, _DEBT_SUM)
     store, kind, count, size, oldest_at_ms, newest_at_ms, failing = row
     return DebtSummary(
-        store, DebtKind(kind), count, int(size), oldest_at_ms, newest_at_ms, int(failing), None
+        store, DebtKind(kind), count, int(size or 0), oldest_at_ms, newest_at_ms, int(failing), None
     )
 
 

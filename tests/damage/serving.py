@@ -105,8 +105,11 @@ def _repair(environ: dict[str, str], verdict: Verdict) -> None:
             text=True,
             check=False,
         )
-        if "Traceback" in done.stderr or (done.returncode and not arguments):
-            verdict.faults.append(f"repair {arguments}: {done.stdout} {done.stderr}")
+        said = f"repair {arguments}: {done.stdout} {done.stderr}"
+        if "Traceback" in said:
+            verdict.faults.append(said)
+        elif done.returncode and not arguments:  # a store may wait for a command that is named
+            (verdict.words if COMMAND.search(said) else verdict.faults).append(said)
 
 
 def _environ(directory: Path, template: Template) -> dict[str, str]:

@@ -10,9 +10,11 @@ STRIDE = 80
 MET = [
     "dfs_blob.kind = 0",
     "dfs_debt.kind = 'junk'",
+    "dfs_debt.size = None",
     "dfs_file.extents = b'\\xc1\\xff'",
     "dfs_file.metadata = 'junk'",
     "dfs_file.size = None",
+    "dfs_migration.name = None",
 ]
 """Harms that dfs once did not stand."""
 

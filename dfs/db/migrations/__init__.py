@@ -12,7 +12,8 @@ from pathlib import Path
 from peewee import Database
 from playhouse.migrations import Runner
 
-from dfs.core.errors import MetadataError
+from dfs.core.errors import IndexDamagedError, MetadataError
+from dfs.db.faults import REBUILD_HINT
 from dfs.db.models import MIGRATION_TABLE
 
 
@@ -27,9 +28,13 @@ def migrate(database: Database) -> list[str]:
 
     Raises:
         MetadataError: a newer program has migrated the database.
+        IndexDamagedError: nobody can have recorded what is recorded.
     """
     runner = Runner(database, directory=str(Path(__file__).parent), table_name=MIGRATION_TABLE)
-    unknown = [migration.name for migration in runner.status() if migration.path is None]
+    try:
+        unknown = [migration.name for migration in runner.status() if migration.path is None]
+    except TypeError as error:  # a name that is no text
+        raise IndexDamagedError("The index is damaged.", hint=REBUILD_HINT) from error
     if unknown:
         raise MetadataError(
             "The index was made by a newer version of dfs.",
