@@ -68,6 +68,7 @@ def test_old_copy_of_the_primary_loses_nothing_that_a_replica_has(
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("later", [2, 14], ids=["same segment", "later segments"])
 def test_old_copy_of_the_primary_loses_nothing_that_a_bucket_has(
     bucket_cluster: ReplicatedNode, later: int
