@@ -133,6 +133,7 @@ def post_worker_init(worker: Any) -> None:
     then the answers are 503. An error raised here would make Gunicorn stop the whole node.
     """
     node = worker.wsgi.extensions["dfs"]
+    node.crew = worker.crew
     worker.let_go = node.forget_thread
     # The master starts another, which recovers the node: in good order, what is in flight ends.
     node.on_outlived = partial(os.kill, os.getpid(), signal.SIGTERM)

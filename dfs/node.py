@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from dfs.core.config import Config
 from dfs.core.errors import DfsError, WalReadOnlyError
+from dfs.services.crew import Crew
 from dfs.services.hooks import NO_HOOKS, Hooks
 from dfs.wiring import Services, open_services
 
@@ -39,6 +41,7 @@ class Node:
         self._failure: DfsError | None = None
         self._retry_at_s = 0.0
         self._look_at_s = 0.0
+        self.crew: Crew | None = None
         self.on_outlived: Callable[[], None] = stay
 
     @property
@@ -72,7 +75,8 @@ class Node:
         if self._failure is not None and time.monotonic() < self._retry_at_s:
             raise self._failure
         try:
-            return open_services(self.config, hooks=self._hooks)
+            hooks = replace(self._hooks, crew=self.crew)
+            return open_services(self.config, hooks=hooks)
         except DfsError as error:
             self._failure = error
             self._retry_at_s = time.monotonic() + REOPEN_PAUSE_S

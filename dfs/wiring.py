@@ -22,6 +22,7 @@ from dfs.services.audit import AuditTrail
 from dfs.services.batch import CommitReport
 from dfs.services.commit import Committer
 from dfs.services.compaction import Compaction
+from dfs.services.crew import Crew
 from dfs.services.damage import DamageBook
 from dfs.services.files import FileService
 from dfs.services.garbage import GarbageCollector
@@ -287,7 +288,7 @@ def _build_committer(parts: Parts, quorum: Quorum, *, on_step: OnStep) -> Commit
         node_id=parts.config.node_id,
         batch_bytes_max=parts.config.commit_batch_bytes_max,
         batch_count_max=parts.config.commit_batch_count_max,
-        gather_s=parts.config.commit_gather_us / 1e6,
+        crew=parts.hooks.crew or Crew(gather_s=parts.config.commit_gather_us / 1e6),
         on_step=on_step,
         on_commit=after_commit,
     )

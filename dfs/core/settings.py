@@ -348,7 +348,7 @@ SETTINGS: tuple[Setting, ...] = (
         "DFS_COMMIT_GATHER_US",
         "commit_gather_us",
         parse_int(0, 1_000_000),
-        "4000",
+        "10000",
         "microseconds a group commit waits at most for changes already on their way; never waits for a lone one",
     ),
     Setting(

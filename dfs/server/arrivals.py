@@ -11,6 +11,8 @@ import os
 import select
 from typing import TYPE_CHECKING
 
+from dfs.server.crew import ServingCrew
+
 if TYPE_CHECKING:
     from dfs.server.connection import Connection
 
@@ -23,7 +25,8 @@ _NOW = select.EPOLLIN | select.EPOLLOUT | select.EPOLLONESHOT
 class Arrivals:
     """Connections, each of which is taken by one thread at a time. For many threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gather_s: float) -> None:
+        self.crew = ServingCrew(has_arrivals=self.exist, gather_s=gather_s)
         self._poll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._end = os.eventfd(0)
@@ -54,19 +57,27 @@ class Arrivals:
 
         One that was removed at the same moment, or another with its descriptor, may be returned.
         """
+        crew, poll = self.crew, self._poll.poll
         while True:
-            fd = self._poll.poll(-1, 1)[0][0]
+            crew.look_out()
+            events = poll(0, 1)
+            if not events:
+                if not crew.rest():
+                    continue
+                events = poll(-1, 1)
+            crew.begin()
+            fd = events[0][0]
             if fd == self._end:
                 return None
             connection = self._connections.get(fd)
             if connection is not None:
                 return connection
 
-    def is_empty(self) -> bool:
-        """Tell whether no connection waits for a thread."""
+    def exist(self) -> bool:
+        """Tell whether a connection waits for a thread."""
         look = select.poll()
         look.register(self._poll, select.POLLIN)
-        return not look.poll(0)
+        return bool(look.poll(0))
 
     def close(self) -> None:
         """Let all threads know that there is nothing more to do."""

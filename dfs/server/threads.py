@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from dfs.server.crew import ServingCrew
+
 T = TypeVar("T")
 Taken_co = TypeVar("Taken_co", covariant=True)
 
@@ -15,9 +17,6 @@ class Work(Protocol[Taken_co]):
 
     def take(self) -> Taken_co | None:
         """Wait for something to do; None: there is nothing any more."""
-
-    def is_empty(self) -> bool:
-        """Tell whether nothing waits for a thread."""
 
     def close(self) -> None:
         """Have `take` return None, to every thread."""
@@ -30,6 +29,7 @@ class ServingThreads(Generic[T]):
 
     Args:
         work: what they do.
+        crew: says which of them runs.
         serve: does one thing of it. It raises nothing.
         count: how many work.
         lent_max: how many may be lent at a time.
@@ -41,12 +41,14 @@ class ServingThreads(Generic[T]):
         self,
         work: Work[T],
         *,
+        crew: ServingCrew,
         serve: Callable[[T], None],
         count: int,
         lent_max: int,
         let_go: Callable[[], None],
     ) -> None:
         self._work = work
+        self._crew = crew
         self._serve = serve
         self._lent_max = lent_max
         self._let_go = let_go
@@ -57,7 +59,11 @@ class ServingThreads(Generic[T]):
 
     def are_short(self) -> bool:
         """Tell whether something waits for a thread."""
-        return not self._work.is_empty()
+        return self._crew.is_short()
+
+    def step_aside(self) -> None:
+        """Let another thread run: the calling one is going to wait."""
+        self._crew.step_aside()
 
     def lend(self) -> bool:
         """Replace the calling thread until it has served. False: too many are lent already."""
@@ -87,10 +93,12 @@ class ServingThreads(Generic[T]):
 
     def _run(self) -> None:
         ident = threading.get_ident()
+        self._crew.join()
         while (thing := self._work.take()) is not None:
             self._serve(thing)
             if ident in self._lent:
                 with self._lock:
                     self._lent.discard(ident)
                 break
+        self._crew.leave()
         self._let_go()

@@ -23,6 +23,9 @@ LENT_WAIT_S = 1.0
 class Threads(Protocol):
     """The threads of which one waits for the client."""
 
+    def step_aside(self) -> None:
+        """Let others run: the calling thread is going to wait."""
+
     def are_short(self) -> bool:
         """Tell whether something waits for a thread."""
 
@@ -84,6 +87,7 @@ class Wire:
     def recv(self, size: int) -> bytes:
         """Wait for bytes. Raises SlowClientError, OSError."""
         since_s = monotonic()
+        self._threads.step_aside()
         while True:
             try:
                 data = self._sock.recv(size)
@@ -99,6 +103,7 @@ class Wire:
         sent = self._send(data)
         since_s = self._charge(since_s, sent)
         if sent < len(data):
+            self._threads.step_aside()
             view = memoryview(data)
             while sent < len(view):
                 count = self._send(view[sent:])

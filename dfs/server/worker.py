@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -47,6 +48,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     """One process that serves.
 
     Attributes:
+        crew: says which of its threads runs.
         let_go: called in a thread that will not serve another request, or not for long.
     """
 
@@ -64,13 +66,17 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         self._terms = Terms(
             grace_s=config.client_grace_s, bytes_per_s_min=config.client_bytes_per_s_min
         )
+        self._gather_s = config.commit_gather_us / 1e6
         self._ulids = UlidFactory()
 
     def get_thread_pool(self) -> ServingThreads[Connection]:
         """Return the threads."""
-        self._arrivals = Arrivals()
+        self._arrivals = Arrivals(gather_s=self._gather_s)
+        self.crew = self._arrivals.crew
+        threading.Thread(target=self.crew.watch, name="watch", daemon=True).start()
         return ServingThreads(
             self._arrivals,
+            crew=self.crew,
             serve=self._serve,
             count=self.cfg.threads,
             lent_max=self._slow_clients_max,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from dfs.core.errors import DfsError, QuorumError
 from dfs.db.transaction import IndexTransaction
 from dfs.services.command import Command, Draft
+from dfs.services.crew import Sleeper
 from dfs.storage.base import StagedBlob
 from dfs.wal.frame import Frame, encode_frame
 from dfs.wal.record import encode_meta
@@ -30,7 +29,7 @@ class Holders:
 
 
 class Ticket:
-    """One caller waiting for its command. A bare lock is the cheapest way to sleep and be woken.
+    """One caller waiting for its command.
 
     Args:
         copies: stores that must have the change on disk before it is acknowledged.
@@ -38,20 +37,18 @@ class Ticket:
 
     Attributes:
         stores: those that had it when it became durable.
-        follower: whom this caller wakes when it is woken itself. Callers woken one by one do not
-            all come asking for the interpreter at once, which would keep the others from working.
+        sleeper: the thread of the caller.
     """
 
     __slots__ = (
-        "_wake",
         "command",
         "copies",
         "error",
-        "follower",
         "holders",
         "is_durable",
         "is_leader",
         "lsn",
+        "sleeper",
         "stores",
     )
 
@@ -66,9 +63,7 @@ class Ticket:
         self.is_durable = False
         self.error: BaseException | None = None
         self.is_leader = False
-        self.follower: Ticket | None = None
-        self._wake = threading.Lock()
-        self._wake.acquire()
+        self.sleeper = Sleeper()
 
     def whole(self, held: Collection[str]) -> set[str]:
         """Return those of the replicas with the records that have the change's blob files, too."""
@@ -85,14 +80,6 @@ class Ticket:
             self.holders = Holders()
         names, digests = self.holders.names, set(self.command.digests)
         index.pay(debt for debt in index.owed() if debt.store in names and debt.unit in digests)
-
-    def sleep(self) -> None:
-        self._wake.acquire()
-        if self.follower is not None:
-            self.follower.wake()
-
-    def wake(self) -> None:
-        self._wake.release()
 
 
 @dataclass(slots=True)
@@ -177,14 +164,6 @@ OnCommit = Callable[[CommitReport], None]
 
 def ignore_report(report: CommitReport) -> None:
     """Do nothing."""
-
-
-def wake_in_turn(tickets: Sequence[Ticket]) -> None:
-    """Wake the first of these callers, which wakes the second, and so on."""
-    for ticket, follower in pairwise(tickets):
-        ticket.follower = follower
-    if tickets:
-        tickets[0].wake()
 
 
 def quorum_error(copies: int, held: Iterable[str], failed: Mapping[str, DfsError]) -> QuorumError:

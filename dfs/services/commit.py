@@ -27,7 +27,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from dfs.core.clock import now_ms
@@ -51,11 +51,10 @@ from dfs.services.batch import (
     OnCommit,
     Ticket,
     ignore_report,
-    wake_in_turn,
 )
 from dfs.services.breaker import note_failure
 from dfs.services.command import Command, Draft
-from dfs.services.gathering import Gathering
+from dfs.services.crew import Crew
 from dfs.services.quorum import Append, Quorum
 from dfs.services.recovery import roll_forward
 from dfs.services.shipping import advance
@@ -76,7 +75,7 @@ class Committer:
         log, index, store: open and recovered.
         quorum: takes changes to the replicas that must be there before they are acknowledged.
         batch_bytes_max, batch_count_max: bounds of one commit.
-        gather_s: how long a leader waits at most for commands that are announced.
+        crew: the threads of this process.
         on_step: see `dfs.core.steps`.
         on_commit: told of every commit, after it; what it raises is its leader's own.
     """
@@ -91,7 +90,7 @@ class Committer:
         node_id: str,
         batch_bytes_max: int,
         batch_count_max: int,
-        gather_s: float,
+        crew: Crew,
         on_step: OnStep = ignore_step,
         on_commit: OnCommit = ignore_report,
     ) -> None:
@@ -102,7 +101,7 @@ class Committer:
         self._node_id = node_id
         self._batch_bytes_max = batch_bytes_max
         self._batch_count_max = batch_count_max
-        self._gathering = Gathering(wait_s=gather_s)
+        self._crew = crew
         self._on_step = on_step
         self._on_commit = on_commit
         self._mutex = threading.Lock()
@@ -113,7 +112,7 @@ class Committer:
 
     def announce(self) -> AbstractContextManager[None]:
         """Say that this thread will submit a command very soon: a leader may wait for it."""
-        return self._gathering
+        return self._crew.gathering
 
     def submit(
         self, command: Command, *, copies: int = 1, holders: Holders | None = None
@@ -143,15 +142,14 @@ class Committer:
             self._queue.append(ticket)
             ticket.is_leader = not self._is_led
             self._is_led = True
-        self._gathering.arrive()
+        self._crew.gathering.arrive()
+        self._crew.step_aside()
         if not ticket.is_leader:
-            ticket.sleep()
+            ticket.sleeper.sleep()
         if ticket.is_leader:
             self._lead()
-        if ticket.error is not None:
-            raise ticket.error
         if not ticket.is_durable:
-            raise WalError("The change was neither made nor refused.")
+            raise ticket.error or WalError("The change was neither made nor refused.")
         return Durability(lsn=ticket.lsn, stores=ticket.stores)
 
     # In the leader's thread
@@ -162,8 +160,9 @@ class Committer:
         report: CommitReport | None = None
         try:
             if len(self._queue) < self._batch_count_max:
-                self._gathering.wait()
+                self._crew.gathering.wait()
             with self._log.lock():
+                self._crew.come_back(at_once=True)
                 tickets = self._take_queue()
                 report = self._commit(tickets)
         except BaseException as error:
@@ -177,8 +176,8 @@ class Committer:
                 self._is_led = successor is not None
             if successor is not None:
                 successor.is_leader = True
-                successor.wake()
-            wake_in_turn([ticket for ticket in tickets if not ticket.is_leader])
+                successor.sleeper.wake()
+            self._crew.wake(ticket.sleeper for ticket in tickets if not ticket.is_leader)
         if report is not None:
             self._on_commit(report)
 
@@ -299,20 +298,21 @@ class Committer:
         """
         is_synchronous = batch.tickets[0].copies > 1
         states = index.store_states() if is_synchronous else {}
-        held: Collection[str] = ()
-        if is_synchronous:
-            held = self._quorum.fit_stores(states)
+        held = self._quorum.fit_stores(states) if is_synchronous else ()
         batch.require_stores(self._store.name, held, {})
-        batch.published = self._store.publish(batch.staged) if batch.staged else []
+        if batch.staged:
+            with self._crew.aside():
+                batch.published = self._store.publish(batch.staged)
         self._on_step("commit.published")
         data = b"".join(batch.frames)
         end = LogPosition(batch.segment_id, batch.offset, batch.lsn)
         append = self._quorum.append(data, end=end, states=states) if is_synchronous else None
         try:
             self._log.append(data, last_lsn=batch.lsn)
-            started = time.perf_counter()
-            self._log.sync()
-            batch.sync_s = time.perf_counter() - started
+            with self._crew.aside():
+                started = time.perf_counter()
+                self._log.sync()
+                batch.sync_s = time.perf_counter() - started
         except (NoSpaceError, WalReadOnlyError) as error:
             if isinstance(error, WalReadOnlyError):
                 batch.published.clear()  # the records that name them may be on this disk
@@ -334,7 +334,8 @@ class Committer:
         Raises:
             QuorumError: too few have the records; they were taken back everywhere.
         """
-        held, failed = append.wait(batch.is_held)
+        with self._crew.aside():
+            held, failed = append.wait(batch.is_held)
         failing = [
             note_failure(states[name], error, now_ms=now_ms(), fraction=random.random())  # noqa: S311
             for name, error in failed.items()

@@ -21,24 +21,32 @@ class Gathering:
 
     def __enter__(self) -> None:
         """Have this thread expected inside the block, until it arrives."""
-        with self._mutex:
-            self._expected += 1
+        self.expect()
         self._announced.value = True
 
     def __exit__(self, *exc_info: object) -> None:
         """Expect this thread no longer."""
         self.arrive()
 
-    def arrive(self) -> None:
-        """Count this thread's announcement as kept, and wake a leader that waits for the last."""
-        if not getattr(self._announced, "value", False):
-            return
-        self._announced.value = False
+    def expect(self) -> None:
+        """Expect somebody, whichever thread it will be."""
+        with self._mutex:
+            self._expected += 1
+
+    def forgo(self) -> None:
+        """Expect one fewer, and wake a leader that waits for the last."""
         with self._mutex:
             self._expected -= 1
             if self._expected == 0 and self._wake is not None:
                 self._wake.release()
                 self._wake = None
+
+    def arrive(self) -> None:
+        """Count this thread's announcement as kept, and wake a leader that waits for the last."""
+        if not getattr(self._announced, "value", False):
+            return
+        self._announced.value = False
+        self.forgo()
 
     def wait(self) -> None:
         """Wait until nobody is expected, or long enough. For one thread at a time."""

@@ -8,6 +8,7 @@ from queue import SimpleQueue
 
 import pytest
 
+from dfs.server.crew import ServingCrew
 from dfs.server.threads import ServingThreads
 
 
@@ -19,7 +20,7 @@ class Jobs:
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.push = self._jobs.put
         self.take = self._jobs.get
-        self.is_empty = self._jobs.empty
+        self.crew = ServingCrew(has_arrivals=lambda: not self._jobs.empty(), gather_s=0)
 
     def close(self) -> None:
         """Have each thread end."""
@@ -32,7 +33,7 @@ def start_threads(
 ) -> ServingThreads[Callable[[], object]]:
     """Have so many threads do these jobs."""
     return ServingThreads(
-        jobs, serve=lambda job: job(), count=count, lent_max=lent_max, let_go=let_go
+        jobs, crew=jobs.crew, serve=lambda job: job(), count=count, lent_max=lent_max, let_go=let_go
     )
 
 

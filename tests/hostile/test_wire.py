@@ -21,6 +21,11 @@ class FakeThreads:
     short: bool = False
     can_lend: bool = True
     lent: int = field(default=0)
+    asides: int = field(default=0)
+
+    def step_aside(self) -> None:
+        """Count."""
+        self.asides += 1
 
     def are_short(self) -> bool:
         """Tell whether something waits."""
