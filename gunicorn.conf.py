@@ -24,6 +24,7 @@ from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, library_formatter
 from dfs.core.modes import keep_files_private
+from dfs.server.shares import Shares
 
 GC_THRESHOLD = 50_000  # objects made and not freed until the collector looks at the young ones
 
@@ -96,9 +97,14 @@ def on_starting(server: Any) -> None:
 def pre_fork(server: Any, worker: Any) -> None:
     """Recover the node before the first worker exists; clients that connect meanwhile wait.
 
+    Each worker gets its share of the connections.
+
     The mark is on the arbiter: this file's own names are new after SIGHUP. An upgrade by SIGUSR2
     has an arbiter of its own, which recovers under the node lock while the old workers serve.
     """
+    if not hasattr(server, "dfs_shares"):
+        server.dfs_shares = Shares()
+    worker.share = server.dfs_shares.claim()
     if getattr(server, "dfs_recovered", False):
         return
     # The application's modules, too: imported once, before the fork, they cost each worker nothing.
@@ -159,4 +165,5 @@ def child_exit(server: Any, worker: Any) -> None:
     """Let the metrics forget what only a living process has."""
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
 
+    server.dfs_shares.release(worker.share)
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

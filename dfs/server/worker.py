@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -32,12 +33,15 @@ from dfs.server.answering import JoiningResponse
 from dfs.server.arrivals import Arrivals
 from dfs.server.connection import Connection
 from dfs.server.refusals import refuse, refuse_late_head
+from dfs.server.shares import Shares
 from dfs.server.threads import ServingThreads
 from dfs.server.waiting import ServingRoom, WaitingRoom
 from dfs.server.wire import HOLD_S, Terms, limit_waits
 
 log = structlog.get_logger()
 
+YIELD_S = 0.002
+"""How long a new connection is left to a worker that has fewer."""
 LINGER_S = 2.0
 """How long a client may take to hear that its connection is closed."""
 _NO_CONNECTION = (errno.EAGAIN, errno.ECONNABORTED)
@@ -49,16 +53,19 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     Attributes:
         crew: says which of its threads runs.
+        share: of the connections of the node.
         let_go: called in a thread that will not serve another request, or not for long.
     """
 
     alive: bool
+    nr_conns: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = load_config()
         # As plain attributes: Gunicorn looks some twenty of them up by name for each request.
         self.cfg.__dict__.update({name: item.get() for name, item in self.cfg.settings.items()})
+        self.share = Shares().claim()
         self.let_go: Callable[[], None] = lambda: None
         self._slow_clients_max = config.slow_clients_max
         self._head_bytes_max = config.head_bytes_max
@@ -95,6 +102,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def accept(self, listener: socket.socket) -> None:
         """Take in a new connection; one of those that only wait has to go if there are too many."""
+        if self.share.is_ahead():
+            time.sleep(YIELD_S)
         try:
             sock, client = listener.accept()
         except OSError as error:
@@ -103,7 +112,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             elif error.errno not in _NO_CONNECTION:
                 raise
             return
-        self.nr_conns += 1
+        self._count(1)
         connection = Connection(
             self.cfg,
             sock,
@@ -117,6 +126,14 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         self._heads.add(connection)
         if self.nr_conns >= self.worker_connections:
             self._make_room()
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Begin, or cease, to take in connections."""
+        super().set_accept_enabled(enabled)
+        if enabled:
+            self.share.note(self.nr_conns)
+        else:
+            self.share.close()
 
     def handle(self, connection: Connection) -> bool | None:
         """Serve a request; in a thread. Returns whether the connection is kept; None: no head."""
@@ -232,9 +249,14 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             self._close(connection)
 
     def _close(self, connection: Connection) -> None:
-        self.nr_conns -= 1
+        self._count(-1)
         self._arrivals.remove(connection)
         connection.close()
+
+    def _count(self, change: int) -> None:
+        self.nr_conns += change
+        if self._accepting:
+            self.share.note(self.nr_conns)
 
     def _make_room(self) -> None:
         """Close the connection that has done nothing for longest."""
