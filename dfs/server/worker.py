@@ -40,7 +40,7 @@ from dfs.server.wire import HOLD_S, Terms, limit_waits
 
 log = structlog.get_logger()
 
-YIELD_S = 0.002
+YIELD_S = 0.005
 """How long a new connection is left to a worker that has fewer."""
 LINGER_S = 2.0
 """How long a client may take to hear that its connection is closed."""

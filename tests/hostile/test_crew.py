@@ -6,7 +6,7 @@ import fcntl
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,9 +74,9 @@ def crew(arrivals: list[str]) -> ServingCrew:
 
 
 @pytest.fixture
-def hands(crew: ServingCrew) -> Iterator[list[Hand]]:
+def hands(crew: ServingCrew) -> list[Hand]:
     """Three of its threads."""
-    yield [Hand(crew) for _ in range(3)]
+    return [Hand(crew) for _ in range(3)]
 
 
 def test_threads_run_one_at_a_time(crew: ServingCrew) -> None:

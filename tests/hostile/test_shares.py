@@ -1,0 +1,113 @@
+"""No worker takes more than its share of the connections."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from dfs.server.shares import WORKERS_MAX, Shares
+from tests.hostile.target import Target, running_target
+
+CONNECTIONS = 40
+WAIT_S = 30.0
+
+
+def test_worker_is_ahead_of_those_with_fewer() -> None:
+    """Only of workers that take connections, and not of itself."""
+    shares = Shares()
+    first, second = shares.claim(), shares.claim()
+    first.note(1)
+    assert not first.is_ahead()
+    second.note(0)
+    assert first.is_ahead()
+    assert not second.is_ahead()
+    second.note(1)
+    assert not first.is_ahead()
+    first.note(2)
+    assert first.is_ahead()
+    second.close()
+    assert not first.is_ahead()
+
+
+def test_worker_that_ended_is_forgotten() -> None:
+    """Whatever it had last, and its place goes to another."""
+    shares = Shares()
+    first, second = shares.claim(), shares.claim()
+    first.note(5)
+    second.note(3)
+    shares.release(second)
+    assert not first.is_ahead()
+    places = {shares.claim().place for _ in range(WORKERS_MAX - 1)}
+    assert second.place in places
+    assert first.place not in places
+
+
+def test_worker_beyond_the_table_goes_without() -> None:
+    """It is never ahead, and nobody is ahead of it."""
+    shares = Shares()
+    counted = [shares.claim() for _ in range(WORKERS_MAX)]
+    beyond = shares.claim()
+    beyond.note(1)
+    assert not beyond.is_ahead()
+    counted[0].note(2)
+    assert not counted[0].is_ahead()
+    shares.release(beyond)
+    assert shares.claim().place is None
+
+
+@pytest.mark.integration
+def test_connections_go_to_the_worker_with_fewer(tmp_path: Path) -> None:
+    """What comes while a worker has more than another is left to that one."""
+    with running_target(tmp_path, WEB_CONCURRENCY="2") as target:
+        wait_for_both(target)
+        idle, busy = target.footprint().workers
+        os.kill(idle, signal.SIGSTOP)
+        try:
+            with connections(target, CONNECTIONS):
+                before = sockets_of(busy)
+                os.kill(idle, signal.SIGCONT)
+                with ExitStack() as stack:
+                    for _ in range(CONNECTIONS):
+                        stack.enter_context(connections(target, 1))
+                    assert sockets_of(busy) - before < CONNECTIONS // 4
+        finally:
+            os.kill(idle, signal.SIGCONT)
+
+
+@contextmanager
+def connections(target: Target, count: int) -> Iterator[None]:
+    """Have connections that were all answered once."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(target.connect()) for _ in range(count)]
+        for connection in opened:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for connection in opened:
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        yield
+
+
+def wait_for_both(target: Target) -> None:
+    """Wait until each of two workers has served, so that both take connections."""
+    end_s = time.monotonic() + WAIT_S
+    while True:
+        with connections(target, CONNECTIONS):
+            if all(sockets_of(worker) > 1 for worker in target.footprint().workers):
+                return
+        assert time.monotonic() < end_s
+
+
+def sockets_of(worker: int) -> int:
+    """Return how many sockets a process has open, the one that listens among them."""
+    count = 0
+    for entry in Path(f"/proc/{worker}/fd").iterdir():
+        try:
+            count += str(entry.readlink()).startswith("socket:")
+        except FileNotFoundError:
+            continue
+    return count
