@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from dfs.core.config import Config
 from dfs.core.errors import DfsError, WalReadOnlyError
@@ -29,6 +28,7 @@ class Node:
     Importing the application must open nothing, and what is open must not be carried over a fork.
 
     Attributes:
+        crew: the threads that serve, see `open_services`.
         on_outlived: called when the log was removed or replaced under this process, which from then
             on refuses everything; to end it, so that its supervisor starts it anew.
     """
@@ -75,8 +75,7 @@ class Node:
         if self._failure is not None and time.monotonic() < self._retry_at_s:
             raise self._failure
         try:
-            hooks = replace(self._hooks, crew=self.crew)
-            return open_services(self.config, hooks=hooks)
+            return open_services(self.config, hooks=self._hooks, crew=self.crew)
         except DfsError as error:
             self._failure = error
             self._retry_at_s = time.monotonic() + REOPEN_PAUSE_S

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 
 from dfs.core.config import Config
 from dfs.core.disk import INDEX, LOG, PRIMARY, Disks
 from dfs.core.steps import OnStep
+from dfs.db.connections import Aside
 from dfs.db.session import IndexDatabase
 from dfs.queue.base import JobQueue
 from dfs.queue.inline_queue import InlineQueue
@@ -30,13 +32,14 @@ def build_log(config: Config, on_step: OnStep) -> WriteAheadLog:
     )
 
 
-def build_index(config: Config) -> IndexDatabase:
-    """Return the index, not open yet."""
+def build_index(config: Config, *, aside: Aside = nullcontext) -> IndexDatabase:
+    """Return the index, not open yet; `aside`: see there."""
     return IndexDatabase(
         url=config.database_url,
         node_id=config.node_id,
         replicas=[name for name, _ in config.replicas],
         on_damaged=partial(mark_for_rebuilding, config.wal_path),
+        aside=aside,
     )
 
 

@@ -14,6 +14,7 @@ from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
 from dfs.services.commit import Committer
 from dfs.services.compaction import COMPACTION_LOCK_NAME, Compaction
+from dfs.services.crew import Crew
 from dfs.services.damage import DamageBook
 from dfs.services.dropping import SegmentDropper, owe_returned
 from dfs.services.garbage import GarbageCollector
@@ -50,6 +51,7 @@ class Parts:
     wake: Callable[[Iterable[str]], None]
     damage: DamageBook
     hooks: Hooks
+    crew: Crew
 
 
 def build_replication(parts: Parts, *, on_step: OnStep) -> Replication:

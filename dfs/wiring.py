@@ -91,31 +91,39 @@ class Services:
 
 
 def open_services(
-    config: Config, *, on_step: OnStep = ignore_step, hooks: Hooks = NO_HOOKS
+    config: Config,
+    *,
+    on_step: OnStep = ignore_step,
+    hooks: Hooks = NO_HOOKS,
+    crew: Crew | None = None,
 ) -> Services:
     """Open and recover the node, and return its services.
 
     A log that is missing or damaged is restored from the replicas first, if there are any.
+
+    Args:
+        crew: the threads of this process; None if each runs whenever it likes.
 
     Raises:
         DfsError: the node cannot be opened safely. Nothing stays open.
 
     Durability: as `services.recovery.recover`, and `services.restore.restore_log`.
     """
+    crew = crew or Crew(gather_s=config.commit_gather_us / 1e6)
     try:
         restore_if_needed(config)
         try:
-            return _open_recovered(config, on_step=on_step, hooks=hooks)
+            return _open_recovered(config, on_step=on_step, hooks=hooks, crew=crew)
         except (WalCorruptError, WalGapError) as error:  # found by reading the records
             restore_after(config, error)
-        return _open_recovered(config, on_step=on_step, hooks=hooks)
+        return _open_recovered(config, on_step=on_step, hooks=hooks, crew=crew)
     except OSError as error:
         raise storage_error(error) from error
 
 
-def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks) -> Services:
+def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks, crew: Crew) -> Services:
     log = build_log(config, on_step)
-    index = build_index(config)
+    index = build_index(config, aside=crew.aside)
     try:
         log.open()
         disks = build_disks(config, index)
@@ -142,6 +150,7 @@ def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks) -> Service
         recovered=recovered,
         on_step=on_step,
         hooks=hooks,
+        crew=crew,
     )
     try:
         require_newest_of(config, log, stores)
@@ -162,6 +171,7 @@ def _build_services(
     recovered: Recovered,
     on_step: OnStep,
     hooks: Hooks,
+    crew: Crew,
 ) -> Services:
     """Put the services on top of what is open and recovered. Opens nothing."""
     queue = build_queue(config, cluster_id=recovered.cluster_id)
@@ -175,6 +185,7 @@ def _build_services(
         recovered=recovered,
         wake=hinter.wake if config.redis_url is not None else ignore_hint,
         hooks=hooks,
+        crew=crew,
     )
     quorum = _build_quorum(parts)
     committer = _build_committer(parts, quorum, on_step=on_step)
@@ -220,6 +231,7 @@ def _gather_parts(
     recovered: Recovered,
     wake: Callable[[Iterable[str]], None],
     hooks: Hooks,
+    crew: Crew,
 ) -> Parts:
     repository, ledger = IndexRepository(index), Ledger(log=log, index=index)
     return Parts(
@@ -237,6 +249,7 @@ def _gather_parts(
         wake=wake,
         damage=_build_damage(repository, ledger, wake, hooks),
         hooks=hooks,
+        crew=crew,
     )
 
 
@@ -288,7 +301,7 @@ def _build_committer(parts: Parts, quorum: Quorum, *, on_step: OnStep) -> Commit
         node_id=parts.config.node_id,
         batch_bytes_max=parts.config.commit_batch_bytes_max,
         batch_count_max=parts.config.commit_batch_count_max,
-        crew=parts.hooks.crew or Crew(gather_s=parts.config.commit_gather_us / 1e6),
+        crew=parts.crew,
         on_step=on_step,
         on_commit=after_commit,
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -18,6 +19,7 @@ from psycopg.types.numeric import Int8Dumper
 
 from dfs.db.faults import DRIVER_ERRORS
 
+Aside = Callable[[], AbstractContextManager[None]]
 SQLITE_PREFIX = "sqlite:///"
 POSTGRES_PREFIX = "postgresql://"
 LOCK_WAIT_S = 30
@@ -65,6 +67,27 @@ def is_postgres(url: str) -> bool:
     return url.startswith(POSTGRES_PREFIX)
 
 
+class _Remote:
+    """A connection to a server, during whose statements other threads run.
+
+    Args:
+        aside: see `Connections`.
+    """
+
+    __slots__ = ("_aside", "_connection")
+
+    def __init__(self, connection: Connection, aside: Aside) -> None:
+        self._connection = connection
+        self._aside = aside
+
+    def execute(self, sql: str, *parameters: Sequence[Any]) -> Cursor:
+        with self._aside():
+            return self._connection.execute(sql, *parameters)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
 class Connections:
     """From one opening of the index to its closing. Connects at first use.
 
@@ -72,9 +95,11 @@ class Connections:
 
     Args:
         url: `sqlite:///PATH` or `postgresql://...`.
+        aside: a block in which the calling thread waits for a server.
     """
 
-    def __init__(self, *, url: str) -> None:
+    def __init__(self, *, url: str, aside: Aside = nullcontext) -> None:
+        self._aside = aside
         self._is_postgres = is_postgres(url)
         self._readers = _new_database(url, thread_safe=True)
         self._writers = _new_database(url, thread_safe=False)
@@ -91,7 +116,7 @@ class Connections:
 
     def writer(self) -> Connection:
         """Return the connection of the writer; its users take turns."""
-        return cast(Connection, self.writing_database().connection())
+        return self._fit(self.writing_database().connection())
 
     def writing_database(self) -> Database:
         """Return the writer's database for what goes through Peewee, connected."""
@@ -130,7 +155,7 @@ class Connections:
 
     def _connect_reader(self) -> Connection:
         self._connect(self._readers)
-        connection = cast(Connection, self._readers.connection())
+        connection = self._fit(self._readers.connection())
         with self._lock:
             ended = [entry[1] for entry in self._reading if not entry[0].is_alive()]
             self._reading = [entry for entry in self._reading if entry[0].is_alive()]
@@ -138,6 +163,9 @@ class Connections:
         _close_all(ended)
         self._local.connection = connection
         return connection
+
+    def _fit(self, connection: Connection) -> Connection:
+        return _Remote(connection, self._aside) if self._is_postgres else connection
 
     def _connect(self, database: Database) -> None:
         database.connect(reuse_if_open=True)

@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from dfs.core.errors import (
     MetadataError,
 )
 from dfs.core.regular import NOT_REGULAR
-from dfs.db.connections import LOCK_WAIT_S, SQLITE_PREFIX, Connections, is_postgres
+from dfs.db.connections import LOCK_WAIT_S, SQLITE_PREFIX, Aside, Connections, is_postgres
 from dfs.db.faults import DRIVER_ERRORS, REBUILD_HINT, index_error
 from dfs.db.migrations import migrate
 from dfs.db.models import TABLES
@@ -41,6 +42,7 @@ class IndexDatabase:
         node_id: the node whose state, segments, stores and debts are read and written.
         replicas: names of the stores that must hold a copy of each blob file.
         on_damaged: told whenever the database says that its content is not readable.
+        aside: a block in which the calling thread waits for PostgreSQL.
 
     Raises:
         ConfigError: the URL is neither.
@@ -53,11 +55,13 @@ class IndexDatabase:
         node_id: str,
         replicas: Sequence[str] = (),
         on_damaged: Callable[[], None] = lambda: None,
+        aside: Aside = nullcontext,
     ) -> None:
         self.url = url
         self.node_id = node_id
         self.replicas = tuple(replicas)
         self._on_damaged = on_damaged
+        self._aside = aside
         self.is_postgres = is_postgres(url)
         if not self.is_postgres and not url.startswith(SQLITE_PREFIX):
             raise ConfigError("DATABASE_URL must be sqlite:///PATH or postgresql://...")
@@ -83,7 +87,7 @@ class IndexDatabase:
         if not self.is_postgres:
             make_directory_durably(self._path.parent)
             self._require_files()
-        self._connections = Connections(url=self.url)
+        self._connections = Connections(url=self.url, aside=self._aside)
         try:
             if self.is_postgres:
                 self._require_utf8()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dfs.services.batch import OnCommit, ignore_report
-from dfs.services.crew import Crew
 from dfs.services.damage import OnDamage, OnRescue, ignore_damage, ignore_rescue
 
 
@@ -22,7 +21,6 @@ class Hooks:
     on_commit: OnCommit = ignore_report
     on_damage: OnDamage = ignore_damage
     on_rescue: OnRescue = ignore_rescue
-    crew: Crew | None = None
 
 
 NO_HOOKS = Hooks()

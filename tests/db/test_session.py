@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -443,3 +444,25 @@ def test_sync_makes_commits_of_postgresql_durable(postgres_url: str) -> None:
         is_flushed = "SELECT pg_current_wal_flush_lsn() >= %s::pg_lsn"
         assert connection.execute(is_flushed, (end,)).fetchone() == (True,)
     database.close()
+
+
+def test_statements_of_a_server_let_other_threads_run(index_url: str) -> None:
+    """While a thread waits for PostgreSQL it stands aside; SQLite answers at once."""
+    asides: list[str] = []
+
+    @contextmanager
+    def aside() -> Iterator[None]:
+        asides.append("aside")
+        yield
+
+    database = IndexDatabase(url=index_url, node_id=NODE_ID, aside=aside)
+    database.open()
+    database.migrate()
+    asides.clear()
+    database.read_one("SELECT 1")
+    read = len(asides)
+    with database.begin() as index:
+        index.commit()
+    written = len(asides) - read
+    database.close()
+    assert (read, written > 1) == ((1, True) if database.is_postgres else (0, False))
