@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dfs.server.arrivals import Arrivals
     from dfs.server.connection import Connection
 
+_CLOSED = (OSError, ValueError)
+"""What a thread finds if the main one has closed a connection as soon as it was let in."""
+
 
 class Room(ABC):
     """Connections that wait for the same thing, the longest waiting first.
@@ -105,10 +108,11 @@ class ServingRoom(Room):
     def push(self, connection: Connection) -> None:
         """Let in a connection whose request is here."""
         self._deadlines[connection] = monotonic() + self.timeout_s
-        self._arrivals.push(connection)
+        with suppress(*_CLOSED):
+            self._arrivals.push(connection)
 
     def _watch(self, connection: Connection) -> None:
-        with suppress(OSError, ValueError):  # the main thread has closed it since the line before
+        with suppress(*_CLOSED):
             self._arrivals.put_back(connection)
 
     def _unwatch(self, connection: Connection) -> None:
