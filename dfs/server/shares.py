@@ -7,7 +7,10 @@ and connections stay where they are: one worker would serve them all, beside oth
 from __future__ import annotations
 
 import mmap
+from time import monotonic
 
+INSIST_S = 0.02
+"""How long a worker leaves nothing to others after it has left them something in vain."""
 WORKERS_MAX = 64
 _ITEM_BYTES = 4
 _ABSENT = -1
@@ -43,6 +46,7 @@ class Share:
     def __init__(self, counts: memoryview[int], place: int | None) -> None:
         self.place = place
         self._counts = counts
+        self._insists_until_s = 0.0
 
     def note(self, connections: int) -> None:
         """Tell the others how many connections this worker, which takes more, has."""
@@ -53,9 +57,13 @@ class Share:
         """Tell the others that this worker takes no more."""
         self.note(_ABSENT)
 
+    def insist(self) -> None:
+        """Not be ahead for a while: nobody took what was left, such as workers that hang."""
+        self._insists_until_s = monotonic() + INSIST_S
+
     def is_ahead(self) -> bool:
         """Tell whether another worker that takes connections has fewer."""
-        if self.place is None:
+        if self.place is None or monotonic() < self._insists_until_s:
             return False
         counts = self._counts.tolist()
         own = counts[self.place]

@@ -102,7 +102,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def accept(self, listener: socket.socket) -> None:
         """Take in a new connection; one of those that only wait has to go if there are too many."""
-        if self.share.is_ahead():
+        is_left = self.share.is_ahead()
+        if is_left:
             time.sleep(YIELD_S)
         try:
             sock, client = listener.accept()
@@ -112,6 +113,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             elif error.errno not in _NO_CONNECTION:
                 raise
             return
+        if is_left:
+            self.share.insist()
         self._count(1)
         connection = Connection(
             self.cfg,

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dfs.server.shares import WORKERS_MAX, Shares
+from dfs.server import shares as module
+from dfs.server.shares import INSIST_S, WORKERS_MAX, Shares
+from dfs.server.worker import YIELD_S
 from tests.hostile.target import Target, running_target
 
 CONNECTIONS = 40
@@ -59,6 +61,39 @@ def test_worker_beyond_the_table_goes_without() -> None:
     assert not counted[0].is_ahead()
     shares.release(beyond)
     assert shares.claim().place is None
+
+
+def test_worker_that_insists_is_not_ahead_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it left to another in vain it does not leave at every connection."""
+    now_s = [1000.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now_s[0])
+    shares = Shares()
+    first, second = shares.claim(), shares.claim()
+    first.note(1)
+    second.note(0)
+    first.insist()
+    assert not first.is_ahead()
+    now_s[0] += INSIST_S
+    assert first.is_ahead()
+
+
+@pytest.mark.integration
+def test_worker_that_hangs_does_not_hold_up_connections(tmp_path: Path) -> None:
+    """The other, which leaves it some in vain, takes most of them at once."""
+    with running_target(tmp_path, WEB_CONCURRENCY="2") as target:
+        wait_for_both(target)
+        idle = target.footprint().workers[0]
+        os.kill(idle, signal.SIGSTOP)
+        try:
+            with connections(target, CONNECTIONS):
+                took_s = []
+                for _ in range(CONNECTIONS):
+                    since_s = time.monotonic()
+                    with connections(target, 1):
+                        took_s.append(time.monotonic() - since_s)
+                assert min(took_s) < YIELD_S
+        finally:
+            os.kill(idle, signal.SIGCONT)
 
 
 @pytest.mark.integration
