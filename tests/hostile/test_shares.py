@@ -110,7 +110,8 @@ def test_connections_go_to_the_worker_with_fewer(tmp_path: Path) -> None:
                 with ExitStack() as stack:
                     for _ in range(CONNECTIONS):
                         stack.enter_context(connections(target, 1))
-                    assert sockets_of(busy) - before < CONNECTIONS // 4
+                    # Without sharing half of them, or more; a late worker misses some.
+                    assert sockets_of(busy) - before < CONNECTIONS * 3 // 8
         finally:
             os.kill(idle, signal.SIGCONT)
 

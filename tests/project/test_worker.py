@@ -19,7 +19,7 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from dfs.core.errors import StoreUnavailableError
-from dfs.queue.rq_queue import RqQueue, queue_name
+from dfs.queue.rq_queue import RqQueue, name_job, queue_name
 from dfs.wiring import open_services
 from scripts.embedded_redis import answers, bundled_server, launch
 from scripts.supervisor import stop_children
@@ -65,7 +65,7 @@ def sweep_and_stop(tmp_path: Path, redis_server: RedisServer, worker: RunningPro
     queue.enqueue("workers.jobs.sweep_temporaries", job_id="from-test")
     queue.close()
     with Redis.from_url(redis_server.url) as redis:
-        job = Job("from-test", connection=redis, serializer=JSONSerializer)
+        job = Job(name_job(name, "from-test"), connection=redis, serializer=JSONSerializer)
         result = job.latest_result(timeout=30)
     assert result is not None
     assert result.type == Result.Type.SUCCESSFUL  # or the periodic one was quicker
