@@ -17,6 +17,7 @@ from typing import Any
 import urllib3
 
 from scripts.client import Client
+from tests.hostile.fuzz import fuzz
 from torture.checks import (
     check_downloads,
     check_stores,
@@ -43,6 +44,7 @@ PATIENT_SHARE = 0.7
 GRACE_S = 8
 LATER_S = 30 * 3600
 """Longer than anything that a node puts off, and than the clock was ever ahead of that."""
+FUZZ_ROUNDS = 1000
 REST_TRIES = 4
 LATE_SCRUBS = 3
 SCRUBS_AFTER = 2
@@ -60,7 +62,8 @@ class Options:
         kinds: names of what may happen; empty: everything.
         parts: names of the parts of the disk that fail; empty: all.
         plant: a bug to be planted, see `plants`; empty: none.
-        is_late: in the end, check that nothing is left behind when hours have passed.
+        is_late: in the end, check that nothing is left behind when hours have passed, and send
+            damaged requests.
     """
 
     directory: Path
@@ -175,6 +178,7 @@ class Life:
                     return self.tally
             if self._options.is_late:
                 self._run_late()
+                self._run_fuzz()
         self._http.clear()
         return self.tally
 
@@ -252,9 +256,7 @@ class Life:
     def _why_not_ready(self) -> str:
         with suppress(urllib3.exceptions.HTTPError):
             return str(self._http.request("GET", f"{self._node.url}/ready").data[:1000])
-        lines = (self._top / f"{WEB}.log").read_text(errors="replace").splitlines()
-        refusals = [line for line in lines if "recovery_failed" in line]
-        return refusals[-1][:1000] if refusals else f"no answer; see {self._top}"
+        return self._node.refusal()
 
     def _settle(self) -> None:
         """Wait until the replicas have caught up."""
@@ -290,8 +292,7 @@ class Life:
             self.tally.files = len(log.files) if log is not None else 0
         with self._measured("rebuild"):
             self._check_index()
-        for line in self._node.tracebacks():
-            self._ledger.blame("unexplained", f"traceback: {line}")
+        self._check_output()
 
     def _come_to_rest(self) -> None:
         """Stop the node when the replicas have all of the log.
@@ -301,9 +302,7 @@ class Life:
         """
         copies = [self._disk.path / name / "segments" for name in STORES[1:]]
         for _ in range(REST_TRIES):
-            for name, status in self._node.stop().items():
-                if status:
-                    self._ledger.blame("unexplained", f"{name} ended with status {status}")
+            self._stop()
             if has_followed(self._disk.path / "wal", copies):
                 return
             self._node.start_all()
@@ -349,6 +348,28 @@ class Life:
                 self._await_scrubs()
                 self._settle()
         self._check(share=1.0, is_late=True)
+
+    def _run_fuzz(self) -> None:
+        """Send damaged requests, last of all, since what they store is in nobody's ledger."""
+        self._ledger.write("fuzz")
+        self._node.start_all()
+        self._await_ready()
+        with self._measured("fuzz"):
+            report = fuzz("127.0.0.1", self._node.port, self._options.seed, FUZZ_ROUNDS)
+        for fault in report.faults:
+            self._ledger.blame("unexplained", f"fuzz: {fault}")
+        self._await_ready()
+        self._stop()
+        self._check_output()
+
+    def _stop(self) -> None:
+        for name, status in self._node.stop().items():
+            if status:
+                self._ledger.blame("unexplained", f"{name} ended with status {status}")
+
+    def _check_output(self) -> None:
+        for line in self._node.tracebacks():
+            self._ledger.blame("unexplained", f"traceback: {line}")
 
     def _await_scrubs(self) -> None:
         """Wait until a scrub of each store has begun and ended."""

@@ -159,6 +159,12 @@ class ChaosNode:
         for name in self._processes:
             self.kill(name)
 
+    def refusal(self) -> str:
+        """Return why the web server did not start, as far as its log tells."""
+        lines = (self.directory / f"{WEB}.log").read_text(errors="replace").splitlines()
+        refusals = [line for line in lines if "recovery_failed" in line]
+        return refusals[-1][:1000] if refusals else f"no answer; see {self.directory}"
+
     def tracebacks(self) -> list[str]:
         """Return the last line of each traceback in the logs: there should be none."""
         found: list[str] = []

@@ -219,7 +219,7 @@ def judge(sent: bytes, received: bytes, statuses: Counter[int]) -> list[str]:
     if not received:
         statuses[0] += 1
         return []
-    faults = []
+    faults: list[str] = []
     while received:
         head, _, rest = received.partition(b"\r\n\r\n")
         match = re.match(rb"HTTP/1\.[01] (\d{3}) ", head)

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.hostile.fuzz import Report
+from torture import life
 from torture.__main__ import MODES, main, parse_options, plan_lives, run_life
+from torture.ledger import Ledger
 from torture.life import Options
 from torture.plants import PLANTS
 from torture.report import add_up, describe, format_tables
@@ -42,6 +45,21 @@ def test_torture_finds_no_broken_promise(directory: Path) -> None:
     assert sum(run["acknowledged"].values()) > 20
     assert run["downloads_checked"] > 20
     assert not list(nodes.iterdir())
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(120)
+def test_torture_tells_of_a_wrong_answer_to_a_damaged_request(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the fuzz finds at the end of a life is a finding."""
+    monkeypatch.setattr(life, "fuzz", lambda *_: Report(seed=1, faults=["500 to b'GET'"]))
+    ledger = Ledger(directory / "ledger.jsonl")
+    node = life.Life(Options(directory=directory, rounds=0, is_late=False), ledger)
+    with node._stack:
+        node._run_fuzz()
+    ledger.close()
+    assert ledger.findings.unexplained == ["fuzz: 500 to b'GET'"]
 
 
 AIMED: dict[str, tuple[int, tuple[str, ...], tuple[str, ...], str]] = {
