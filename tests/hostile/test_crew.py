@@ -5,8 +5,7 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from dfs.server.crew import ServingCrew
 from dfs.services.crew import Sleeper
 from tests.hostile.target import Answer, running_target
+from tests.project.chaos_clients import wait_until
 
 WAIT_S = 30.0
 
@@ -23,16 +23,17 @@ class Hand:
 
     def __init__(self, crew: ServingCrew) -> None:
         self.sleeper: Sleeper
-        self._tasks: list[Callable[[], object]] = []
+        self._tasks: list[Callable[[], object] | None] = []
         self._told = threading.Semaphore(0)
         self._done = threading.Semaphore(0)
         self._crew = crew
-        threading.Thread(target=self._work, daemon=True).start()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
         self.do(crew.join)
         self.do(lambda: setattr(self, "sleeper", Sleeper()))
 
-    def tell(self, task: Callable[[], object]) -> None:
-        """Have something done, without waiting for it."""
+    def tell(self, task: Callable[[], object] | None) -> None:
+        """Have something done, without waiting for it; None: end."""
         self._tasks.append(task)
         self._told.release()
 
@@ -47,18 +48,29 @@ class Hand:
 
     def is_waiting(self) -> bool:
         """Wait until the thread queues up for its turn."""
-        queue = self._crew._queue
-        end_s = time.monotonic() + WAIT_S
-        while time.monotonic() < end_s:
-            if any(sleeper.ident == self.sleeper.ident for sleeper in list(queue)):
-                return True
-        return False
+        return self._is_among(self._crew._queue)
+
+    def is_following(self) -> bool:
+        """Wait until the thread waits to be the one that looks for arrivals."""
+        return self._is_among(self._crew._followers)
+
+    def has_ended(self) -> bool:
+        """Wait until the thread has ended."""
+        self._thread.join(WAIT_S)
+        return not self._thread.is_alive()
+
+    def _is_among(self, sleepers: Iterable[Sleeper]) -> bool:
+        def is_there() -> bool:
+            return any(sleeper.ident == self.sleeper.ident for sleeper in list(sleepers))
+
+        return wait_until(is_there, timeout_s=WAIT_S, pause_s=0)
 
     def _work(self) -> None:
-        while True:
-            self._told.acquire()
-            self._tasks.pop(0)()
+        self._told.acquire()
+        while (task := self._tasks.pop(0)) is not None:
+            task()
             self._done.release()
+            self._told.acquire()
 
 
 @pytest.fixture
@@ -74,9 +86,22 @@ def crew(arrivals: list[str]) -> ServingCrew:
 
 
 @pytest.fixture
-def hands(crew: ServingCrew) -> list[Hand]:
+def hands(crew: ServingCrew) -> Iterator[list[Hand]]:
     """Three of its threads."""
-    return [Hand(crew) for _ in range(3)]
+    hands = [Hand(crew) for _ in range(3)]
+    yield hands
+    for hand in hands:
+        hand.tell(crew.leave)
+        hand.tell(None)
+    assert all(hand.has_ended() for hand in hands)
+
+
+def send_out(crew: ServingCrew, first: Hand, second: Hand) -> None:
+    """Have one thread serve what has arrived, and another follow it."""
+    first.do(crew.look_out)
+    first.do(crew.begin)
+    second.tell(crew.look_out)
+    assert second.is_following()
 
 
 def test_threads_run_one_at_a_time(crew: ServingCrew) -> None:
@@ -167,9 +192,7 @@ def test_thread_aside_has_another_look_for_arrivals(
 ) -> None:
     """Which has its turn if there are any, and else does not keep others from theirs."""
     first, second, third = hands
-    first.do(crew.look_out)
-    first.do(crew.begin)
-    second.tell(crew.look_out)
+    send_out(crew, first, second)
     assert not second.is_done(0)
     arrivals.append("request")
     first.do(crew.step_aside)
@@ -187,12 +210,8 @@ def test_commit_waits_for_what_has_arrived(
 ) -> None:
     """A leader gathers until the thread that looks for arrivals finds none, or none looks."""
     first, second, third = hands
-    first.do(crew.look_out)
-    first.do(crew.begin)
+    send_out(crew, first, second)
     arrivals.append("request")
-    second.tell(crew.look_out)
-    while not crew._followers:
-        pass
     first.do(crew.step_aside)
     assert second.is_done()
     first.tell(crew.gathering.wait)
@@ -209,11 +228,7 @@ def test_commit_waits_for_what_has_arrived(
 def test_lone_commit_does_not_wait(crew: ServingCrew, hands: list[Hand]) -> None:
     """If nothing has arrived a leader need not wait for the thread that looks."""
     first, second, _ = hands
-    first.do(crew.look_out)
-    first.do(crew.begin)
-    second.tell(crew.look_out)
-    while not crew._followers:
-        pass
+    send_out(crew, first, second)
     first.do(crew.step_aside)
     first.do(crew.gathering.wait)
     assert second.is_done()
@@ -229,8 +244,7 @@ def test_requests_are_short_of_threads_when_none_looks(
     arrivals.append("request")
     assert crew.is_short()
     second.tell(crew.look_out)
-    while not crew._followers:
-        pass
+    assert second.is_following()
     assert not crew.is_short()
 
 
@@ -239,13 +253,9 @@ def test_thread_that_runs_for_too_long_lets_another_run(
 ) -> None:
     """The watch takes the turn, and the look-out, from whoever had it at its last look."""
     first, second, third = hands
-    first.do(crew.look_out)
-    first.do(crew.begin)
-    second.tell(crew.look_out)
+    send_out(crew, first, second)
     third.tell(crew.come_back)
     assert third.is_waiting()
-    while not crew._followers:
-        pass
     crew.look()
     assert not third.is_done(0)
     crew.look()
@@ -299,11 +309,13 @@ def test_request_that_waits_unexpectedly_does_not_keep_others(tmp_path: Path) ->
 
 def wait_until_locked(fd: int) -> None:
     """Wait until another process holds this lock."""
-    end_s = time.monotonic() + WAIT_S
-    while True:
+
+    def is_locked() -> bool:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return
+            return True
         fcntl.flock(fd, fcntl.LOCK_UN)
-        assert time.monotonic() < end_s
+        return False
+
+    assert wait_until(is_locked, timeout_s=WAIT_S, pause_s=0)
