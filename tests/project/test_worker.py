@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +32,9 @@ from workers import jobs
 from workers.jobs import jobs_use
 
 pytestmark = pytest.mark.integration
+
+WAITING = ("blmove", "brpoplpush", "blpop")
+"""What a client of Redis does that waits for a job."""
 
 
 @pytest.fixture
@@ -120,14 +125,8 @@ def test_worker_starts_again_when_rq_ends_by_itself(
     with running_program("workers.run", tmp_path, REDIS_URL=redis_server.url) as worker:
         worker.read_until("worker_started")
         with Redis.from_url(redis_server.url) as redis:
-            client = blocked_client(redis)
-            key = known_queue(redis)
-            with redis.pipeline() as at_once:
-                at_once.set(key, "no list")  # rq's next command for the queue fails
-                at_once.execute_command("CLIENT", "UNBLOCK", client)
-                at_once.execute()
-            worker.read_until("worker_loop_ended")
-            redis.delete(key)
+            with spoiling(redis, known_queue(redis)):
+                worker.read_until("worker_loop_ended")
             if not wait_before_stop:
                 worker.read_until("worker_started")
                 blocked_client(redis)
@@ -179,6 +178,34 @@ def test_worker_ends_though_the_signal_strikes_where_no_exception_gets_out(
     assert ended.returncode == 0, ended.stderr
 
 
+@contextmanager
+def spoiling(redis: Redis, key: str) -> Iterator[None]:
+    """Have no list in the place of a queue: rq's next command for it fails.
+
+    Again and again, since the schedule, which puts jobs there, may be the first to find it and
+    remove it.
+    """
+    ended = threading.Event()
+
+    def spoil() -> None:
+        while not ended.wait(0.05):
+            waiting = [client["id"] for client in redis.client_list() if client["cmd"] in WAITING]
+            with redis.pipeline() as at_once:
+                at_once.set(key, "no list")
+                for client in waiting:
+                    at_once.execute_command("CLIENT", "UNBLOCK", client)
+                at_once.execute()
+
+    thread = threading.Thread(target=spoil)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        redis.delete(key)
+
+
 def known_queue(redis: Redis) -> str:
     """Return the key of the only queue, once a job was put into it."""
     while not (keys := list(redis.sscan_iter("rq:queues"))):
@@ -191,7 +218,7 @@ def blocked_client(redis: Redis) -> int:
     """Return the id of the client that waits for a job."""
     while True:
         for client in redis.client_list():
-            if client["cmd"] in ("blmove", "brpoplpush", "blpop"):
+            if client["cmd"] in WAITING:
                 return int(client["id"])
 
 
