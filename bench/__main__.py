@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.deletes import measure_deletes
+from bench.downloads import measure_downloads
 from bench.errors import BenchError
 from bench.large import measure_memory, measure_throughput
 from bench.machine import describe_machine
@@ -24,14 +26,16 @@ from bench.report import format_report, write_report
 from bench.results import Outcome
 from bench.scale import measure_replay, measure_scale
 from bench.servers import ROOT
-from bench.small import measure_downloads, measure_syncs, measure_uploads
 from bench.space import measure_space
+from bench.syncs import measure_syncs
+from bench.uploads import measure_uploads
 from dfs.core.logging import configure_logging
 
 CELLS: dict[str, Callable[[Plan], Outcome]] = {
     "uploads": measure_uploads,
-    "syncs": measure_syncs,
+    "deletes": measure_deletes,
     "downloads": measure_downloads,
+    "syncs": measure_syncs,
     "large": measure_throughput,
     "memory": measure_memory,
     "replication": measure_replication,

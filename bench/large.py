@@ -78,7 +78,7 @@ def _measure_size(
         path = _upload(client, filler, size)
 
     def rate_of(server: Server, work: Callable[[Client], object]) -> float:
-        return mib * repeat(server, work, clients=clients, seconds=plan.seconds)
+        return mib * repeat(server, work, clients=clients, seconds=plan.seconds).per_s
 
     def rate_of_disk() -> float:
         count = max(1, int(plan.seconds * 100) // mib)

@@ -1,10 +1,12 @@
-"""The clients: wrk for small requests, plain sockets for large bodies.
+"""The clients: wrk for many requests, plain sockets for large bodies.
 
 Both must cost little, since they share the cores with the server.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import secrets
 import socket
@@ -15,10 +17,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from bench.errors import BenchError
-from bench.processes import find_tree, read_cpu_s
+from bench.processes import Use, watch_use
 from bench.servers import HOST, Server, get
+from scripts.load_report import percentile
 
 LUA = Path(__file__).parent / "lua"
 RECEIVE_BYTES = 1 << 20
@@ -28,13 +32,14 @@ PAGE_FILES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What wrk measured.
+    """What the clients and the kernel have measured of one load.
 
     Attributes:
         per_s: requests answered a second.
         requests: answered in all.
         p50_ms, p99_ms: of the time until the answer was complete.
         cpu_us: processor time of all processes of the server for one request, microseconds.
+        rss_peak_bytes: sum of the highest resident memory of each of them.
     """
 
     per_s: float
@@ -42,11 +47,18 @@ class Rate:
     p50_ms: float
     p99_ms: float
     cpu_us: float
+    rss_peak_bytes: int
 
 
-def post_small(server: Server, path: str, *, clients: int, size: int, seconds: float) -> Rate:
-    """POST bodies of `size` bytes, each different from all others ever sent."""
-    word = secrets.token_hex(8)
+def post_small(
+    server: Server, path: str, *, clients: int, size: int, seconds: float, word: str = ""
+) -> Rate:
+    """POST bodies of `size` bytes, each different from all others ever sent.
+
+    Args:
+        word: what their names begin with; 16 characters that no other load uses.
+    """
+    word = word or secrets.token_hex(8)
     return _run_wrk(server, "post.lua", [path, str(size), word], clients=clients, seconds=seconds)
 
 
@@ -55,12 +67,17 @@ def get_small(server: Server, paths: Path, *, clients: int, seconds: float) -> R
     return _run_wrk(server, "get.lua", [str(paths)], clients=clients, seconds=seconds)
 
 
-def list_ids(server: Server, *, limit: int) -> list[str]:
-    """Return the ids of up to `limit` files of a node, by pages."""
+def delete_listed(server: Server, paths: Path, *, clients: int, seconds: float) -> Rate:
+    """DELETE the paths listed in a file, each once, until all are done or the time is over."""
+    return _run_wrk(server, "delete.lua", [str(paths)], clients=clients, seconds=seconds)
+
+
+def list_ids(server: Server, *, limit: int = 1 << 30, prefix: str = "") -> list[str]:
+    """Return the ids of up to `limit` files of a node with such names, by pages."""
     ids: list[str] = []
     after = ""
     while len(ids) < limit:
-        page = _get_json(server, f"/files?limit={PAGE_FILES}{after}")
+        page = _get_json(server, f"/files?limit={PAGE_FILES}&prefix={quote(prefix)}{after}")
         ids.extend(file["id"] for file in page["files"])
         if page["next"] is None:
             break
@@ -145,13 +162,9 @@ class Client:
 
 def repeat(
     server: Server, work: Callable[[Client], object], *, clients: int, seconds: float
-) -> float:
-    """Have some clients do a piece of work over and over.
-
-    Returns:
-        Pieces done a second.
-    """
-    counts = [0] * clients
+) -> Rate:
+    """Have some clients do a piece of work over and over."""
+    timings: list[list[float]] = [[] for _ in range(clients)]
     ready = threading.Barrier(clients + 1)
     faults: list[Exception] = []
 
@@ -159,28 +172,42 @@ def repeat(
         try:
             with Client(server) as client:
                 ready.wait()
-                deadline = time.perf_counter() + seconds
-                while time.perf_counter() < deadline:
+                began = time.perf_counter()
+                deadline = began + seconds
+                while began < deadline:
                     work(client)
-                    counts[number] += 1
+                    ended = time.perf_counter()
+                    timings[number].append(ended - began)
+                    began = ended
         except (OSError, BenchError) as error:
             faults.append(error)
             ready.abort()
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
-        ready.wait()
+    with watch_use(server.process.pid) as use:
+        for thread in threads:
+            thread.start()
+        with contextlib.suppress(threading.BrokenBarrierError):
+            ready.wait()
         started = time.perf_counter()
-    except threading.BrokenBarrierError:
-        started = 0.0
-    for thread in threads:
-        thread.join()
-    elapsed_s = time.perf_counter() - started
+        for thread in threads:
+            thread.join()
+        elapsed_s = time.perf_counter() - started
     if faults:
         raise BenchError(f"a client failed: {faults[0]}") from faults[0]
-    return sum(counts) / elapsed_s
+    return _rate_of(list(itertools.chain.from_iterable(timings)), elapsed_s, use)
+
+
+def _rate_of(timings_s: list[float], elapsed_s: float, use: Use) -> Rate:
+    ordered = sorted(timings_s)
+    return Rate(
+        per_s=len(timings_s) / elapsed_s,
+        requests=len(timings_s),
+        p50_ms=1e3 * percentile(ordered, 50),
+        p99_ms=1e3 * percentile(ordered, 99),
+        cpu_us=1e6 * use.cpu_s / len(timings_s),
+        rss_peak_bytes=use.rss_peak_bytes,
+    )
 
 
 def _get_json(server: Server, path: str) -> dict[str, Any]:
@@ -197,10 +224,8 @@ def _run_wrk(
     options = ["-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"]
     command = ["wrk", *options, "-s", str(LUA / script), server.url, "--", *arguments]
     environ = {"LUA_PATH": f"{LUA}/?.lua;;"}
-    pids = find_tree(server.process.pid)
-    cpu_before_s = read_cpu_s(pids)
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    cpu_s = read_cpu_s(pids) - cpu_before_s
+    with watch_use(server.process.pid) as use:
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     result = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
     if done.returncode or result is None:
         raise BenchError(f"wrk failed: {done.stdout} {done.stderr}")
@@ -212,5 +237,6 @@ def _run_wrk(
         requests=counts["requests"],
         p50_ms=counts["p50_us"] / 1e3,
         p99_ms=counts["p99_us"] / 1e3,
-        cpu_us=cpu_s * 1e6 / counts["requests"],
+        cpu_us=use.cpu_s * 1e6 / counts["requests"],
+        rss_peak_bytes=use.rss_peak_bytes,
     )

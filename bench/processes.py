@@ -68,6 +68,40 @@ def read_memory(pids: list[int]) -> Memory:
     return Memory(pss=totals["Pss:"], rss=totals["Rss:"])
 
 
+@dataclass(slots=True)
+class Use:
+    """What a load has used of the machine. Complete when the watch ends.
+
+    Attributes:
+        cpu_s: processor time. rss_peak_bytes: sum of the highest resident memory of each process.
+    """
+
+    cpu_s: float = 0.0
+    rss_peak_bytes: int = 0
+
+
+@contextlib.contextmanager
+def watch_use(root_pid: int) -> Iterator[Use]:
+    """Have the kernel take down what a process tree uses while the body runs."""
+    pids = find_tree(root_pid)
+    use = Use()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # its peak begins anew
+    before_s = read_cpu_s(pids)
+    yield use
+    use.cpu_s = read_cpu_s(pids) - before_s
+    use.rss_peak_bytes = sum(map(_read_peak, pids))
+
+
+def _read_peak(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
 @contextlib.contextmanager
 def watch_growth(root_pid: int) -> Iterator[Growth]:
     """Sample the memory of a process tree while the body runs."""

@@ -24,6 +24,9 @@ from scripts.supervisor import stop_children
 ROOT = Path(__file__).parents[1]
 WORKERS, THREADS = 2, 16
 HOST = "127.0.0.1"
+EMPTY_FLASK = "bench.empty_app:create_app()"
+EMPTY_WSGI = "bench.empty_app:answer"
+OWN_WORKER = "dfs.server.worker.Worker"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0
 POLL_INTERVAL_S = 0.005
@@ -131,15 +134,18 @@ def run_worker(directory: Path, settings: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def run_empty(directory: Path, *, worker_class: str = "gthread") -> Iterator[Server]:
-    """Run the empty Flask application on the Gunicorn settings of dfs.
+def run_empty(
+    directory: Path, *, application: str = EMPTY_FLASK, worker_class: str = "gthread"
+) -> Iterator[Server]:
+    """Run an empty application on the Gunicorn settings of dfs.
 
     Args:
+        application: the one of Flask, or one without any framework.
         worker_class: Gunicorn's own threads, or those of dfs.
     """
     port = find_free_port()
     settings = ["-c", "python:bench.empty_gunicorn", "--worker-class", worker_class]
-    command = [*_gunicorn(), *settings, "bench.empty_app:create_app()"]
+    command = [*_gunicorn(), *settings, application]
     environ = node_environ(directory, port)
     with _run(command, environ=environ, directory=directory, port=port, path="/") as server:
         yield server

@@ -7,12 +7,10 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from xml.etree import ElementTree
-
-import pygal
 
 from bench.errors import BenchError
 from bench.plan import MIB, Plan
+from bench.plots import draw_curves
 from bench.results import Outcome, Series, Table, Target
 from bench.scale import make_config, make_upload
 from dfs.core.clock import now_ms
@@ -199,14 +197,6 @@ def _report(samples: list[_Sample], config: Config, plan: Plan, outcome: Outcome
     outcome.plots[PLOT_NAME] = _plot(samples)
 
 
-def _strip_scripts(root: ElementTree.Element) -> ElementTree.Element:
-    """Take out what pygal adds for tooltips: code and addresses that a plot does not need."""
-    for parent in root.iter():
-        for script in parent.findall("script"):
-            parent.remove(script)
-    return root
-
-
 def _plot(samples: list[_Sample]) -> str:
     """Return an SVG of the log beside its bound; of each stretch, the sample nearest to it."""
     stretch = -(-len(samples) // POINTS_MAX)
@@ -214,16 +204,11 @@ def _plot(samples: list[_Sample]) -> str:
         max(samples[start : start + stretch], key=lambda sample: sample.ratio)
         for start in range(0, len(samples), stretch)
     ]
-    chart = pygal.XY(
-        title="Size of the log (MiB) over pairs of put and delete",
-        show_dots=False,
-        legend_at_bottom=True,
-        include_x_axis=True,
-        x_value_formatter=lambda pairs: f"{pairs:,.0f}",
-        value_formatter=lambda size: f"{size:,.0f}",
+    return draw_curves(
+        "Size of the log (MiB) over pairs of put and delete",
+        {
+            "bound": [(point.pairs, point.bound / MIB) for point in points],
+            "log": [(point.pairs, point.used / MIB) for point in points],
+            "live": [(point.pairs, point.live / MIB) for point in points],
+        },
     )
-    chart.add_xml_filter(_strip_scripts)
-    chart.add("bound", [(point.pairs, point.bound / MIB) for point in points])
-    chart.add("log", [(point.pairs, point.used / MIB) for point in points])
-    chart.add("live", [(point.pairs, point.live / MIB) for point in points])
-    return str(chart.render(is_unicode=True))

@@ -1,0 +1,191 @@
+"""Durable uploads of 4 KiB, beside empty applications and plain appends with a sync."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bench.commits import CommitCounter
+from bench.load import get_small, post_small
+from bench.plan import Plan
+from bench.reference import append_with_sync
+from bench.repeated import CLIENTS, CPU_NOTE, SIZE, Figures, Repeated, draw_rates, judge_tail
+from bench.results import Outcome, Series, Table, Target, latency_over, measure_rounds
+from bench.servers import EMPTY_WSGI, OWN_WORKER, Server, run_empty, run_node
+
+
+@dataclass(frozen=True, slots=True)
+class _Servers:
+    """The node, and the references beside it: empty applications on the same Gunicorn settings."""
+
+    node: Server
+    flask: Server
+    wsgi: Server
+    own: Server
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the rounds with one number of clients have shown.
+
+    Attributes:
+        syncs: of the log, an upload. group: changes a commit.
+        flask, wsgi, own, body: the empty Flask route, the empty WSGI application, the empty route
+            on the threads of dfs, the route that reads the body.
+        single, grouped: records appended a second, one a sync and `group` of them a sync.
+    """
+
+    clients: int
+    upload: Figures
+    syncs: Series
+    group: Series
+    flask: Figures
+    wsgi: Figures
+    own: Figures
+    body: Figures
+    single: Series
+    grouped: Series
+
+
+def measure_uploads(plan: Plan) -> Outcome:
+    """Durable uploads a second, against empty applications and against appends with a sync."""
+    outcome = Outcome()
+    with ExitStack() as stack:
+        directory = stack.enter_context(plan.scratch("uploads"))
+
+        def run_reference(name: str, **options: str) -> Server:
+            scratch = stack.enter_context(plan.scratch(name))
+            return stack.enter_context(run_empty(scratch, **options))
+
+        servers = _Servers(
+            node=stack.enter_context(run_node(directory)),
+            flask=run_reference("flask"),
+            wsgi=run_reference("wsgi", application=EMPTY_WSGI),
+            own=run_reference("own", worker_class=OWN_WORKER),
+        )
+        found = [_measure(clients, plan, servers, directory, outcome) for clients in CLIENTS]
+    _report_uploads(found, outcome)
+    _report_references(found, outcome)
+    _report_latency(found[0], outcome)
+    outcome.plots["bench-uploads.svg"] = draw_rates(
+        "4 KiB uploads and empty requests",
+        {
+            "dfs, durable": "upload_4k_{}_per_s",
+            "empty Flask route": "upload_4k_{}_empty_per_s",
+            "empty WSGI app": "upload_4k_{}_empty_wsgi_per_s",
+            "route that reads the body": "upload_4k_{}_body_route_per_s",
+        },
+        outcome,
+    )
+    return outcome
+
+
+def _measure(
+    clients: int, plan: Plan, servers: _Servers, directory: Path, outcome: Outcome
+) -> _Found:
+    root, append = directory / "root", directory / "append.dat"
+    root.write_text("/\n")
+    seconds = plan.seconds
+    counter = CommitCounter(servers.node)
+    flask, wsgi, own = (
+        Repeated(partial(get_small, server, root, clients=clients, seconds=seconds))
+        for server in (servers.flask, servers.wsgi, servers.own)
+    )
+    post = partial(post_small, clients=clients, size=SIZE, seconds=seconds)
+    upload = Repeated(partial(counter.around, partial(post, servers.node, "/upload")))
+    body = Repeated(partial(post, servers.flask, "/read"))
+    sync = partial(append_with_sync, append, size=SIZE, seconds=seconds / 6)
+    rates = measure_rounds(
+        plan.rounds,
+        (
+            *(flask, upload, wsgi, own, body),
+            partial(sync, group=1),
+            lambda: sync(group=counter.last_group),
+        ),
+        warm_up=clients == CLIENTS[0],
+    )
+    name = f"upload_4k_{clients}"
+    return _Found(
+        clients=clients,
+        upload=upload.keep(name, plan.rounds, outcome),
+        syncs=outcome.keep(f"{name}_syncs", counter.syncs(plan.rounds)),
+        group=outcome.keep(f"{name}_group", counter.groups(plan.rounds)),
+        flask=flask.keep(f"{name}_empty", plan.rounds, outcome),
+        wsgi=wsgi.keep(f"{name}_empty_wsgi", plan.rounds, outcome),
+        own=own.keep(f"{name}_own_empty", plan.rounds, outcome),
+        body=body.keep(f"{name}_body_route", plan.rounds, outcome),
+        single=outcome.keep(f"{name}_append_per_s", rates[-2]),
+        grouped=outcome.keep(f"{name}_append_grouped_per_s", rates[-1]),
+    )
+
+
+def _report_uploads(found: list[_Found], outcome: Outcome) -> None:
+    rows: list[tuple[str, ...]] = []
+    for each in found:
+        name, upload = f"upload_4k_{each.clients}", each.upload
+        ratio = outcome.keep(f"{name}_over_empty", upload.per_s.over(each.flask.per_s))
+        rows.append(
+            (
+                str(each.clients),
+                upload.per_s.format(),
+                upload.p50_ms.format(1),
+                upload.p99_ms.format(1),
+                f"{upload.cpu_us.median:.0f}",
+                f"{each.syncs.median:.3f}",
+                f"{each.group.median:.1f}",
+                f"{upload.rss_mib.median:.0f}",
+                ratio.format(2),
+            )
+        )
+    label = f"4 KiB uploads, {found[-1].clients} clients"
+    outcome.targets.append(Target(f"{label}, of the empty route", ratio.median, 0.65))
+    outcome.targets.append(judge_tail(label, found[-1].upload))
+    header = (
+        *("clients", "uploads/s", "p50 ms", "p99 ms", "CPU us", "syncs an upload"),
+        *("changes a commit", "peak RSS MiB", "of the empty Flask route"),
+    )
+    outcome.tables.append(Table("Durable uploads of 4 KiB", header, rows))
+    outcome.notes.append(
+        "Every body is different; each answer is sent after the fdatasync. Syncs and changes are "
+        "those of the log, by dfs's own metrics. " + CPU_NOTE
+    )
+
+
+def _report_references(found: list[_Found], outcome: Outcome) -> None:
+    rows = [
+        (
+            str(each.clients),
+            *(
+                f"{figures.per_s.format()}, {figures.cpu_us.median:.0f} us"
+                for figures in (each.flask, each.wsgi, each.own, each.body)
+            ),
+            each.single.format(),
+            each.grouped.format(),
+        )
+        for each in found
+    ]
+    header = (
+        *("clients", "empty Flask route", "empty WSGI app", "empty route on dfs's worker"),
+        *("route that reads the body", "append + fdatasync", "append + fdatasync in groups"),
+    )
+    outcome.tables.append(Table("Beside them: operations a second, CPU an operation", header, rows))
+    outcome.notes.append(
+        "The references are on Gunicorn's own threads, but for the one on those of dfs; workers "
+        "and threads are as many. The appends go to a preallocated file, in groups as large as "
+        "dfs's commits of the same round were."
+    )
+
+
+def _report_latency(found: _Found, outcome: Outcome) -> None:
+    """Hold the latency of a lone client against a sync and an empty request, one after another."""
+    name = f"upload_4k_{found.clients}_latency_over_sync_and_empty"
+    parts = (found.single, found.flask.per_s)
+    ratio = outcome.keep(name, latency_over(found.upload.per_s, parts))
+    label = "4 KiB upload, 1 client: latency over append + fdatasync + empty route"
+    outcome.targets.append(Target(label, ratio.median, 1.5, at_most=True))
+    means = (f"{1000 / rate.median:.3f}" for rate in (found.upload.per_s, *parts))
+    header = ("upload, ms", "append + fdatasync, ms", "empty Flask route, ms", "upload / sum")
+    row = (*means, ratio.format(2))
+    outcome.tables.append(Table("Mean latency of a 4 KiB upload by one client", header, [row]))
