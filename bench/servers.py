@@ -155,6 +155,25 @@ def run_empty(
 def run_nginx(directory: Path) -> Iterator[Server]:
     """Run nginx, serving the files of `directory` with sendfile."""
     port = find_free_port()
+    http_block = (
+        "access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;"
+        f"server {{ listen {HOST}:{port}; root {directory}; location = /ready {{ return 200; }} }}"
+    )
+    with run_nginx_with(http_block, directory=directory, port=port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_nginx_with(
+    http_block: str, *, directory: Path, port: int, user: str = "root"
+) -> Iterator[Server]:
+    """Run nginx with a configuration of its own.
+
+    Args:
+        http_block: what stands in `http { }`; something in it listens on `port`.
+        directory: the server's own files go to `nginx` in there.
+        user: that its workers run as, if we are root.
+    """
     scratch = directory / "nginx"
     scratch.mkdir(exist_ok=True)
     temporary = "".join(
@@ -162,13 +181,11 @@ def run_nginx(directory: Path) -> Iterator[Server]:
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     configuration = scratch / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""
+    of_user = f"user {user};" if os.geteuid() == 0 else ""
     configuration.write_text(
-        f"{user} daemon off; worker_processes {WORKERS}; pid {scratch / 'pid'};"
+        f"{of_user} daemon off; worker_processes {WORKERS}; pid {scratch / 'pid'};"
         f"error_log {scratch / 'error.log'}; events {{ worker_connections 1024; }}"
-        f"http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;"
-        f"{temporary} server {{ listen {HOST}:{port}; root {directory};"
-        "location = /ready { return 200; } } }\n"
+        f"http {{ {temporary} {http_block} }}\n"
     )
     command = ["nginx", "-e", str(scratch / "error.log"), "-c", str(configuration)]
     environ = {name: os.environ[name] for name in _INHERITED if name in os.environ}

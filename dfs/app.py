@@ -67,7 +67,10 @@ def _make_hooks(metrics: Metrics) -> Hooks:
         metrics.stores.observe_damage(store, kind.name.lower())
 
     return Hooks(
-        on_commit=count_commit, on_damage=count_damage, on_rescue=metrics.stores.observe_rescue
+        on_commit=count_commit,
+        on_damage=count_damage,
+        on_rescue=metrics.stores.observe_rescue,
+        on_handover=metrics.stores.observe_handover,
     )
 
 

@@ -41,7 +41,8 @@ from dfs.services.scrub import Scrub
 from dfs.services.stores import Stores
 from dfs.services.turn import Turns
 from dfs.services.usage import UsageService
-from dfs.storage.base import BlobStore
+from dfs.services.verified_files import VerifiedFiles
+from dfs.storage.base import BlobStore, StampsBlobs
 from dfs.storage.open import open_store
 from dfs.upkeep import Parts, build_compaction, build_garbage, build_replication, build_scrub
 from dfs.wal.log import WriteAheadLog
@@ -338,6 +339,17 @@ def _build_files(parts: Parts, committer: Committer, quorum: Quorum) -> FileServ
         name_bytes_max=parts.config.name_bytes_max,
         metadata_bytes_max=parts.config.metadata_bytes_max,
         delete_grace_s=parts.config.delete_grace_s,
+        verified=_build_verified(parts),
+    )
+
+
+def _build_verified(parts: Parts) -> VerifiedFiles | None:
+    """Return the memory of sound files, if a proxy is to send them."""
+    store, config = parts.stores.primary, parts.config
+    if not config.accel_prefix or not isinstance(store, StampsBlobs):
+        return None
+    return VerifiedFiles(
+        store=store, good_for_s=config.accel_verified_s, on_hit=parts.hooks.on_handover
     )
 
 

@@ -43,6 +43,11 @@ def _date_s(header: str | None) -> int | None:
     return None if parsed is None else int(parsed.timestamp())
 
 
+def has_conditions(environ: Mapping[str, Any]) -> bool:
+    """Return whether a GET or HEAD has any preconditions; `If-Range` is none."""
+    return any(name in environ for name in _CONDITIONS)
+
+
 def is_unmodified(environ: Mapping[str, Any], etag: str, modified_s: int) -> bool:
     """Judge the preconditions of a GET or HEAD.
 
@@ -57,7 +62,7 @@ def is_unmodified(environ: Mapping[str, Any], etag: str, modified_s: int) -> boo
     Raises:
         PreconditionFailedError: `If-Match` or `If-Unmodified-Since` does not hold.
     """
-    if not any(name in environ for name in _CONDITIONS):
+    if not has_conditions(environ):
         return False
     wanted = parse_if_match(environ.get("HTTP_IF_MATCH"))
     if wanted is not None:

@@ -15,6 +15,7 @@ from flask import request
 from dfs.api.auth import caller_of, trust_in
 from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import is_unmodified, range_applies
+from dfs.api.handover import find_place
 from dfs.api.headers import DOWNLOAD_GUARDS, format_disposition, format_http_date, is_shown_safely
 from dfs.api.ranges import parse_ranges
 from dfs.api.requests import checked_file_id, services
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 blueprint = Blueprint("downloads", __name__)
 
 _NO_QUERY = NoQuerySchema()
+
+_ACCEPTS_RANGES = ("Accept-Ranges", "bytes")
 
 Headers = list[tuple[str, str]]
 
@@ -75,6 +78,10 @@ def _answer_get(opened: Download, environ: dict[str, Any]) -> Answer:
     if header is not None and range_applies(environ, file.etag, file.updated_at_ms // 1000):
         ranges = parse_ranges(header, file.size)
     headers = _describe(file)
+    if header is None or ranges is not None:  # with a header that we ignore, a proxy might not
+        place = find_place(opened, environ)
+        if place is not None:
+            return _answer_redirect(file, place)
     if ranges is not None and len(ranges) > 1:
         return _answer_ranges(opened, ranges, headers, environ)
     headers.append(("Content-Type", file.content_type))
@@ -88,6 +95,19 @@ def _answer_get(opened: Download, environ: dict[str, Any]) -> Answer:
     headers.append(("Content-Length", str(stop - start)))
     body = BodyIterator(opened, opened.read(start, stop), stop - start, trusts=trust_in(environ))
     return Answer(status, headers, body)
+
+
+def _answer_redirect(file: File, place: str) -> Answer:
+    """Have the proxy send a file, or the ranges of it that were asked for.
+
+    That it accepts ranges it says itself.
+    """
+    headers = [
+        *(header for header in _describe(file) if header != _ACCEPTS_RANGES),
+        ("Content-Type", file.content_type),
+        ("X-Accel-Redirect", place),
+    ]
+    return Answer(200, headers, b"")
 
 
 def _answer_ranges(
@@ -201,7 +221,7 @@ def _describe(file: File) -> Headers:
     safe = is_shown_safely(file.content_type)
     return [
         *_validators(file),
-        ("Accept-Ranges", "bytes"),
+        _ACCEPTS_RANGES,
         ("Content-Disposition", format_disposition(file.key, inline=safe)),
         ("Repr-Digest", f"sha-256=:{base64.b64encode(file.digest).decode('ascii')}:"),
     ]

@@ -35,6 +35,8 @@ class Config:
     tls_key_path: Path | None
     workers: int
     threads: int
+    accel_prefix: str
+    accel_verified_s: int
     slow_clients_max: int
     client_grace_s: int
     client_bytes_per_s_min: int

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+_ACCEL_PREFIX = re.compile(r"/(?:[A-Za-z0-9_-]+/)+")
 _RATE_PERIODS_S = {"second": 1, "minute": 60, "hour": 3600}
 
 
@@ -118,6 +120,13 @@ def parse_location(text: str) -> str:
     if scheme != "s3" or not rest.strip("/"):
         raise ValueError("must be a directory or s3://BUCKET/PREFIX")
     return text.rstrip("/")
+
+
+def parse_accel_prefix(text: str) -> str:
+    """Return the place of files in a proxy, a path that ends with a slash; empty for none."""
+    if text and not _ACCEL_PREFIX.fullmatch(text):
+        raise ValueError("must be such as /dfs-blobs/")
+    return text
 
 
 def parse_rate(text: str) -> Rate | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dfs.core.parsers import (
+    parse_accel_prefix,
     parse_bool,
     parse_choice,
     parse_database_url,
@@ -71,6 +72,20 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("DFS_TLS_KEY_PATH", "tls_key_path", parse_optional_path, "", "its private key, in PEM"),
     Setting("WEB_CONCURRENCY", "workers", parse_int(1), "2", "Gunicorn worker processes"),
     Setting("DFS_THREADS", "threads", parse_int(1), "16", "threads in each Gunicorn worker"),
+    Setting(
+        "DFS_ACCEL_PREFIX",
+        "accel_prefix",
+        parse_accel_prefix,
+        "",
+        "location of a reverse proxy on this machine in which it has the blob files of the primary, such as `/dfs-blobs/`: it sends those that dfs has found sound (`docs/nginx.md`). Unset: dfs sends and checks every byte itself",
+    ),
+    Setting(
+        "DFS_ACCEL_VERIFIED_S",
+        "accel_verified_s",
+        parse_int(1),
+        "3600",
+        "seconds for which a blob file that was read whole and found sound counts as such for that proxy; bytes that rot on the disk meanwhile are not noticed by it",
+    ),
     Setting(
         "DFS_SLOW_CLIENTS_MAX",
         "slow_clients_max",
@@ -221,8 +236,7 @@ SETTINGS: tuple[Setting, ...] = (
         "compact_dead_ratio",
         parse_share(0.05, 0.95),
         "0.5",
-        "share of a sealed segment of the log that is dead from which on the rest of it is moved "
-        "to the end of the log, and the segment dropped",
+        "share of a sealed segment of the log that is dead from which on the rest of it is moved to the end of the log, and the segment dropped",
     ),
     Setting(
         "DFS_COMPACT_BYTES_PER_S",

@@ -38,6 +38,7 @@ from dfs.services.download import Download, read_inline
 from dfs.services.quorum import Quorum
 from dfs.services.stores import Stores
 from dfs.services.upload import BLOB_BYTES_MAX, BlobWriter
+from dfs.services.verified_files import VerifiedFiles
 from dfs.wal.log import WriteAheadLog
 
 CURSOR = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})([^\x00]+)", re.DOTALL)
@@ -62,6 +63,7 @@ class FileService:
         hasher: runs the hashing of large uploads.
         inline_blob_bytes_max, upload_bytes_max, quota_bytes, name_bytes_max,
             metadata_bytes_max, delete_grace_s: see the settings.
+        verified: as for `Download`.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class FileService:
         name_bytes_max: int,
         metadata_bytes_max: int,
         delete_grace_s: int,
+        verified: VerifiedFiles | None = None,
     ) -> None:
         self._committer = committer
         self._index = index
@@ -102,6 +105,7 @@ class FileService:
         self._name_bytes_max = name_bytes_max
         self._metadata_bytes_max = metadata_bytes_max
         self._delete_grace_ms = 1000 * delete_grace_s
+        self._verified = verified
 
     def announce(self) -> AbstractContextManager[None]:
         """Around the handling of a small write: a commit may wait a moment for it to join."""
@@ -232,6 +236,7 @@ class FileService:
             log=self._log,
             stores=self._stores,
             damage=self._damage,
+            verified=self._verified,
         )
 
     def list(

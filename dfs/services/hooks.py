@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dfs.services.batch import OnCommit, ignore_report
 from dfs.services.damage import OnDamage, OnRescue, ignore_damage, ignore_rescue
+
+
+def ignore_handover() -> None:
+    """Count nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +21,13 @@ class Hooks:
         on_commit: after each commit.
         on_damage: for each unit of a store that was found damaged or missing.
         on_rescue: for each read that the primary could not answer.
+        on_handover: for each download that a proxy sends in the place of dfs.
     """
 
     on_commit: OnCommit = ignore_report
     on_damage: OnDamage = ignore_damage
     on_rescue: OnRescue = ignore_rescue
+    on_handover: Callable[[], None] = ignore_handover
 
 
 NO_HOOKS = Hooks()

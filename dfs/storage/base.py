@@ -2,7 +2,7 @@
 
 `BlobStore` is the core that every store has. A further power is an interface of its own, which the
 caller asks for with `isinstance`: `SweepsTemporaries`, `ListsBlobs`, `RemovesBlobs`,
-`QuarantinesBlobs`, `KeepsSegments`.
+`QuarantinesBlobs`, `StampsBlobs`, `KeepsSegments`.
 
 A store is at a root: a directory, or a prefix in a bucket. Only `prepare` creates it. A root that
 has vanished (a disk that is not mounted) is a fault of the store, never an empty store.
@@ -23,6 +23,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from dfs.storage.identity import StoreIdentity
 from dfs.storage.names import PutAside
+from dfs.storage.stamp import FileStamp
 
 
 class StagedBlob(Protocol):
@@ -279,6 +280,29 @@ class QuarantinesBlobs(Protocol):
 
         Raises:
             StoreUnavailableError: it may still be there.
+        """
+
+
+@runtime_checkable
+class StampsBlobs(Protocol):
+    """A store whose blobs are files of this machine; its readers are `StampedReader`s."""
+
+    def find_stamp(self, digest: bytes) -> FileStamp | None:
+        """Return what tells the file of a blob, as it is now, from what it was or will be.
+
+        None if there is none, or nothing can be told of it.
+        """
+
+
+@runtime_checkable
+class StampedReader(Protocol):
+    """A `BlobReader` of an open file."""
+
+    @property
+    def stamp(self) -> FileStamp | None:
+        """The stamp of the file when it was opened.
+
+        A file that has it still is one of which every byte is as it was read.
         """
 
 

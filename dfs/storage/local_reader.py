@@ -12,6 +12,7 @@ from dfs.core.durable import storage_error
 from dfs.core.errors import BlobMissingError, StoreUnavailableError
 from dfs.core.regular import NOT_REGULAR, open_regular
 from dfs.storage.base import BlobReader
+from dfs.storage.stamp import FileStamp, stamp_of
 
 
 class FileReader(BlobReader):
@@ -29,10 +30,12 @@ class FileReader(BlobReader):
         self._file = file
         self._path = path
         try:
-            self._size = os.fstat(file.fileno()).st_size
+            opened = os.fstat(file.fileno())
         except OSError as error:
             file.close()
             raise storage_error(error, path=path) from error
+        self._size = opened.st_size
+        self._stamp = stamp_of(opened)
         with contextlib.suppress(OSError):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
@@ -47,6 +50,11 @@ class FileReader(BlobReader):
             return read_fully(self._file.fileno(), offset, min(length, self._size - offset))
         except OSError as error:
             raise storage_error(error, path=self._path) from error
+
+    @property
+    def stamp(self) -> FileStamp | None:
+        """See `StampedReader`."""
+        return self._stamp
 
     def drop_cache(self) -> None:
         """See `BlobReader`."""

@@ -39,6 +39,7 @@ from dfs.storage.names import (
     parse_damaged,
     segment_name,
 )
+from dfs.storage.stamp import FileStamp, stamp_of
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _BLOB = re.compile(r"[0-9a-f]{64}")
@@ -178,6 +179,13 @@ class LocalStore:
         except BlobMissingError:
             require_directory(self._blobs)
             raise
+
+    def find_stamp(self, digest: bytes) -> FileStamp | None:
+        """See `StampsBlobs`."""
+        try:
+            return stamp_of(self.blob_path(digest).stat(follow_symlinks=False))
+        except OSError:
+            return None
 
     def sweep(self, *, older_than_s: float | None) -> int:
         """See `SweepsTemporaries`."""

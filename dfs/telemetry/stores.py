@@ -15,7 +15,7 @@ COUNTER_KINDS = ("counter",)
 
 
 class StoreCounters:
-    """Counts damage, and reads that the primary could not answer."""
+    """Counts damage, reads that the primary could not answer, and downloads sent by a proxy."""
 
     def __init__(self, *, registry: CollectorRegistry) -> None:
         self._damage = Counter(
@@ -32,6 +32,11 @@ class StoreCounters:
         self._lost = Counter(
             "dfs_reads_lost", "Reads of what no store has whole", registry=registry
         )
+        self._handed_over = Counter(
+            "dfs_downloads_handed_over",
+            "Downloads that were left to a reverse proxy to send",
+            registry=registry,
+        )
 
     def observe_damage(self, store: str, kind: str) -> None:
         """Count a unit, "blob" or "segment", that was found damaged or missing."""
@@ -40,6 +45,10 @@ class StoreCounters:
     def observe_rescue(self, store: str | None) -> None:
         """Count a read that the primary could not answer, but that store; None: no store could."""
         (self._lost if store is None else self._rescued).inc()
+
+    def observe_handover(self) -> None:
+        """Count a download that a proxy sends."""
+        self._handed_over.inc()
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,7 @@ def test_load_config_replicas_come_by_number(tmp_path: Path) -> None:
         ({"DFS_REPLICATION": "maybe"}, "must be async or sync"),
         ({"DFS_TLS_CERT_PATH": "a"}, "belong together"),
         ({"DFS_AUTH": "no"}, "must be on or off"),
+        ({"DFS_ACCEL_PREFIX": "dfs-blobs"}, "must be such as /dfs-blobs/"),
     ],
 )
 def test_load_config_refuses_what_contradicts(environ: dict[str, str], fault: str) -> None:
