@@ -21,6 +21,7 @@ from bench.errors import BenchError
 from bench.large import measure_memory, measure_throughput
 from bench.machine import describe_machine
 from bench.plan import Plan, full_plan, quick_plan
+from bench.proxied import measure_proxied
 from bench.replication import measure_replication
 from bench.report import format_report, write_report
 from bench.results import Outcome
@@ -38,6 +39,7 @@ CELLS: dict[str, Callable[[Plan], Outcome]] = {
     "syncs": measure_syncs,
     "large": measure_throughput,
     "memory": measure_memory,
+    "proxied": measure_proxied,
     "replication": measure_replication,
     "replay": measure_replay,
     "scale": measure_scale,

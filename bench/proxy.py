@@ -15,6 +15,15 @@ CERTIFICATE = ROOT / "tests" / "data" / "tls" / "cert.pem"
 _HTTP = "default_type application/octet-stream; keepalive_requests 1000000;"
 
 
+class TlsServer(Server):
+    """A server that speaks HTTPS."""
+
+    @property
+    def url(self) -> str:
+        """Its address without a path."""
+        return f"https://{HOST}:{self.port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Proxy:
     """nginx in front of a node.
@@ -68,5 +77,5 @@ def run_proxy(
     with run_nginx_with(
         f"{_HTTP} {log}\n{block}", directory=directory, port=plain_port, user=user
     ) as plain:
-        tls = Server(plain.process, tls_port, plain.start_s)
+        tls = TlsServer(plain.process, tls_port, plain.start_s)
         yield Proxy(plain, tls, directory / "nginx")
