@@ -58,8 +58,14 @@ def post_small(
     Args:
         word: what their names begin with; 16 characters that no other load uses.
     """
-    word = word or secrets.token_hex(8)
-    return _run_wrk(server, "post.lua", [path, str(size), word], clients=clients, seconds=seconds)
+    arguments = ["POST", f"{path}?name=", str(size), word or secrets.token_hex(8)]
+    return _run_wrk(server, "post.lua", arguments, clients=clients, seconds=seconds)
+
+
+def put_small(server: Server, prefix: str, *, clients: int, size: int, seconds: float) -> Rate:
+    """PUT such bodies, each to a path of its own that begins with `prefix`."""
+    arguments = ["PUT", prefix, str(size), secrets.token_hex(8)]
+    return _run_wrk(server, "post.lua", arguments, clients=clients, seconds=seconds)
 
 
 def get_small(server: Server, paths: Path, *, clients: int, seconds: float) -> Rate:
@@ -100,13 +106,20 @@ class Client:
         self._socket.close()
 
     def post(self, path: str, filler: bytes, *, size: int) -> bytes:
-        """Send a body of `size` bytes that is like no other; return the body of the answer.
+        """POST a body of `size` bytes that is like no other; return the body of the answer.
 
         Args:
             filler: what the body repeats.
         """
+        return self._send("POST", path, filler, size)
+
+    def put(self, path: str, filler: bytes, *, size: int) -> bytes:
+        """PUT such a body."""
+        return self._send("PUT", path, filler, size)
+
+    def _send(self, method: str, path: str, filler: bytes, size: int) -> bytes:
         word = secrets.token_bytes(16)
-        head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {size}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {size}\r\n\r\n"
         self._socket.sendall(head.encode("ascii") + word)
         left = size - len(word)
         view = memoryview(filler)
@@ -116,8 +129,8 @@ class Client:
             left -= len(piece)
         status, length, start = self._read_head()
         body = start + b"".join(bytes(piece) for piece in self._pieces(length - len(start)))
-        if status != 201:
-            raise BenchError(f"POST {path}: {status} {body[:300]!r}")
+        if status not in {201, 204}:
+            raise BenchError(f"{method} {path}: {status} {body[:300]!r}")
         return body
 
     def get(self, path: str) -> int:
@@ -149,7 +162,7 @@ class Client:
         head, _, start = received.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines[1:])
-        return int(lines[0].split()[1]), int(headers["content-length"]), start
+        return int(lines[0].split()[1]), int(headers.get("content-length", 0)), start
 
     def _pieces(self, length: int) -> Iterable[memoryview]:
         while length > 0:

@@ -23,6 +23,10 @@ class Series:
         pairs = zip(self.values, other.values, strict=True)
         return Series(tuple(mine / theirs for mine, theirs in pairs))
 
+    def times(self, factor: float) -> Series:
+        """Return it in another unit."""
+        return Series(tuple(factor * value for value in self.values))
+
     def format(self, digits: int = 0) -> str:
         """Return the median and, in brackets, the lowest and the highest."""
         low, high = min(self.values), max(self.values)

@@ -153,11 +153,20 @@ def run_empty(
 
 @contextlib.contextmanager
 def run_nginx(directory: Path) -> Iterator[Server]:
-    """Run nginx, serving the files of `directory` with sendfile."""
+    """Run nginx, serving the files of `directory` with sendfile, and taking PUTs below `/put/`.
+
+    Raises:
+        BenchError: this nginx was built without WebDAV, or does not start.
+    """
+    build = subprocess.run(["nginx", "-V"], capture_output=True, text=True, check=False)
+    if "http_dav_module" not in build.stderr:
+        raise BenchError("nginx has no WebDAV. On Debian and Ubuntu: apt install nginx-core")
+    (directory / "put").mkdir(exist_ok=True)
     port = find_free_port()
     http_block = (
         "access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;"
-        f"server {{ listen {HOST}:{port}; root {directory}; location = /ready {{ return 200; }} }}"
+        f"server {{ listen {HOST}:{port}; root {directory}; location = /ready {{ return 200; }}"
+        "location /put/ { dav_methods PUT; client_max_body_size 0; } }"
     )
     with run_nginx_with(http_block, directory=directory, port=port) as server:
         yield server

@@ -1,5 +1,5 @@
--- POSTs of bodies that are all different, so that nothing is deduplicated.
--- Arguments: path of the route, bytes of a body, a word that no other run uses.
+-- Bodies that are all different, so that nothing is deduplicated, each to a path of its own.
+-- Arguments: method, what the paths begin with, bytes of a body, a word that no other run uses.
 
 require "results"
 
@@ -7,10 +7,10 @@ local head, middle, filler
 local word, count = "", 0
 
 function init(args)
-   word = args[3]
-   local size = tonumber(args[2])
+   word = args[4]
+   local size = tonumber(args[3])
    filler = string.rep("dfs bench filler", size / 16 + 1):sub(1, size - #word - 8)
-   head = "POST " .. args[1] .. "?name=" .. word
+   head = args[1] .. " " .. args[2] .. word
    middle = " HTTP/1.1\r\nHost: " .. wrk.headers["Host"] ..
       "\r\nContent-Type: application/octet-stream\r\nContent-Length: " .. size .. "\r\n\r\n" .. word
 end
