@@ -1,7 +1,7 @@
-"""Runs the benchmark: `python -m bench [--quick] [--only CELL]`.
+"""Runs the benchmark: `python -m bench [PAGE] [--quick] [--only CELL]`.
 
-A full run writes `docs/benchmarks.md`, `docs/benchmarks.json` and plots; any other prints its
-report, and writes it only where `--output` says. Exit status: 0 done (whether or not the targets
+A full run writes `docs/PAGE.md`, `docs/PAGE.json` and plots; any other prints its report, and
+writes it only where `--output` says. Exit status: 0 done (whether or not the targets
 are met), 1 a measurement failed, 2 something is missing.
 """
 
@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.ceiling import measure_ceiling
 from bench.crowd import measure_crowd
 from bench.deletes import measure_deletes
 from bench.downloads import measure_downloads
 from bench.errors import BenchError
+from bench.growth import measure_growth
 from bench.large import measure_large
 from bench.machine import describe_machine
 from bench.memory import measure_memory
@@ -29,12 +31,16 @@ from bench.report import format_report, write_report
 from bench.results import Outcome
 from bench.scale import measure_replay, measure_scale
 from bench.servers import ROOT
+from bench.soak import measure_soak
 from bench.space import measure_space
 from bench.syncs import measure_syncs
 from bench.uploads import measure_uploads
+from bench.workers import measure_workers
 from dfs.core.logging import configure_logging
 
-CELLS: dict[str, Callable[[Plan], Outcome]] = {
+Cells = dict[str, Callable[[Plan], Outcome]]
+
+CELLS: Cells = {
     "uploads": measure_uploads,
     "deletes": measure_deletes,
     "downloads": measure_downloads,
@@ -47,6 +53,16 @@ CELLS: dict[str, Callable[[Plan], Outcome]] = {
     "replay": measure_replay,
     "scale": measure_scale,
     "space": measure_space,
+}
+SCALING: Cells = {
+    "workers": measure_workers,
+    "ceiling": measure_ceiling,
+    "growth": measure_growth,
+}
+PAGES: dict[str, Cells] = {
+    "benchmarks": CELLS,
+    "scaling": SCALING,
+    "soak": {"soak": measure_soak},
 }
 PROGRAMS = ("wrk", "nginx", "strace")
 FREE_BYTES_MIN = 24 << 30
@@ -73,9 +89,10 @@ def main() -> int:
     plan = (quick_plan if arguments.quick else full_plan)(directory)
     outcomes: dict[str, Outcome] = {}
     try:
-        for name in arguments.only or CELLS:
+        cells = PAGES[arguments.page]
+        for name in arguments.only or cells:
             started = time.monotonic()
-            outcomes[name] = CELLS[name](plan)
+            outcomes[name] = cells[name](plan)
             print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     except BenchError as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -83,16 +100,22 @@ def main() -> int:
     is_whole = not arguments.quick and not arguments.only
     output = arguments.output or (ROOT / "docs" if is_whole else None)
     if output is not None:
-        write_report(output, machine, outcomes)
-    print(format_report(machine, outcomes))
+        write_report(output, arguments.page, machine, outcomes)
+    print(format_report(arguments.page, machine, outcomes))
     return 0
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure dfs.")
+    parser.add_argument(
+        "page", nargs="?", choices=PAGES, default="benchmarks", help="what to write"
+    )
     parser.add_argument("--quick", action="store_true", help="less of everything, a few minutes")
     parser.add_argument(
-        "--only", action="append", choices=CELLS, help="measure this cell; may be repeated"
+        "--only",
+        action="append",
+        choices=[name for cells in PAGES.values() for name in cells],
+        help="measure this cell of the page; may be repeated",
     )
     parser.add_argument("--output", type=Path, help="directory to write the report to")
     parser.add_argument(
@@ -101,7 +124,10 @@ def _parse_arguments() -> argparse.Namespace:
         default=ROOT / "build" / "bench",
         help="where the data goes; on the disk under test (default: build/bench)",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not set(arguments.only or ()) <= PAGES[arguments.page].keys():
+        parser.error(f"{arguments.page} has no such cell")
+    return arguments
 
 
 if __name__ == "__main__":

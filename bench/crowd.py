@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.load import Rate, get_small, list_ids, post_small, put_small
+from bench.load import Rate, get_small, post_small, put_small, write_downloads
 from bench.plan import MIB, Plan
 from bench.reference import store_with_threads
 from bench.repeated import Figures, Repeated, judge_tail
@@ -64,11 +64,7 @@ def measure_crowd(plan: Plan) -> Outcome:
 def _prepare(node: Server, directory: Path, static: Path) -> _Files:
     """Have files to download on either side."""
     files = _Files(directory / "files", directory / "static", static / "put")
-    stored = 0
-    while stored < FILES:
-        stored += post_small(node, "/upload", clients=16, size=SIZE, seconds=1).requests
-    ids = list_ids(node, limit=FILES)
-    files.node.write_text("".join(f"/download/{file_id}\n" for file_id in ids))
+    write_downloads(node, files.node, count=FILES, size=SIZE)
     for number in range(FILES):
         (static / str(number)).write_bytes(os.urandom(SIZE))
     files.nginx.write_text("".join(f"/{number}\n" for number in range(FILES)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from bench.load import get_small, list_ids, post_small
+from bench.load import get_small, write_downloads
 from bench.plan import Plan
 from bench.repeated import CLIENTS, SIZE, Repeated, draw_rates, judge_tail
 from bench.results import Outcome, Table, Target, measure_rounds
@@ -23,12 +23,8 @@ def measure_downloads(plan: Plan) -> Outcome:
         run_node(directory) as node,
         run_empty(empty_directory) as empty,
     ):
-        stored = 0
-        while stored < FILES:
-            stored += post_small(node, "/upload", clients=16, size=SIZE, seconds=1).requests
         files, root = directory / "files", directory / "root"
-        ids = list_ids(node, limit=FILES)
-        files.write_text("".join(f"/download/{file_id}\n" for file_id in ids))
+        write_downloads(node, files, count=FILES, size=SIZE)
         root.write_text("/\n")
         for clients in CLIENTS:
             download, call = (

@@ -91,6 +91,15 @@ def list_ids(server: Server, *, limit: int = 1 << 30, prefix: str = "") -> list[
     return ids[:limit]
 
 
+def write_downloads(node: Server, paths: Path, *, count: int, size: int) -> None:
+    """Store so many files, and list where they are downloaded from, one a line."""
+    stored = 0
+    while stored < count:
+        stored += post_small(node, "/upload", clients=16, size=size, seconds=1).requests
+    ids = list_ids(node, limit=count)
+    paths.write_text("".join(f"/download/{file_id}\n" for file_id in ids))
+
+
 class Client:
     """One connection for large bodies. For one thread."""
 
@@ -142,6 +151,13 @@ class Client:
         """Receive a body, and return it."""
         length, start = self._ask(path)
         return start + b"".join(bytes(piece) for piece in self._pieces(length - len(start)))
+
+    def delete(self, path: str) -> None:
+        """Delete something, and wait until it is."""
+        self._socket.sendall(f"DELETE {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode("ascii"))
+        status, _, _ = self._read_head()
+        if status != 204:
+            raise BenchError(f"DELETE {path}: {status}")
 
     def _ask(self, path: str) -> tuple[int, bytes]:
         """Return the length of the body and what was received of it already."""

@@ -22,11 +22,13 @@ class Plan:
         rounds: how often each figure is measured.
         replay_files: files in the log that is replayed, two records each.
         stored_files: files in the node that is started and listed.
+        sizes: files in the nodes among which the growth of costs is measured.
         space_pairs: files that are stored and deleted again. space_window: of newer ones that are
             there at any time. space_segment_bytes: size of a segment of the log meanwhile.
         copied_files: small files that are replicated. copied_bytes: of large files. copy_rounds:
             how often; an even number, since two take turns in going first.
         large_bytes: size of a large file. huge_bytes: of one to watch the memory with.
+        soak_s: how long the soak takes. soak_turn_s: a turn of it.
     """
 
     directory: Path
@@ -34,6 +36,7 @@ class Plan:
     rounds: int
     replay_files: int
     stored_files: int
+    sizes: tuple[int, ...]
     space_pairs: int
     space_window: int
     space_segment_bytes: int
@@ -42,6 +45,8 @@ class Plan:
     copy_rounds: int
     large_bytes: int
     huge_bytes: int
+    soak_s: float
+    soak_turn_s: float
 
     @contextlib.contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
@@ -61,6 +66,7 @@ def full_plan(directory: Path) -> Plan:
         rounds=3,
         replay_files=100_000,
         stored_files=1_000_000,
+        sizes=(1_000, 10_000, 100_000, 1_000_000),
         space_pairs=1_000_000,
         space_window=20_000,
         space_segment_bytes=64 * MIB,
@@ -69,6 +75,8 @@ def full_plan(directory: Path) -> Plan:
         copy_rounds=4,
         large_bytes=256 * MIB,
         huge_bytes=1024 * MIB,
+        soak_s=600,
+        soak_turn_s=10,
     )
 
 
@@ -80,6 +88,7 @@ def quick_plan(directory: Path) -> Plan:
         rounds=2,
         replay_files=20_000,
         stored_files=100_000,
+        sizes=(1_000, 10_000),
         space_pairs=20_000,
         space_window=1_000,
         space_segment_bytes=4 * MIB,
@@ -88,4 +97,6 @@ def quick_plan(directory: Path) -> Plan:
         copy_rounds=2,
         large_bytes=256 * MIB,
         huge_bytes=1024 * MIB,
+        soak_s=20,
+        soak_turn_s=3,
     )

@@ -26,11 +26,16 @@ class Memory:
 
 
 @dataclass(slots=True)
-class Growth:
-    """How far memory rose over where it began, in bytes. Complete when the watch ends."""
+class Watched:
+    """Memory of a process tree before a load and at its highest. Complete when the watch ends."""
 
-    pss: int = 0
-    rss: int = 0
+    before: Memory
+    peak: Memory
+
+    @property
+    def growth(self) -> Memory:
+        """How far it rose."""
+        return Memory(pss=self.peak.pss - self.before.pss, rss=self.peak.rss - self.before.rss)
 
 
 def find_tree(root_pid: int) -> list[int]:
@@ -85,16 +90,22 @@ def watch_use(root_pid: int) -> Iterator[Use]:
     """Have the kernel take down what a process tree uses while the body runs."""
     pids = find_tree(root_pid)
     use = Use()
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            Path(f"/proc/{pid}/clear_refs").write_text("5")  # its peak begins anew
+    reset_peaks(pids)
     before_s = read_cpu_s(pids)
     yield use
     use.cpu_s = read_cpu_s(pids) - before_s
-    use.rss_peak_bytes = sum(map(_read_peak, pids))
+    use.rss_peak_bytes = sum(map(read_peak, pids))
 
 
-def _read_peak(pid: int) -> int:
+def reset_peaks(pids: list[int]) -> None:
+    """Have the kernel look for the highest memory of these processes anew."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def read_peak(pid: int) -> int:
+    """Return the highest resident memory of a process since then, in bytes. 0 if it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -102,24 +113,30 @@ def _read_peak(pid: int) -> int:
     return 0
 
 
+def read_command(pid: int) -> str:
+    """Return the command line of a process. Empty if it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return ""
+
+
 @contextlib.contextmanager
-def watch_growth(root_pid: int) -> Iterator[Growth]:
+def watch_memory(root_pid: int) -> Iterator[Watched]:
     """Sample the memory of a process tree while the body runs."""
     pids = find_tree(root_pid)
     before = read_memory(pids)
-    growth = Growth()
+    watched = Watched(before, before)
     ended = threading.Event()
 
     def sample() -> None:
         while not ended.wait(SAMPLE_INTERVAL_S):
-            now = read_memory(pids)
-            growth.pss = max(growth.pss, now.pss - before.pss)
-            growth.rss = max(growth.rss, now.rss - before.rss)
+            now, peak = read_memory(pids), watched.peak
+            watched.peak = Memory(pss=max(peak.pss, now.pss), rss=max(peak.rss, now.rss))
 
     sampler = threading.Thread(target=sample, name="memory-sampler")
     sampler.start()
     try:
-        yield growth
+        yield watched
     finally:
         ended.set()
         sampler.join()

@@ -9,19 +9,35 @@ from pathlib import Path
 
 from bench.results import Outcome, Table, Target
 
-INTRODUCTION = """\
+METHOD = """\
+Every figure and the reference beside it were measured in the same run, in turn; figures are medians
+of the rounds, with the lowest and the highest in brackets, and a ratio is the median of the ratios
+of the rounds.
+"""
+INTRODUCTIONS = {
+    "benchmarks": f"""\
 # Benchmarks
 
-Written by `make bench`; the figures beside it are in `benchmarks.json`. Every figure and the
-reference beside it were measured in the same run, in turn; figures are medians of the rounds, with
-the lowest and the highest in brackets, and a ratio is the median of the ratios of the rounds.
-"""
+Written by `make bench`; the figures beside it are in `benchmarks.json`. How costs change with
+workers, processes and files is what `make scaling` writes to `scaling.md`; memory over time is what
+`make soak` writes to `soak.md`. {METHOD}""",
+    "scaling": f"""\
+# Scaling
+
+Written by `make scaling`; the figures beside it are in `scaling.json`. {METHOD}""",
+    "soak": """\
+# Soak
+
+Written by `make soak`; the figures beside it are in `soak.json`.
+""",
+}
+"""What each page begins with, by its name."""
 
 
-def format_report(machine: Mapping[str, str], outcomes: Mapping[str, Outcome]) -> str:
-    """Return the whole report as Markdown."""
+def format_report(page: str, machine: Mapping[str, str], outcomes: Mapping[str, Outcome]) -> str:
+    """Return a whole page as Markdown."""
     targets = [target for outcome in outcomes.values() for target in outcome.targets]
-    parts = [INTRODUCTION, "## The machine\n", _format_pairs(machine)]
+    parts = [INTRODUCTIONS[page], "## The machine\n", _format_pairs(machine)]
     parts += ["## Targets\n", _format_targets(targets), "## Figures\n"]
     for outcome in outcomes.values():
         for table in outcome.tables:
@@ -32,11 +48,11 @@ def format_report(machine: Mapping[str, str], outcomes: Mapping[str, Outcome]) -
 
 
 def write_report(
-    directory: Path, machine: Mapping[str, str], outcomes: Mapping[str, Outcome]
+    directory: Path, page: str, machine: Mapping[str, str], outcomes: Mapping[str, Outcome]
 ) -> None:
-    """Write `benchmarks.md`, `benchmarks.json` and the plots."""
+    """Write a page, its figures as JSON beside it, and the plots."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "benchmarks.md").write_text(format_report(machine, outcomes))
+    (directory / f"{page}.md").write_text(format_report(page, machine, outcomes))
     for outcome in outcomes.values():
         for name, svg in outcome.plots.items():
             (directory / name).write_text(svg)
@@ -53,7 +69,7 @@ def write_report(
             for name, values in outcome.figures.items()
         },
     }
-    (directory / "benchmarks.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (directory / f"{page}.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def _format_pairs(pairs: Mapping[str, str]) -> str:

@@ -26,6 +26,9 @@ STORED_BATCH = 500
 FOLDER_FILES = 1000
 PAGE_FILES = 100
 PAGE_REPEATS = 100
+LISTED_FILES = 1000
+LISTED_PAGES = 20
+NAMES_PER_S_MIN = 50_000
 
 Fetch = Callable[[str], bytes]
 
@@ -35,7 +38,7 @@ def measure_replay(plan: Plan) -> Outcome:
     outcome = Outcome()
     with plan.scratch("replay") as directory:
         config = make_config(directory)
-        _fill(config, plan.replay_files, size=REPLAY_SIZE, batch=REPLAY_BATCH)
+        fill(config, plan.replay_files, size=REPLAY_SIZE, batch=REPLAY_BATCH)
         rates, counts = [], set()
         for _ in range(plan.rounds):
             for path in directory.glob("dfs.db*"):
@@ -66,7 +69,7 @@ def measure_scale(plan: Plan) -> Outcome:
     with plan.scratch("scale") as directory:
         config = make_config(directory)
         started = time.perf_counter()
-        _fill(config, plan.stored_files, size=STORED_SIZE, batch=STORED_BATCH)
+        fill(config, plan.stored_files, size=STORED_SIZE, batch=STORED_BATCH)
         outcome.notes.append(
             f"{plan.stored_files:,} files of {STORED_SIZE} different bytes, stored through the "
             f"commit path, {STORED_BATCH} files a commit, in {time.perf_counter() - started:.0f} s;"
@@ -83,11 +86,16 @@ def make_config(directory: Path, **settings: str) -> Config:
     return load_config(environ, env_file=str(directory / "none"))
 
 
-def _name_of(number: int) -> str:
+def name_of(number: int) -> str:
     return f"f/{number // FOLDER_FILES:05d}/{number % FOLDER_FILES:04d}"
 
 
-def _fill(config: Config, count: int, *, size: int, batch: int) -> None:
+def cursor_before(number: int) -> str:
+    """Return behind what a listing goes on with that file: its name, and the lowest id."""
+    return "0" * 26 + name_of(number)
+
+
+def fill(config: Config, count: int, *, size: int, batch: int) -> None:
     """Store small files through the commit path, in a node of this process that is then stopped."""
     services = open_services(config)
     try:
@@ -102,7 +110,7 @@ def make_upload(files: FileService, number: int, size: int) -> Upload:
     """Return a file whose name and bytes no other number has."""
     blob = files.new_blob()
     blob.write(number.to_bytes(size, "little"))
-    return Upload(blob, _name_of(number), "application/octet-stream")
+    return Upload(blob, name_of(number), "application/octet-stream")
 
 
 def _measure_start(directory: Path, plan: Plan, outcome: Outcome) -> None:
@@ -131,7 +139,7 @@ def _list_pages(plan: Plan) -> dict[str, tuple[str, str]]:
     count = plan.stored_files
     folder = f"f/{count // 2 // FOLDER_FILES:05d}/"
     middle, inside, end = (
-        f"limit=1&prefix={_name_of(number)[:-1]}"
+        f"limit=1&prefix={name_of(number)[:-1]}"
         for number in (count // 2, count // 2 + FOLDER_FILES // 2, count - FOLDER_FILES // 2)
     )
     return {
@@ -171,6 +179,7 @@ def _measure_pages(config: Config, directory: Path, plan: Plan, outcome: Outcome
         app.extensions["dfs"].close()
     with run_node(directory) as node, Client(node) as connection:
         outside = _time_pages(connection.fetch, plan)
+        _measure_lists(connection.fetch, plan, outcome)
     rows: list[tuple[str, ...]] = []
     for title, values in inside.items():
         p50, p99 = statistics.median(values), statistics.quantiles(values, n=100)[98]
@@ -189,3 +198,41 @@ def _measure_pages(config: Config, directory: Path, plan: Plan, outcome: Outcome
         f"Each page {PAGE_REPEATS} times. In process means Flask's test client, whose own cost is "
         "in the figure; the slowest place counts by its p50."
     )
+
+
+def _measure_lists(fetch: Fetch, plan: Plan, outcome: Outcome) -> None:
+    """List many names in a row, as one client that walks from page to page."""
+    span = LISTED_FILES * LISTED_PAGES
+    starts = {"start": 0, "middle": (plan.stored_files - span) // 2}
+    starts["end"] = plan.stored_files - span
+    rates: dict[str, list[float]] = {where: [] for where in starts}
+    for _ in range(plan.rounds):
+        for where, start in starts.items():
+            rates[where].append(_list_names(fetch, range(start, start + span, LISTED_FILES)))
+    series = {
+        where: outcome.keep(f"list_{where}_names_per_s", Series(tuple(values)))
+        for where, values in rates.items()
+    }
+    slowest = min(each.median for each in series.values())
+    name = f"names a second, {LISTED_FILES:,} a page, of {plan.stored_files:,} files, slowest place"
+    outcome.targets.append(Target(name, slowest, NAMES_PER_S_MIN, digits=0))
+    rows: list[tuple[str, ...]] = [(where, each.format()) for where, each in series.items()]
+    title = f"Listing {plan.stored_files:,} files over HTTP, one client"
+    outcome.tables.append(Table(title, ("where", "names/s"), rows))
+    outcome.notes.append(
+        f"{LISTED_PAGES} pages of {LISTED_FILES:,} names one after the other, each whole before "
+        "the next is asked for; the client does not parse them."
+    )
+
+
+def _list_names(fetch: Fetch, starts: range) -> float:
+    """List pages that begin with these files. Returns names a second."""
+    paths = [f"/files?limit={LISTED_FILES}&after={cursor_before(start)}" for start in starts]
+    began = time.perf_counter()
+    pages = [fetch(path) for path in paths]
+    elapsed_s = time.perf_counter() - began
+    for start, page in zip(starts, pages, strict=True):
+        names = [file["name"] for file in json.loads(page)["files"]]
+        if names != [name_of(number) for number in range(start, start + LISTED_FILES)]:
+            raise BenchError(f"the page from {name_of(start)} on is not the right one")
+    return len(paths) * LISTED_FILES / elapsed_s

@@ -101,6 +101,26 @@ def run_node(
 
 
 @contextlib.contextmanager
+def run_whole(directory: Path, *, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Run all that `make run` starts: web server, worker, queue, and the process that started them.
+
+    It copies to two replicas, as it does by default.
+
+    Args:
+        settings: further environment variables.
+    """
+    port = find_free_port()
+    environ = {
+        **node_environ(directory, port),
+        **{f"REPLICA{number}_PATH": str(directory / f"replica{number}") for number in (1, 2)},
+        **(settings or {}),
+    }
+    command = [sys.executable, "-m", "scripts.run"]
+    with _run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
+        yield server
+
+
+@contextlib.contextmanager
 def run_queue(directory: Path) -> Iterator[str]:
     """Run the server of the queue, with its files in `directory`. Yields its address."""
     child, url = start_redis(find_server(), directory=directory / "queue")
@@ -135,18 +155,23 @@ def run_worker(directory: Path, settings: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def run_empty(
-    directory: Path, *, application: str = EMPTY_FLASK, worker_class: str = "gthread"
+    directory: Path,
+    *,
+    application: str = EMPTY_FLASK,
+    worker_class: str = "gthread",
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Run an empty application on the Gunicorn settings of dfs.
 
     Args:
         application: the one of Flask, or one without any framework.
         worker_class: Gunicorn's own threads, or those of dfs.
+        settings: further environment variables.
     """
     port = find_free_port()
-    settings = ["-c", "python:bench.empty_gunicorn", "--worker-class", worker_class]
-    command = [*_gunicorn(), *settings, application]
-    environ = node_environ(directory, port)
+    options = ["-c", "python:bench.empty_gunicorn", "--worker-class", worker_class]
+    command = [*_gunicorn(), *options, application]
+    environ = {**node_environ(directory, port), **(settings or {})}
     with _run(command, environ=environ, directory=directory, port=port, path="/") as server:
         yield server
 

@@ -13,7 +13,7 @@ from bench.plan import Plan
 from bench.reference import append_with_sync
 from bench.repeated import CLIENTS, CPU_NOTE, SIZE, Figures, Repeated, draw_rates, judge_tail
 from bench.results import Outcome, Series, Table, Target, latency_over, measure_rounds
-from bench.servers import EMPTY_WSGI, OWN_WORKER, Server, run_empty, run_node
+from bench.servers import EMPTY_FLASK, EMPTY_WSGI, OWN_WORKER, Server, run_empty, run_node
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,16 @@ def measure_uploads(plan: Plan) -> Outcome:
     with ExitStack() as stack:
         directory = stack.enter_context(plan.scratch("uploads"))
 
-        def run_reference(name: str, **options: str) -> Server:
+        def run_reference(name: str, application: str, worker_class: str = "gthread") -> Server:
             scratch = stack.enter_context(plan.scratch(name))
-            return stack.enter_context(run_empty(scratch, **options))
+            empty = run_empty(scratch, application=application, worker_class=worker_class)
+            return stack.enter_context(empty)
 
         servers = _Servers(
             node=stack.enter_context(run_node(directory)),
-            flask=run_reference("flask"),
-            wsgi=run_reference("wsgi", application=EMPTY_WSGI),
-            own=run_reference("own", worker_class=OWN_WORKER),
+            flask=run_reference("flask", EMPTY_FLASK),
+            wsgi=run_reference("wsgi", EMPTY_WSGI),
+            own=run_reference("own", EMPTY_FLASK, OWN_WORKER),
         )
         found = [_measure(clients, plan, servers, directory, outcome) for clients in CLIENTS]
     _report_uploads(found, outcome)
