@@ -12,9 +12,17 @@ from typing import Any
 import pytest
 
 from bench.servers import HOST
-from tests.proxy.rig import TIMEOUT_S, Answer, ProxiedNode, proxied_node, tls_context, wait_until
+from tests.proxy.rig import (
+    PREFIX,
+    TIMEOUT_S,
+    Answer,
+    ProxiedNode,
+    proxied_node,
+    tls_context,
+    wait_until,
+)
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("proxied")]
 
 BODY = os.urandom(3_000_000)
 MIB = 1 << 20
@@ -201,17 +209,29 @@ def test_client_cannot_have_or_stop_a_handover(proxied: ProxiedNode) -> None:
         assert proxied.ask("GET", path, headers={"DFS-Accel": word}).sender == "nginx"
         assert proxied.ask_directly(path, {"DFS-Accel": word}) == (200, BODY)
     assert proxied.ask_directly(path, {}) == (200, BODY)
+    small, name = proxied.store(b"small"), proxied.blob_file(path).name
+    place = f"{PREFIX}{name[:2]}/{name[2:4]}/{name}"
+    assert proxied.ask("GET", small, headers={"X-Accel-Redirect": place}).body == b"small"
 
 
 def test_internal_location_is_nobodys(proxied: ProxiedNode) -> None:
     """A client that knows the digest gets nothing by it, with a key or without."""
     path = proxied.store_verified(BODY)
     name = proxied.blob_file(path).name
-    for place in (f"/dfs-blobs/{name[:2]}/{name[2:4]}/{name}", "/dfs-blobs/", "/dfs-blobs/../x"):
+    for place in (f"{PREFIX}{name[:2]}/{name[2:4]}/{name}", PREFIX, f"{PREFIX}../x"):
         for token in (None, "wrong"):
             answer = proxied.ask("GET", place, token=token)
             assert answer.status == 404
             assert len(answer.body) < 1000
+
+
+def test_deleted_file_is_gone_at_once(proxied: ProxiedNode) -> None:
+    """Though its blob file is still there, and known to be sound."""
+    path = proxied.store_verified(BODY)
+    blob = proxied.blob_file(path)
+    assert proxied.ask("DELETE", path.replace("download", "files")).status == 204
+    answer = proxied.ask("GET", path)
+    assert (answer.status, answer.sender, blob.exists()) == (404, "dfs", True)
 
 
 def test_revoked_key_gets_nothing_from_nginx(proxied: ProxiedNode) -> None:
