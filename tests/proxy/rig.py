@@ -158,13 +158,19 @@ def make_key(directory: Path, settings: Mapping[str, str]) -> str:
 
 @contextmanager
 def proxied_node(
-    directory: Path, *, blobs: Path | None = None, user: str = "root", **settings: str
+    directory: Path,
+    *,
+    blobs: Path | None = None,
+    user: str = "root",
+    has_key: bool = True,
+    **settings: str,
 ) -> Iterator[ProxiedNode]:
     """Run a node with one replica, and nginx in front of it.
 
     Args:
         blobs: where nginx looks for blob files; those of the primary if None.
         user: as for `run_nginx_with`.
+        has_key: make the key that is used.
     """
     chosen = {
         "WEB_CONCURRENCY": "1",
@@ -172,7 +178,7 @@ def proxied_node(
         "REPLICA1_PATH": str(directory / "replica1"),
         **settings,
     }
-    token = make_key(directory, chosen)
+    token = make_key(directory, chosen) if has_key else ""
     with (
         run_node(directory, settings=chosen) as node,
         run_proxy(

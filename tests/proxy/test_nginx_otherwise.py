@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.servers import get
 from tests.proxy.rig import proxied_node, wait_until
 
 pytestmark = pytest.mark.integration
@@ -35,6 +36,13 @@ def test_files_that_nginx_cannot_read_are_sent_by_dfs(
     assert sorted(second.headers) == sorted(first.headers)
     assert (part.status, part.body, part.sender) == (206, BODY[5:10], "dfs after nginx")
     assert fault in log
+
+
+def test_node_without_keys_answers_nobody_through_nginx(tmp_path: Path) -> None:
+    """nginx says that it is a proxy; else everybody would be let in as somebody on this machine."""
+    with proxied_node(tmp_path, has_key=False) as proxied:
+        assert get(proxied.node, "/files")[0] == 200
+        assert get(proxied.proxy.plain, "/files")[0] == 403
 
 
 def test_files_are_read_again_after_a_while(tmp_path: Path) -> None:
