@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run worker key up down format lint types arch test test-unit \
-	test-contract test-crash test-integration audit check torture bench scaling soak damage model siege truth \
+	test-contract test-crash test-integration audit check torture bench scaling soak peers damage model siege truth \
 	wal-golden settings-table constraints clean
 
 help: ## List these tasks
@@ -103,6 +103,9 @@ scaling: setup-dev ## Measure workers, commits and node sizes, and write docs/sc
 
 soak: setup-dev ## Load a whole node for ten minutes, watch its memory, and write docs/soak.md
 	@$(BIN)/python -m bench soak
+
+peers: setup-dev ## Measure dfs beside other stores that are installed, and write docs/peers.md; 10 minutes
+	@$(BIN)/python -m bench peers
 
 damage: setup-dev ## Damage every file of a node in every way and see what comes of it; half an hour
 	@$(BIN)/python -m tests.damage

@@ -24,6 +24,7 @@ from bench.growth import measure_growth
 from bench.large import measure_large
 from bench.machine import describe_machine
 from bench.memory import measure_memory
+from bench.peers import measure_peers
 from bench.plan import Plan, full_plan, quick_plan
 from bench.proxied import measure_proxied
 from bench.replication import measure_replication
@@ -63,6 +64,7 @@ PAGES: dict[str, Cells] = {
     "benchmarks": CELLS,
     "scaling": SCALING,
     "soak": {"soak": measure_soak},
+    "peers": {"peers": measure_peers},
 }
 PROGRAMS = ("wrk", "nginx", "strace")
 FREE_BYTES_MIN = 24 << 30

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.load import Rate, get_small, post_small, put_small, write_downloads
+from bench.load import Destination, Rate, get_small, post_small, upload_small, write_downloads
 from bench.plan import MIB, Plan
 from bench.reference import store_with_threads
 from bench.repeated import Figures, Repeated, judge_tail
@@ -73,7 +73,9 @@ def _prepare(node: Server, directory: Path, static: Path) -> _Files:
 
 def _put(nginx: Server, folder: Path, seconds: float) -> Rate:
     """Upload to nginx. What came is removed at once, so that it is not written to the disk."""
-    rate = put_small(nginx, "/put/", clients=CLIENTS, size=SIZE, seconds=seconds)
+    rate = upload_small(
+        nginx, Destination("PUT", "/put/"), clients=CLIENTS, size=SIZE, seconds=seconds
+    )
     for path in folder.iterdir():
         path.unlink()
     return rate

@@ -44,7 +44,7 @@ class _Large:
     def put(self) -> Rate:
         """Upload to nginx, over the same file again and again; it is gone before it is written."""
         rate = self._repeat(
-            self.nginx, lambda client: client.put(PUT_PATH, self.filler, size=self.size)
+            self.nginx, lambda client: client.send("PUT", PUT_PATH, self.filler, size=self.size)
         )
         (self.static / PUT_PATH[1:]).unlink()
         return rate

@@ -50,6 +50,18 @@ class Rate:
     rss_peak_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where new files are sent.
+
+    Attributes:
+        prefix: the path up to the name.
+    """
+
+    method: str
+    prefix: str
+
+
 def post_small(
     server: Server, path: str, *, clients: int, size: int, seconds: float, word: str = ""
 ) -> Rate:
@@ -58,14 +70,22 @@ def post_small(
     Args:
         word: what their names begin with; 16 characters that no other load uses.
     """
-    arguments = ["POST", f"{path}?name=", str(size), word or secrets.token_hex(8)]
-    return _run_wrk(server, "post.lua", arguments, clients=clients, seconds=seconds)
+    there = Destination("POST", f"{path}?name=")
+    return upload_small(server, there, clients=clients, size=size, seconds=seconds, word=word)
 
 
-def put_small(server: Server, prefix: str, *, clients: int, size: int, seconds: float) -> Rate:
-    """PUT such bodies, each to a path of its own that begins with `prefix`."""
-    arguments = ["PUT", prefix, str(size), secrets.token_hex(8)]
-    return _run_wrk(server, "post.lua", arguments, clients=clients, seconds=seconds)
+def upload_small(
+    server: Server,
+    destination: Destination,
+    *,
+    clients: int,
+    size: int,
+    seconds: float,
+    word: str = "",
+) -> Rate:
+    """Do what `post_small` does, to any server."""
+    arguments = [destination.method, destination.prefix, str(size), word or secrets.token_hex(8)]
+    return _run_wrk(server, "upload.lua", arguments, clients=clients, seconds=seconds)
 
 
 def get_small(server: Server, paths: Path, *, clients: int, seconds: float) -> Rate:
@@ -120,13 +140,10 @@ class Client:
         Args:
             filler: what the body repeats.
         """
-        return self._send("POST", path, filler, size)
+        return self.send("POST", path, filler, size=size)
 
-    def put(self, path: str, filler: bytes, *, size: int) -> bytes:
-        """PUT such a body."""
-        return self._send("PUT", path, filler, size)
-
-    def _send(self, method: str, path: str, filler: bytes, size: int) -> bytes:
+    def send(self, method: str, path: str, filler: bytes, *, size: int) -> bytes:
+        """Do what `post` does, by any method."""
         word = secrets.token_bytes(16)
         head = f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {size}\r\n\r\n"
         self._socket.sendall(head.encode("ascii") + word)
@@ -138,7 +155,7 @@ class Client:
             left -= len(piece)
         status, length, start = self._read_head()
         body = start + b"".join(bytes(piece) for piece in self._pieces(length - len(start)))
-        if status not in {201, 204}:
+        if status not in {200, 201, 204}:
             raise BenchError(f"{method} {path}: {status} {body[:300]!r}")
         return body
 

@@ -23,17 +23,18 @@ def describe_machine(directory: Path) -> dict[str, str]:
     """
     python = f"{platform.python_implementation()} {platform.python_version()}"
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    wrk = first_line("wrk", "-v").partition(" Copyright")[0]
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+        "commit": first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / (1 << 30):.1f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "disk": _disk(directory),
         "software": f"{python}, SQLite {sqlite3.sqlite_version}, {packages}",
-        "clients": f"{_output('wrk', '-v').partition(' Copyright')[0]}; {_output('nginx', '-v')}",
+        "clients": f"{wrk}; {first_line('nginx', '-v')}",
         "gunicorn": f"{WORKERS} workers of {THREADS} threads, clients on the same machine",
         "load average at the start": load,
     }
@@ -51,11 +52,11 @@ def _disk(directory: Path) -> str:
     model = next(
         (path.read_text().strip() for path in (queue / "device/model",) if path.exists()), "virtual"
     )
-    mount = _output("findmnt", "-no", "SOURCE,FSTYPE,OPTIONS", "--target", str(directory))
+    mount = first_line("findmnt", "-no", "SOURCE,FSTYPE,OPTIONS", "--target", str(directory))
     return f"{' '.join(mount.split())} ({model})"
 
 
-def _output(*command: str) -> str:
+def first_line(*command: str) -> str:
     """Return the first line that a program prints, or "unknown"."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -18,6 +18,7 @@ from bench.load import Client, post_small
 from bench.plan import MIB, Plan
 from bench.results import Outcome, Series, Table, Target, measure_rounds
 from bench.servers import Server, run_node, run_queue, run_worker
+from dfs.core.model import DebtKind
 
 SMALL_BYTES = 4096
 LARGE_BYTES = 8 * MIB
@@ -65,8 +66,9 @@ class Index:
         return int(self._connection.execute(sql).fetchone()[0] or 0)
 
     def is_caught_up(self) -> bool:
-        """Tell whether nothing is owed to any replica."""
-        ((owed,),) = self._connection.execute("SELECT count(*) FROM dfs_debt")
+        """Tell whether no copy is owed to any replica."""
+        sql = "SELECT count(*) FROM dfs_debt WHERE kind IN (?, ?)"
+        ((owed,),) = self._connection.execute(sql, (DebtKind.BLOB, DebtKind.SEGMENT))
         ((end,),) = self._connection.execute("SELECT applied_lsn FROM dfs_node_state")
         return not owed and self.reached() == end
 
@@ -152,9 +154,9 @@ def _time_worker(directory: Path, settings: dict[str, str]) -> float:
     index = Index(directory)
     replicas = [directory / name for name in ("replica1", "replica2")]
     with contextlib.closing(index), run_worker(directory, settings):
-        _wait_for(lambda: any(_has_files(replica) for replica in replicas))
+        wait_for(lambda: any(_has_files(replica) for replica in replicas))
         started = time.perf_counter()
-        _wait_for(index.is_caught_up)
+        wait_for(index.is_caught_up)
         return time.perf_counter() - started
 
 
@@ -232,7 +234,7 @@ def _upload_steadily(node: Server, index: Index, seconds: float) -> list[float]:
 
     with ThreadPoolExecutor(STEADY_CLIENTS) as pool:
         uploads = [pool.submit(upload, number) for number in range(STEADY_CLIENTS)]
-        _wait_for(lambda: look() and all(done.done() for done in uploads))
+        wait_for(lambda: look() and all(done.done() for done in uploads))
         for done in uploads:
             done.result()
     index.close()
@@ -284,7 +286,8 @@ def _measure_cost(plan: Plan, outcome: Outcome) -> None:
     )
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until a condition of the replicas holds. Raises BenchError after WAIT_S."""
     deadline = time.monotonic() + WAIT_S
     while not condition():
         if time.monotonic() > deadline:

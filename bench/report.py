@@ -20,7 +20,7 @@ INTRODUCTIONS = {
 
 Written by `make bench`; the figures beside it are in `benchmarks.json`. How costs change with
 workers, processes and files is what `make scaling` writes to `scaling.md`; memory over time is what
-`make soak` writes to `soak.md`. {METHOD}""",
+`make soak` writes to `soak.md`; `make peers` compares with other stores in `peers.md`. {METHOD}""",
     "scaling": f"""\
 # Scaling
 
@@ -30,6 +30,11 @@ Written by `make scaling`; the figures beside it are in `scaling.json`. {METHOD}
 
 Written by `make soak`; the figures beside it are in `soak.json`.
 """,
+    "peers": f"""\
+# dfs beside other stores
+
+Written by `make peers`, once the other stores are installed (CONTRIBUTING.md says how); the figures
+beside it are in `peers.json`. {METHOD}""",
 }
 """What each page begins with, by its name."""
 

@@ -30,6 +30,7 @@ OWN_WORKER = "dfs.server.worker.Worker"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0
 POLL_INTERVAL_S = 0.005
+SYNC_CALLS = "trace=fsync,fdatasync,sync_file_range,msync,sync,syncfs"
 _INHERITED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
 
 
@@ -58,10 +59,27 @@ def find_free_port() -> int:
         return port
 
 
+def base_environ() -> dict[str, str]:
+    """Return what every program may know of our environment: no settings of ours."""
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ}
+
+
+def traced(command: Sequence[str], sync_trace: Path | None) -> list[str]:
+    """Return the command under strace, or as it is.
+
+    Args:
+        sync_trace: file for strace to write a line to for each sync that any process makes.
+    """
+    if sync_trace is None:
+        return list(command)
+    tracer = ["strace", "-DD", "-f", "--seccomp-bpf", "-qq", "-e", SYNC_CALLS, "-e", "signal=none"]
+    return [*tracer, "-o", str(sync_trace), *command]
+
+
 def node_environ(directory: Path, port: int = 0) -> dict[str, str]:
     """Return the settings of a node whose data is in `directory`, and nothing else of ours."""
     return {
-        **{name: os.environ[name] for name in _INHERITED if name in os.environ},
+        **base_environ(),
         "PYTHONPATH": str(ROOT),
         "PORT": str(port),
         "DFS_HOST": HOST,
@@ -90,13 +108,10 @@ def run_node(
         BenchError: it does not start.
     """
     port = find_free_port()
-    command = [*_gunicorn(), "-c", str(ROOT / "gunicorn.conf.py"), "wsgi:app"]
-    if sync_trace is not None:
-        calls = "trace=fsync,fdatasync,sync_file_range,msync,sync,syncfs"
-        tracer = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", calls, "-e", "signal=none"]
-        command = [*tracer, "-o", str(sync_trace), *command]
+    node = [*_gunicorn(), "-c", str(ROOT / "gunicorn.conf.py"), "wsgi:app"]
+    command = traced(node, sync_trace)
     environ = {**node_environ(directory, port), **(settings or {})}
-    with _run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
+    with run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
         yield server
 
 
@@ -116,7 +131,7 @@ def run_whole(directory: Path, *, settings: Mapping[str, str] | None = None) -> 
         **(settings or {}),
     }
     command = [sys.executable, "-m", "scripts.run"]
-    with _run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
+    with run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
         yield server
 
 
@@ -131,7 +146,7 @@ def run_queue(directory: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def run_worker(directory: Path, settings: Mapping[str, str]) -> Iterator[None]:
+def run_worker(directory: Path, settings: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run the worker process of the node in `directory`.
 
     Args:
@@ -148,7 +163,7 @@ def run_worker(directory: Path, settings: Mapping[str, str]) -> Iterator[None]:
             start_new_session=True,
         )
     try:
-        yield
+        yield process
     finally:
         _stop(process)
 
@@ -172,7 +187,7 @@ def run_empty(
     options = ["-c", "python:bench.empty_gunicorn", "--worker-class", worker_class]
     command = [*_gunicorn(), *options, application]
     environ = {**node_environ(directory, port), **(settings or {})}
-    with _run(command, environ=environ, directory=directory, port=port, path="/") as server:
+    with run(command, environ=environ, directory=directory, port=port, path="/") as server:
         yield server
 
 
@@ -222,30 +237,28 @@ def run_nginx_with(
         f"http {{ {temporary} {http_block} }}\n"
     )
     command = ["nginx", "-e", str(scratch / "error.log"), "-c", str(configuration)]
-    environ = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    with _run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
+    environ = base_environ()
+    with run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
         yield server
 
 
-def get(server: Server, path: str) -> tuple[int, bytes]:
-    """Return status and body of one answer. Raises OSError when there is none."""
-    connection = http.client.HTTPConnection(HOST, server.port, timeout=START_TIMEOUT_S)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
-def _gunicorn() -> list[str]:
-    return [sys.executable, "-m", "gunicorn"]
-
-
 @contextlib.contextmanager
-def _run(
-    command: Sequence[str], *, environ: Mapping[str, str], directory: Path, port: int, path: str
+def run(
+    command: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    directory: Path,
+    port: int,
+    path: str | None,
 ) -> Iterator[Server]:
+    """Run a server in a session of its own; its output goes to a log in `directory`.
+
+    Args:
+        path: answers 200 when the server is ready; None: it is when it takes a connection.
+
+    Raises:
+        BenchError: it does not start.
+    """
     log_path = directory / f"{Path(command[-1]).name.partition(':')[0]}.log"
     started = time.perf_counter()
     with log_path.open("ab") as log:
@@ -266,10 +279,28 @@ def _run(
         _stop(process)
 
 
-def _wait_until_ready(server: Server, path: str, log_path: Path) -> None:
+def get(server: Server, path: str) -> tuple[int, bytes]:
+    """Return status and body of one answer. Raises OSError when there is none."""
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=START_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def _gunicorn() -> list[str]:
+    return [sys.executable, "-m", "gunicorn"]
+
+
+def _wait_until_ready(server: Server, path: str | None, log_path: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and server.process.poll() is None:
         with contextlib.suppress(OSError, http.client.HTTPException):
+            if path is None:
+                socket.create_connection((HOST, server.port), START_TIMEOUT_S).close()
+                return
             if get(server, path)[0] == 200:
                 return
         time.sleep(POLL_INTERVAL_S)

@@ -4,11 +4,10 @@
 require "results"
 
 local head, middle, filler
-local word, count = "", 0
+local count = 0
 
 function init(args)
-   word = args[4]
-   local size = tonumber(args[3])
+   local size, word = tonumber(args[3]), args[4]
    filler = string.rep("dfs bench filler", size / 16 + 1):sub(1, size - #word - 8)
    head = args[1] .. " " .. args[2] .. word
    middle = " HTTP/1.1\r\nHost: " .. wrk.headers["Host"] ..
