@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +32,8 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0
 POLL_INTERVAL_S = 0.005
 SYNC_CALLS = "trace=fsync,fdatasync,sync_file_range,msync,sync,syncfs"
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "nginx"
+"""Debian puts it where only root's PATH leads."""
 _INHERITED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
 
 
@@ -198,7 +201,7 @@ def run_nginx(directory: Path) -> Iterator[Server]:
     Raises:
         BenchError: this nginx was built without WebDAV, or does not start.
     """
-    build = subprocess.run(["nginx", "-V"], capture_output=True, text=True, check=False)
+    build = subprocess.run([NGINX, "-V"], capture_output=True, text=True, check=False)
     if "http_dav_module" not in build.stderr:
         raise BenchError("nginx has no WebDAV. On Debian and Ubuntu: apt install nginx-core")
     (directory / "put").mkdir(exist_ok=True)
@@ -236,7 +239,7 @@ def run_nginx_with(
         f"error_log {scratch / 'error.log'}; events {{ worker_connections 1024; }}"
         f"http {{ {temporary} {http_block} }}\n"
     )
-    command = ["nginx", "-e", str(scratch / "error.log"), "-c", str(configuration)]
+    command = [NGINX, "-e", str(scratch / "error.log"), "-c", str(configuration)]
     environ = base_environ()
     with run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
         yield server
