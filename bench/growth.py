@@ -21,6 +21,8 @@ from bench.scale import STORED_BATCH, STORED_SIZE, cursor_before, fill, make_con
 from bench.servers import Server, get, run_node
 
 CLIENTS = 16
+CHANGING_S = 1
+"""How long uploads and deletes last at most: what they leave behind must stay little."""
 PAGE_FILES = 100
 PLACES = 100
 FILES_A_PLACE = 50
@@ -34,10 +36,12 @@ class Step:
     """What a node with so many files has shown.
 
     Attributes:
+        added: files that the uploads have stored in all.
         figures: by operation. start_s: until it is ready. index_bytes: size of the database.
     """
 
     files: int
+    added: int
     figures: dict[str, Figures]
     start_s: Series
     index_bytes: int
@@ -66,6 +70,7 @@ def measure_growth(plan: Plan) -> Outcome:
         steps = [
             Step(
                 files=size,
+                added=sum(rate.requests for rate in loads[size][0].rates),
                 figures={
                     name: load.keep(f"growth_{size}_{name}", plan.rounds, outcome)
                     for name, load in zip(OPERATIONS, loads[size], strict=True)
@@ -95,7 +100,7 @@ def _prepare(plan: Plan, size: int, node: Server, directory: Path) -> list[Repea
     files.write_text("".join(f"/download/{file_id}\n" for file_id in _pick_ids(node, size)))
     places = random.Random(size).sample(range(size - PAGE_FILES), PLACES)
     pages.write_text("".join(f"{_path_of_page(place, PAGE_FILES)}\n" for place in places))
-    turnover = Turnover(node, directory, CLIENTS, plan.seconds)
+    turnover = Turnover(node, directory, CLIENTS, CHANGING_S)
     read = partial(get_small, node, clients=CLIENTS, seconds=plan.seconds)
     return [
         Repeated(load)
@@ -142,7 +147,8 @@ def _report(steps: list[Step], outcome: Outcome) -> None:
         f"Nodes of all sizes run at the same time and are loaded in turn, by {CLIENTS} clients: "
         f"uploads of {SIZE} bytes; downloads of up to {PLACES * FILES_A_PLACE:,} files of "
         f"{STORED_SIZE} bytes, evenly spread over all; pages of {PAGE_FILES} names from {PLACES} "
-        "random places on; deletes of what the round has uploaded."
+        "random places on; deletes of what the round has uploaded, which then stays in the trash: "
+        f"up to {max(step.added for step in steps):,} files beside those that the size says."
     )
     outcome.notes.append(explain(steps))
     outcome.targets += [

@@ -37,6 +37,7 @@ def draw_curves(
         title=title,
         show_dots=labels_x is not None,
         legend_at_bottom=True,
+        truncate_legend=-1,
         include_x_axis=True,
         x_labels=labels_x,
         x_value_formatter=format_x,

@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.load import Client, post_small
 from bench.plan import MIB, Plan
+from bench.repeated import Figures, Repeated
 from bench.results import Outcome, Series, Table, Target, measure_rounds
 from bench.servers import Server, run_node, run_queue, run_worker
 from dfs.core.model import DebtKind
@@ -244,7 +245,7 @@ def _upload_steadily(node: Server, index: Index, seconds: float) -> list[float]:
 def _measure_cost(plan: Plan, outcome: Outcome) -> None:
     """Upload to a node without replicas, with two asynchronous ones, and with a quorum of two."""
     with contextlib.ExitStack() as stack:
-        loads = []
+        loads: dict[str, Repeated] = {}
         for name in ("alone", "async", "sync"):
             directory = stack.enter_context(plan.scratch(f"cost-{name}"))
             settings: dict[str, str] = {}
@@ -254,36 +255,30 @@ def _measure_cost(plan: Plan, outcome: Outcome) -> None:
             node = stack.enter_context(run_node(directory, settings=settings))
             if name != "alone":
                 stack.enter_context(run_worker(directory, settings))
-            loads.append(
-                partial(
-                    post_small,
-                    node,
-                    "/upload",
-                    clients=CLIENTS,
-                    size=SMALL_BYTES,
-                    seconds=plan.seconds,
-                )
-            )
-        measures = [lambda load=load: load().per_s for load in loads]
-        alone, asynchronous, quorum = measure_rounds(plan.rounds, measures)
-    rows: list[tuple[str, ...]] = [("none", alone.format(), "")]
-    cells = (
-        ("two, asynchronous", "async", asynchronous, 0.8),
-        ("two, quorum of 2 of 3 stores", "sync", quorum, 0.5),
-    )
-    outcome.keep("upload_4k_alone_per_s", alone)
-    for title, name, rate, limit in cells:
-        outcome.keep(f"upload_4k_{name}_per_s", rate)
-        ratio = outcome.keep(f"upload_4k_{name}_over_alone", rate.over(alone))
-        rows.append((title, rate.format(), ratio.format(2)))
+            post = partial(post_small, node, "/upload", clients=CLIENTS, size=SMALL_BYTES)
+            loads[name] = Repeated(partial(post, seconds=plan.seconds))
+        measure_rounds(plan.rounds, list(loads.values()))
+    found = {
+        name: load.keep(f"upload_4k_{name}", plan.rounds, outcome) for name, load in loads.items()
+    }
+    rows = [_row("none", found["alone"], "")]
+    cells = (("two, asynchronous", "async", 0.8), ("two, quorum of 2 of 3 stores", "sync", 0.5))
+    for title, name, limit in cells:
+        ratio = found[name].per_s.over(found["alone"].per_s)
+        outcome.keep(f"upload_4k_{name}_over_alone", ratio)
+        rows.append(_row(title, found[name], ratio.format(2)))
         label = f"4 KiB uploads, {CLIENTS} clients, replicas {title}, of those without"
         outcome.targets.append(Target(label, ratio.median, limit))
-    header = ("replicas", "uploads/s", "of those without")
+    header = ("replicas", "uploads/s", "CPU us", "of those without")
     outcome.tables.append(Table("What replicas cost the uploads", header, rows))
     outcome.notes.append(
         "All three nodes run at once and are loaded in turn; the worker of a replicated node "
         "copies during its turn and catches up during the others'. All replicas are on one disk."
     )
+
+
+def _row(title: str, figures: Figures, share: str) -> tuple[str, ...]:
+    return (title, figures.per_s.format(), f"{figures.cpu_us.median:.0f}", share)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

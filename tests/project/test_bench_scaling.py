@@ -18,7 +18,7 @@ def figures_of(per_s: float = 100.0, cpu_us: float = 50.0, rss_mib: float = 90.0
 def growth_step(files: int, **cpu_us: float) -> growth.Step:
     """Return a node with so many files, whose operations cost 50 us if nothing else is said."""
     figures = {name: figures_of(cpu_us=cpu_us.get(name, 50.0)) for name in growth.OPERATIONS}
-    return growth.Step(files, figures, start_s=Series((0.5,)), index_bytes=files * 300)
+    return growth.Step(files, 0, figures, start_s=Series((0.5,)), index_bytes=files * 300)
 
 
 def test_ratios_are_of_the_last_size_over_the_first() -> None:
