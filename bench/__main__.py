@@ -31,7 +31,7 @@ from bench.replication import measure_replication
 from bench.report import format_report, write_report
 from bench.results import Outcome
 from bench.scale import measure_replay, measure_scale
-from bench.servers import ROOT
+from bench.servers import NGINX, ROOT
 from bench.soak import measure_soak
 from bench.space import measure_space
 from bench.syncs import measure_syncs
@@ -66,7 +66,7 @@ PAGES: dict[str, Cells] = {
     "soak": {"soak": measure_soak},
     "peers": {"peers": measure_peers},
 }
-PROGRAMS = ("wrk", "nginx", "strace")
+PROGRAMS = ("wrk", NGINX, "strace")
 FREE_BYTES_MIN = 24 << 30
 
 

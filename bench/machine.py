@@ -10,7 +10,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.servers import ROOT, THREADS, WORKERS
+from bench.servers import NGINX, ROOT, THREADS, WORKERS
 
 PACKAGES = ("gunicorn", "flask", "peewee", "isal", "msgspec")
 
@@ -34,7 +34,7 @@ def describe_machine(directory: Path) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "disk": _disk(directory),
         "software": f"{python}, SQLite {sqlite3.sqlite_version}, {packages}",
-        "clients": f"{wrk}; {first_line('nginx', '-v')}",
+        "clients": f"{wrk}; {first_line(NGINX, '-v')}",
         "gunicorn": f"{WORKERS} workers of {THREADS} threads, clients on the same machine",
         "load average at the start": load,
     }

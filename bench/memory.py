@@ -29,8 +29,9 @@ MB = 1e6
 CLIENTS = 64
 PAGE_FILES = 1000
 NODE_MB_MAX = 300
-PARTS = {"web server": "gunicorn", "worker": "workers.run", "queue": "-server"}
+WORDS = {"web server": "gunicorn", "worker": "workers.run", "queue": "-server"}
 """What the command line of each part of a node has; the rest is what started them."""
+PARTS = (*WORDS, "supervisor")
 
 Load = tuple[str, Callable[[], object]]
 
@@ -80,7 +81,7 @@ def _measure_peaks(plan: Plan, outcome: Outcome) -> None:
             rows.append(
                 (
                     label,
-                    *(f"{parts[name] / MB:.0f}" for name in (*PARTS, "supervisor")),
+                    *(f"{parts[name] / MB:.0f}" for name in PARTS),
                     f"{peaks[-1].rss / MB:.0f}",
                     f"{peaks[-1].pss / MB:.0f}",
                 )
@@ -88,7 +89,7 @@ def _measure_peaks(plan: Plan, outcome: Outcome) -> None:
     highest = max(peak.rss for peak in peaks) / MB
     label = "RSS of the whole node, highest of all loads"
     outcome.targets.append(Target(label, highest, NODE_MB_MAX, "MB", at_most=True, digits=0))
-    header = ("MB", *PARTS, "supervisor", "RSS of all", "PSS of all")
+    header = ("MB", *PARTS, "RSS of all", "PSS of all")
     outcome.tables.append(Table("Highest memory of a whole node under each load", header, rows))
     outcome.notes.append(
         "The whole node is what `make run` starts, here with two replicas that it copies to "
@@ -134,10 +135,14 @@ def _peaks_of(pids: list[int]) -> Counter[str]:
     """Return the sum of the highest RSS of the processes of each part, in bytes."""
     peaks: Counter[str] = Counter()
     for pid in pids:
-        command = read_command(pid)
-        part = next((name for name, word in PARTS.items() if word in command), "supervisor")
-        peaks[part] += read_peak(pid)
+        peaks[part_of(pid)] += read_peak(pid)
     return peaks
+
+
+def part_of(pid: int) -> str:
+    """Return which part of a node a process belongs to."""
+    command = read_command(pid)
+    return next((name for name, word in WORDS.items() if word in command), "supervisor")
 
 
 def _keep_peak(label: str, parts: Counter[str], watched: Watched, outcome: Outcome) -> Memory:

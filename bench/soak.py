@@ -11,22 +11,23 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.large import download, upload
 from bench.load import Client, Rate, delete_listed, get_small, list_ids, post_small
-from bench.memory import MB, NODE_MB_MAX
+from bench.memory import MB, NODE_MB_MAX, PARTS, part_of
 from bench.plan import MIB, Plan
 from bench.plots import draw_curves
-from bench.processes import Memory, find_tree, read_memory
+from bench.processes import find_tree, read_memory
 from bench.repeated import SIZE
 from bench.results import Outcome, Series, Table, Target
 from bench.servers import Server, run_whole
 
 SAMPLE_S = 0.5
+SAMPLES_MIN = 10
 SETTLING = 0.2
 SLOPE_MB_PER_MIN_MAX = 0.5
 GROWTH_MB_MAX = 10.0
@@ -38,34 +39,52 @@ SETTINGS = {"DFS_DELETE_GRACE_S": "0"}
 Point = tuple[float, float]
 
 
-@dataclass(slots=True)
-class Sampler:
-    """Memory of a process tree over time.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Memory of a node at one moment.
 
     Attributes:
-        samples: (seconds since the beginning, memory).
+        at_s: since the beginning. parts: RSS in MB, by part. pss: in MB, of all.
     """
 
-    root_pid: int
-    samples: list[tuple[float, Memory]] = field(default_factory=list)
+    at_s: float
+    parts: dict[str, float]
+    pss: float
 
-    @contextmanager
-    def sampling(self) -> Iterator[None]:
-        """Sample while the body runs."""
-        ended, began = threading.Event(), time.monotonic()
+    @property
+    def rss(self) -> float:
+        """RSS of all, in MB."""
+        return sum(self.parts.values())
 
-        def sample() -> None:
-            while not ended.wait(SAMPLE_S):
-                memory = read_memory(find_tree(self.root_pid))
-                self.samples.append((time.monotonic() - began, memory))
 
-        thread = threading.Thread(target=sample, name="soak-sampler")
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+def take_sample(root_pid: int, at_s: float) -> Sample:
+    """Look at the memory of a node now."""
+    parts = dict.fromkeys(PARTS, 0.0)
+    pss = 0.0
+    for pid in find_tree(root_pid):
+        memory = read_memory([pid])
+        parts[part_of(pid)] += memory.rss / MB
+        pss += memory.pss / MB
+    return Sample(at_s, parts, pss)
+
+
+@contextmanager
+def sampling(root_pid: int) -> Iterator[list[Sample]]:
+    """Sample the memory of a node while the body runs. The list is complete after that."""
+    ended, began = threading.Event(), time.monotonic()
+    samples: list[Sample] = []
+
+    def sample() -> None:
+        while not ended.wait(SAMPLE_S):
+            samples.append(take_sample(root_pid, time.monotonic() - began))
+
+    thread = threading.Thread(target=sample, name="soak-sampler")
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
 
 
 def slope_per_min(points: Sequence[Point]) -> float:
@@ -153,28 +172,29 @@ def measure_soak(plan: Plan) -> Outcome:
         run_whole(directory, settings=SETTINGS) as node,
     ):
         mixture = _Mixture(node, directory, plan.soak_turn_s)
-        sampler = Sampler(node.process.pid)
         began = time.monotonic()
-        with sampler.sampling():
+        with sampling(node.process.pid) as samples:
             while time.monotonic() - began < plan.soak_s:
                 mixture.run_turn()
         seconds = time.monotonic() - began
-    if len(sampler.samples) < 10:
+    if len(samples) < SAMPLES_MIN:
         raise BenchError("the soak was too short to say anything")
-    _report(sampler.samples, mixture.done, seconds, outcome)
+    _report(samples, mixture.done, seconds, outcome)
     return outcome
 
 
-def _report(
-    samples: list[tuple[float, Memory]], done: Counter[str], seconds: float, outcome: Outcome
-) -> None:
-    rss = [(at, memory.rss / MB) for at, memory in samples]
-    pss = [(at, memory.pss / MB) for at, memory in samples]
+def _report(samples: list[Sample], done: Counter[str], seconds: float, outcome: Outcome) -> None:
+    curves = {
+        **{part: [(each.at_s, each.parts[part]) for each in samples] for part in PARTS},
+        "RSS of all": [(each.at_s, each.rss) for each in samples],
+        "PSS of all": [(each.at_s, each.pss) for each in samples],
+    }
+    for name, points in curves.items():
+        outcome.keep(f"soak_{name.replace(' ', '_')}_mb", Series(tuple(y for _, y in points)))
+    outcome.keep("soak_s", Series(tuple(each.at_s for each in samples)))
+    rss = curves["RSS of all"]
     highest = max(value for _, value in rss)
     slope, growth = slope_per_min(settled(rss)), growth_of(settled(rss))
-    for name, points in (("rss", rss), ("pss", pss)):
-        outcome.keep(f"soak_{name}_mb", Series(tuple(value for _, value in points)))
-    outcome.keep("soak_s", Series(tuple(at for at, _ in rss)))
     outcome.targets += [
         Target("soak: RSS of the whole node", highest, NODE_MB_MAX, "MB", at_most=True, digits=0),
         Target(
@@ -183,8 +203,9 @@ def _report(
         ),
         Target("soak: growth of RSS", growth, GROWTH_MB_MAX, "MB", at_most=True, digits=1),
     ]
-    header = ("minute", "RSS, MB", "PSS, MB")
-    outcome.tables.append(Table("Memory of the whole node, medians", header, _by_minute(rss, pss)))
+    header = ("minute", *PARTS, "RSS of all", "PSS of all")
+    title = "Memory of the whole node in MB, medians"
+    outcome.tables.append(Table(title, header, _by_minute(list(curves.values()))))
     clients = ", ".join(f"{count} that {name}" for name, count in CLIENTS.items())
     operations = ", ".join(f"{count:,} x {name}" for name, count in sorted(done.items()))
     outcome.notes.append(
@@ -193,23 +214,20 @@ def _report(
         f"{clients}, all with files of {SIZE} bytes, and now and then one that uploads, downloads "
         f"and deletes {LARGE_BYTES // MIB} MiB. Done: {operations}; not one failed. Slope and "
         "growth are those after the first fifth of the time: the slope of the straight line "
-        "nearest to all samples, and the median of the last eighth over that of the first."
+        "nearest to all samples of the RSS of all, and the median of the last eighth over that of "
+        "the first."
     )
     outcome.plots["soak.svg"] = draw_curves(
         "Memory of the whole node (MB) over minutes",
-        {
-            "RSS": [(at / 60, value) for at, value in rss],
-            "PSS": [(at / 60, value) for at, value in pss],
-        },
+        {name: [(at / 60, value) for at, value in points] for name, points in curves.items()},
     )
 
 
-def _by_minute(rss: list[Point], pss: list[Point]) -> list[tuple[str, ...]]:
+def _by_minute(curves: list[list[Point]]) -> list[tuple[str, ...]]:
     rows = []
-    for minute in range(int(rss[-1][0] // 60) + 1):
+    for minute in range(int(curves[0][-1][0] // 60) + 1):
         values = [
-            [value for at, value in points if minute <= at / 60 < minute + 1]
-            for points in (rss, pss)
+            [value for at, value in points if minute <= at / 60 < minute + 1] for points in curves
         ]
         if all(values):
             rows.append((str(minute + 1), *(f"{statistics.median(each):.0f}" for each in values)))
