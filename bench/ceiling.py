@@ -126,7 +126,8 @@ def measure_ceiling(plan: Plan) -> Outcome:
         def append() -> float:
             group = max(1, round(loads[-1].rounds[-1].group))
             path = directory / "append.dat"
-            return append_with_sync(path, size=SIZE, group=group, seconds=plan.seconds / 3)
+            seconds = plan.seconds / 3
+            return append_with_sync(path, size=SIZE, group=group, seconds=seconds).per_s
 
         *rates, appended = measure_rounds(plan.rounds, (*loads, append))
     found = {

@@ -9,23 +9,34 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import statistics
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 PIECE_BYTES = 1 << 20
 
 
-def append_with_sync(path: Path, *, size: int, group: int, seconds: float) -> float:
+@dataclass(frozen=True, slots=True)
+class Appends:
+    """What appending has shown.
+
+    Attributes:
+        per_s: records a second. p50_ms: of a write with its sync.
+    """
+
+    per_s: float
+    p50_ms: float
+
+
+def append_with_sync(path: Path, *, size: int, group: int, seconds: float) -> Appends:
     """Append records to a preallocated file, with one fdatasync for each group of them.
 
     Args:
         size: bytes of a record.
         group: records that share a write and a sync.
-
-    Returns:
-        Records a second.
     """
     data = os.urandom(size * group)
     file_bytes = 64 << 20
@@ -34,17 +45,22 @@ def append_with_sync(path: Path, *, size: int, group: int, seconds: float) -> fl
         if os.fstat(fd).st_size < file_bytes:
             os.pwrite(fd, bytes(file_bytes), 0)
             os.fsync(fd)
-        offset = count = 0
-        started = time.perf_counter()
-        deadline = started + seconds
-        while time.perf_counter() < deadline:
+        offset = 0
+        timings_s: list[float] = []
+        began = started = time.perf_counter()
+        while began < started + seconds:
             os.pwrite(fd, data, offset)
             os.fdatasync(fd)
-            count += group
+            ended = time.perf_counter()
+            timings_s.append(ended - began)
+            began = ended
             offset = offset + len(data) if offset + 2 * len(data) <= file_bytes else 0
-        return count / (time.perf_counter() - started)
     finally:
         os.close(fd)
+    return Appends(
+        per_s=group * len(timings_s) / (began - started),
+        p50_ms=1e3 * statistics.median(timings_s),
+    )
 
 
 def write_and_sync(directory: Path, *, size: int, is_hashed: bool = False) -> float:

@@ -36,17 +36,10 @@ class Series:
         return f"{middle} ({low:,.{digits}f} - {high:,.{digits}f})"
 
 
-def latency_over(rate: Series, parts: Sequence[Series]) -> Series:
-    """Return how many times the latency of its parts, one after the other, an operation has.
-
-    Args:
-        rate, parts: operations a second, each with one client that waits for every answer.
-
-    Returns:
-        The ratio in each round.
-    """
-    rounds = zip(rate.values, *(part.values for part in parts), strict=True)
-    return Series(tuple(1 / whole / sum(1 / part for part in rest) for whole, *rest in rounds))
+def over_sum(whole: Series, parts: Sequence[Series]) -> Series:
+    """Return how many times its parts together, one after the other, the whole takes."""
+    rounds = zip(whole.values, *(part.values for part in parts), strict=True)
+    return Series(tuple(value / sum(rest) for value, *rest in rounds))
 
 
 @dataclass(frozen=True, slots=True)

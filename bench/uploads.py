@@ -10,9 +10,9 @@ from pathlib import Path
 from bench.commits import CommitCounter
 from bench.load import get_small, post_small
 from bench.plan import Plan
-from bench.reference import append_with_sync
+from bench.reference import Appends, append_with_sync
 from bench.repeated import CLIENTS, CPU_NOTE, SIZE, Figures, Repeated, draw_rates, judge_tail
-from bench.results import Outcome, Series, Table, Target, latency_over, measure_rounds
+from bench.results import Outcome, Series, Table, Target, measure_rounds, over_sum
 from bench.servers import EMPTY_FLASK, EMPTY_WSGI, OWN_WORKER, Server, run_empty, run_node
 
 
@@ -35,6 +35,7 @@ class _Found:
         flask, wsgi, own, body: the empty Flask route, the empty WSGI application, the empty route
             on the threads of dfs, the route that reads the body.
         single, grouped: records appended a second, one a sync and `group` of them a sync.
+        single_ms: p50 of a write of one record with its sync.
     """
 
     clients: int
@@ -46,6 +47,7 @@ class _Found:
     own: Figures
     body: Figures
     single: Series
+    single_ms: Series
     grouped: Series
 
 
@@ -98,12 +100,18 @@ def _measure(
     upload = Repeated(partial(counter.around, partial(post, servers.node, "/upload")))
     body = Repeated(partial(post, servers.flask, "/read"))
     sync = partial(append_with_sync, append, size=SIZE, seconds=seconds / 6)
+    singles: list[Appends] = []
+
+    def append_single() -> float:
+        singles.append(sync(group=1))
+        return singles[-1].per_s
+
     rates = measure_rounds(
         plan.rounds,
         (
             *(flask, upload, wsgi, own, body),
-            partial(sync, group=1),
-            lambda: sync(group=counter.last_group),
+            append_single,
+            lambda: sync(group=counter.last_group).per_s,
         ),
         warm_up=clients == CLIENTS[0],
     )
@@ -118,6 +126,10 @@ def _measure(
         own=own.keep(f"{name}_own_empty", plan.rounds, outcome),
         body=body.keep(f"{name}_body_route", plan.rounds, outcome),
         single=outcome.keep(f"{name}_append_per_s", rates[-2]),
+        single_ms=outcome.keep(
+            f"{name}_append_p50_ms",
+            Series(tuple(each.p50_ms for each in singles[-plan.rounds :])),
+        ),
         grouped=outcome.keep(f"{name}_append_grouped_per_s", rates[-1]),
     )
 
@@ -182,11 +194,16 @@ def _report_references(found: list[_Found], outcome: Outcome) -> None:
 def _report_latency(found: _Found, outcome: Outcome) -> None:
     """Hold the latency of a lone client against a sync and an empty request, one after another."""
     name = f"upload_4k_{found.clients}_latency_over_sync_and_empty"
-    parts = (found.single, found.flask.per_s)
-    ratio = outcome.keep(name, latency_over(found.upload.per_s, parts))
-    label = "4 KiB upload, 1 client: latency over append + fdatasync + empty route"
+    p50 = (found.upload.p50_ms, found.single_ms, found.flask.p50_ms)
+    ratio = outcome.keep(name, over_sum(p50[0], p50[1:]))
+    rates = (found.upload.per_s, found.single, found.flask.per_s)
+    means = tuple(Series(tuple(1000 / value for value in rate.values)) for rate in rates)
+    mean_ratio = outcome.keep(f"{name}_mean", over_sum(means[0], means[1:]))
+    label = "4 KiB upload, 1 client: p50 over p50 of append + fdatasync and of empty route"
     outcome.targets.append(Target(label, ratio.median, 1.5, at_most=True))
-    means = (f"{1000 / rate.median:.3f}" for rate in (found.upload.per_s, *parts))
-    header = ("upload, ms", "append + fdatasync, ms", "empty Flask route, ms", "upload / sum")
-    row = (*means, ratio.format(2))
-    outcome.tables.append(Table("Mean latency of a 4 KiB upload by one client", header, [row]))
+    rows = [
+        (title, *(f"{each.median:.3f}" for each in latencies), share.format(2))
+        for title, latencies, share in (("p50", p50, ratio), ("mean", means, mean_ratio))
+    ]
+    header = ("ms", "upload", "append + fdatasync", "empty Flask route", "upload / sum")
+    outcome.tables.append(Table("Latency of a 4 KiB upload by one client", header, rows))

@@ -7,7 +7,7 @@ import pytest
 from bench.commits import Commits, parse_commits
 from bench.load import Rate
 from bench.repeated import Repeated, judge_tail
-from bench.results import Outcome, Series, Target, latency_over
+from bench.results import Outcome, Series, Target, over_sum
 
 
 def rate_of(per_s: float, **others: float) -> Rate:
@@ -16,11 +16,10 @@ def rate_of(per_s: float, **others: float) -> Rate:
     return Rate(per_s=per_s, requests=10, rss_peak_bytes=3 << 20, **values)
 
 
-def test_latency_over_adds_the_latencies_of_the_parts() -> None:
-    """An operation of 3 ms beside parts of 0.5 ms and 1 ms takes twice as long as they do."""
-    parts = (Series((2000.0, 100.0)), Series((1000.0, 50.0)))
-    ratio = latency_over(Series((1000 / 3, 100.0)), parts)
-    assert ratio.values == (pytest.approx(2.0), pytest.approx(1 / 3))
+def test_whole_is_held_against_the_sum_of_its_parts() -> None:
+    """An upload of 3 ms beside a sync of 0.5 ms and a request of 1 ms takes twice as long."""
+    ratio = over_sum(Series((3.0, 1.0)), (Series((0.5, 1.0)), Series((1.0, 3.0))))
+    assert ratio.values == (2.0, 0.25)
 
 
 def test_ratio_is_the_median_of_the_ratios_of_the_rounds() -> None:
