@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator, Iterable
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request, Response
 from flask.globals import request_ctx
@@ -12,8 +12,12 @@ from werkzeug.routing import MapAdapter
 
 from dfs.api.errors import REQUEST_ID_KEY
 from dfs.api.headers import guard_answer
+from dfs.api.parking import PARKING_KEY, Course, Parked, begin_course, finish_course
 from dfs.api.requests import begin_request
 from dfs.core.ulid import UlidFactory
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
 class NoSession(SessionInterface):
@@ -37,6 +41,8 @@ _EMPTY_SESSION = _EmptySession()
 
 class DfsFlask(Flask):
     """Flask with an id for every request, and without signals, sessions, and hooks of blueprints.
+
+    A view may be a generator, see `dfs.api.parking`.
 
     Functions given to `before_request`, `after_request` and the teardowns of the application itself
     are called as ever; those that belong to a blueprint are not.
@@ -68,13 +74,39 @@ class DfsFlask(Flask):
         """Return the function: no view of dfs is a coroutine, and asking costs on every call."""
         return func
 
-    def full_dispatch_request(self) -> Response:
+    def wsgi_app(  # type: ignore[override] # see Parked
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes] | Parked:
+        """Answer a request; see `dfs.api.parking`."""
+        course = self._serve(environ, start_response)
+        return begin_course(course) if PARKING_KEY in environ else finish_course(course)
+
+    def _serve(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Course[Iterable[bytes]]:
+        """Do what Flask's own `wsgi_app` does."""
+        context = self.request_context(environ)
+        error: BaseException | None = None
+        try:
+            try:
+                context.push()
+                response = yield from self._dispatch()
+            except Exception as fault:
+                error = fault
+                response = self.handle_exception(fault)
+            return response(environ, start_response)
+        finally:
+            context.pop(error)
+
+    def _dispatch(self) -> Course[Response]:
         """Answer a request, its errors included."""
         self._got_first_request = True
         try:
             answer = self.preprocess_request()
             if answer is None:
                 answer = self.dispatch_request()
+                if isinstance(answer, Generator):
+                    answer = yield from answer
         except Exception as error:
             answer = self.handle_user_exception(error)
         return self.process_response(self.make_response(answer))

@@ -13,7 +13,6 @@ from webargs.core import is_json
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import UnsupportedMediaType
 
-from dfs.api.responses import Answer
 from dfs.api.schemas import decode_json, flatten_messages, parse_query
 from dfs.api.streams import read_small_body
 from dfs.core.errors import InvalidRequestError
@@ -82,12 +81,9 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         decorator: Callable[[View], View] = super().route(rule, **options)
         return decorator
 
-    def arguments(
-        self, schema: type[Schema], **options: Any
-    ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    def arguments(self, schema: type[Schema], **options: Any) -> Callable[[View], View]:
         """Pass what the schema makes of query or body as first argument to a view."""
-        decorator: Callable[[Callable[..., Answer]], Callable[..., Answer]]
-        decorator = super().arguments(schema, **options)
+        decorator: Callable[[View], View] = super().arguments(schema, **options)
         return decorator
 
     @staticmethod

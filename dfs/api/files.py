@@ -11,6 +11,7 @@ from flask import request
 from dfs.api.auth import caller_of
 from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import parse_if_match
+from dfs.api.parking import Course
 from dfs.api.permissions import DELETE
 from dfs.api.represent import durability_headers, represent_durability, represent_file
 from dfs.api.requests import checked_file_id, read_replication, services
@@ -80,13 +81,12 @@ def change_file(query: dict[str, Any], patch: dict[str, Any], file_id: str) -> A
 @blueprint.route("/files/<file_id>", methods=["DELETE"])
 @blueprint.doc(**DELETE_DOC)
 @blueprint.arguments(NoQuerySchema, location="query")
-def delete_file(query: dict[str, Any], file_id: str) -> Answer:
+def delete_file(query: dict[str, Any], file_id: str) -> Course[Answer]:
     """Delete a file"""
-    files = services().files
     terms = _read_terms(request.environ)
-    with files.announce():
-        durability = files.delete(checked_file_id(file_id), **terms)
-    return Answer(204, durability_headers(durability), b"")
+    pending = services().files.begin_delete(checked_file_id(file_id), **terms)
+    yield pending
+    return Answer(204, durability_headers(pending.result()), b"")
 
 
 @blueprint.route("/files/<file_id>/restore", methods=["POST"])

@@ -15,6 +15,7 @@ from marshmallow import ValidationError
 from dfs.api.auth import caller_of, trust_in
 from dfs.api.blueprints import Blueprint
 from dfs.api.forms import FormReader, parse_boundary
+from dfs.api.parking import Course
 from dfs.api.represent import durability_headers, represent_durability, represent_file
 from dfs.api.requests import read_replication, services
 from dfs.api.responses import Answer, answer_json
@@ -33,6 +34,7 @@ from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, TooLargeError, UnauthorizedError
 from dfs.services.changes import Upload
 from dfs.services.files import Stored
+from dfs.services.pending import Pending
 
 blueprint = Blueprint("uploads", __name__)
 
@@ -59,7 +61,7 @@ _FORM_SCHEMA = UploadFormSchema()
 
 @blueprint.route("/upload", methods=["POST"])
 @blueprint.doc(**UPLOAD_DOC)
-def upload() -> Answer:
+def upload() -> Course[Answer]:
     """Store one or several files"""
     environ = request.environ
     terms = _Terms(_reads_if_absent(environ), read_replication(environ), caller_of(environ))
@@ -71,15 +73,15 @@ def upload() -> Answer:
     slots.take(name)
     try:
         if boundary is not None:
-            return _answer(_store_form(body, boundary, options, terms))
-        return _answer(_store_raw(body, content_type, options, terms))
+            return _answer((yield from _store_form(body, boundary, options, terms)))
+        return _answer((yield from _store_raw(body, content_type, options, terms)))
     finally:
         slots.give_back(name)
 
 
 def _store_raw(
     body: BodyStream, content_type: str, options: dict[str, Any], terms: _Terms
-) -> Stored:
+) -> Course[Stored]:
     key = options.get("name")
     if key is None:
         raise InvalidRequestError("The query is not valid.", fields={"name": ["is needed"]})
@@ -104,7 +106,9 @@ def _store_raw(
             upload = Upload(
                 blob, key, content_type, options.get("metadata") or {}, _expires_at_ms(options)
             )
-            return _store((upload,), terms)
+            pending = _begin_store((upload,), terms)
+        yield pending
+        return pending.result()
     finally:
         blob.discard()
         files.forget(body)
@@ -112,7 +116,7 @@ def _store_raw(
 
 def _store_form(
     body: BodyStream, boundary: bytes, options: dict[str, Any], terms: _Terms
-) -> Stored:
+) -> Course[Stored]:
     files = services().files
     files.expect(body)
     config = services().config
@@ -145,17 +149,19 @@ def _store_form(
             )
             for file in form.files
         ]
-        return _store(uploads, terms)
+        pending = _begin_store(uploads, terms)
+        yield pending
+        return pending.result()
     finally:
         for file in form.files:
             file.blob.discard()
         files.forget(body)
 
 
-def _store(uploads: Sequence[Upload], terms: _Terms) -> Stored:
+def _begin_store(uploads: Sequence[Upload], terms: _Terms) -> Pending[Stored]:
     if not trust_in(request.environ)():  # the client may have sent the body for days
         raise UnauthorizedError("The API key was good when the upload began, and is not any more.")
-    return services().files.store(
+    return services().files.begin_store(
         uploads, if_absent=terms.if_absent, replication=terms.replication, caller=terms.caller
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from dfs.server.crew import ServingCrew
@@ -26,11 +27,13 @@ class Arrivals:
     """Connections, each of which is taken by one thread at a time. For many threads."""
 
     def __init__(self, *, gather_s: float) -> None:
-        self.crew = ServingCrew(has_arrivals=self.exist, gather_s=gather_s)
+        self.crew = ServingCrew(has_arrivals=self.exist, call=self._ring, gather_s=gather_s)
         self._poll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._end = os.eventfd(0)
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK)
         self._poll.register(self._end, select.EPOLLIN)
+        self._poll.register(self._bell, select.EPOLLIN)
 
     def add(self, connection: Connection) -> None:
         """Know a connection, which nobody takes yet."""
@@ -60,15 +63,18 @@ class Arrivals:
         crew, poll = self.crew, self._poll.poll
         while True:
             crew.look_out()
-            events = poll(0, 1)
+            events = () if crew.is_pressed() else poll(0, 1)
             if not events:
-                if not crew.rest():
+                if crew.do_chore() or not crew.rest():
                     continue
                 events = poll(-1, 1)
             crew.begin()
             fd = events[0][0]
             if fd == self._end:
                 return None
+            if fd == self._bell:
+                with suppress(BlockingIOError):
+                    os.eventfd_read(fd)
             connection = self._connections.get(fd)
             if connection is not None:
                 return connection
@@ -78,6 +84,10 @@ class Arrivals:
         look = select.poll()
         look.register(self._poll, select.POLLIN)
         return bool(look.poll(0))
+
+    def _ring(self) -> None:
+        """Have the thread that waits for arrivals look around."""
+        os.eventfd_write(self._bell, 1)
 
     def close(self) -> None:
         """Let all threads know that there is nothing more to do."""

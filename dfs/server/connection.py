@@ -66,6 +66,7 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
         self.is_http2 = False
         self.data_ready = True
         self.has_begun = False
+        self.is_kept = False
         self._head_bytes_max = head_bytes_max
         self._is_shaking_hands = False
         self._drained = 0

@@ -6,7 +6,9 @@ more than most of what is done between two of them. Here a thread runs until it 
 
 - it looks for the next request and serves it; as long as it need not wait for anything but the
   next request, no other thread is woken at all;
-- before it waits (for its commit, the disk, a client) it steps aside: another looks for arrivals;
+- a request that waits for its commit keeps no thread: when nothing else has arrived, the thread
+  commits for all of them, as its chore, and answers them;
+- before it waits (for the disk, a client) it steps aside: another looks for arrivals;
 - when it need not wait any more it queues up to come back.
 
 This is the pattern "leader/followers" (Schmidt, Pattern-Oriented Software Architecture 2, 2000),
@@ -24,7 +26,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from dfs.services.crew import Crew, Sleeper
+import structlog
+
+from dfs.services.crew import Chore, Crew, Sleeper
+
+log = structlog.get_logger()
 
 RUN_S = 0.005
 """How long a thread runs, at least, until the watch lets another run beside it."""
@@ -37,12 +43,19 @@ class ServingCrew(Crew):
 
     Args:
         has_arrivals: tells whether a request waits for a thread.
+        call: has the thread that looks for arrivals look for the chore, too.
         gather_s: see `Crew`.
     """
 
-    def __init__(self, *, has_arrivals: Callable[[], bool], gather_s: float) -> None:
+    does_chores = True
+
+    def __init__(
+        self, *, has_arrivals: Callable[[], bool], call: Callable[[], None], gather_s: float
+    ) -> None:
         super().__init__(gather_s=gather_s)
         self._has_arrivals = has_arrivals
+        self._call = call
+        self._chore: Chore | None = None
         self._mutex = threading.Lock()
         self._members: set[int] = set()
         self._runner: int | None = None
@@ -78,7 +91,28 @@ class ServingCrew(Crew):
             sleeper = Sleeper()
             self._followers.append(sleeper)
             self._end_turn(me)
+        if self._chore is not None and self._chore.is_due():
+            self._call()  # whoever looks out may be resting
         sleeper.sleep()
+
+    def is_pressed(self) -> bool:
+        """Tell whether the chore comes before what may have arrived."""
+        return self._chore is not None and self._chore.is_pressing()
+
+    def do_chore(self) -> bool:
+        """Do the chore, at the turn of the calling thread. False: there is nothing to do."""
+        chore = self._chore
+        if chore is None or not chore.is_due():
+            return False
+        self.begin()
+        with self._mutex:
+            if self._lookout == threading.get_ident():
+                self._expect_lookout(False)
+        try:
+            chore.do()
+        except Exception as error:
+            log.error("chore_failed", exc_info=error)
+        return True
 
     def rest(self) -> bool:
         """Say that nothing has arrived, before waiting for it. False: another looks out now."""
@@ -108,6 +142,17 @@ class ServingCrew(Crew):
         return not self._followers and self._has_arrivals()
 
     # What any thread does that has to wait
+
+    def take_on(self, chore: Chore) -> None:
+        self._chore = chore
+
+    def call(self) -> None:
+        if threading.get_ident() != self._lookout:
+            self._call()
+
+    def give_way(self) -> None:
+        if self._queue or (self._lookout == threading.get_ident() and self._has_arrivals()):
+            self.step_aside()
 
     def step_aside(self) -> None:
         me = threading.get_ident()

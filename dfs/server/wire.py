@@ -63,19 +63,30 @@ class Wire:
     the listener): that costs no system call as a time limit of Python's own would.
     """
 
-    __slots__ = ("_hold_s", "_is_lent", "_patience_s", "_sock", "_terms", "_threads")
+    __slots__ = (
+        "_hold_s",
+        "_is_hurried",
+        "_is_lent",
+        "_patience_s",
+        "_sock",
+        "_terms",
+        "_threads",
+        "_unsent",
+    )
 
     def __init__(self, sock: socket.socket, terms: Terms, threads: Threads) -> None:
         self._sock = sock
         self._terms = terms
         self._threads = threads
         self._is_lent = False
+        self._unsent = b""
         self.begin()
 
     def begin(self) -> None:
         """Begin a request: what was before is forgiven."""
         self._patience_s = self._terms.grace_s
         self._hold_s = HOLD_S
+        self._is_hurried = False
         if self._is_lent:
             self._is_lent = False
             self._limit_waits(HOLD_S)
@@ -97,8 +108,25 @@ class Wire:
                 self._charge(since_s, len(data))
                 return data
 
+    def hurry(self) -> None:
+        """Wait for nothing until the next request: what cannot be sent at once is kept."""
+        self._is_hurried = True
+
+    def has_unsent(self) -> bool:
+        """Tell whether anything is kept that was to be sent in a hurry."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Send what was kept. Raises SlowClientError, OSError."""
+        self._is_hurried = False
+        data, self._unsent = self._unsent, b""
+        self.sendall(data)
+
     def sendall(self, data: bytes) -> None:
-        """Send all of it. Raises SlowClientError, OSError."""
+        """Send all of it, or keep it if in a hurry. Raises SlowClientError, OSError."""
+        if self._is_hurried:
+            self._send_or_keep(data)
+            return
         since_s = monotonic()
         sent = self._send(data)
         since_s = self._charge(since_s, sent)
@@ -111,6 +139,12 @@ class Wire:
                 sent += count
 
     send = sendall
+
+    def _send_or_keep(self, data: bytes) -> None:
+        if not self._unsent:
+            with suppress(BlockingIOError):
+                data = data[self.send_now(data) :]
+        self._unsent += data
 
     def _send(self, data: bytes | memoryview) -> int:
         """Return how much was sent, before the time of the socket was up."""
@@ -154,12 +188,17 @@ class Wire:
         received: bytes = self._now(self._sock.recv, size)
         return received
 
-    def send_now(self, data: bytes) -> None:
-        """Send what can be sent without waiting, the rest never. Raises OSError."""
+    def send_now(self, data: bytes) -> int:
+        """Send what can be sent without waiting, and return how much that was.
+
+        Raises:
+            BlockingIOError: it was nothing.
+            OSError: the connection is broken.
+        """
         if not isinstance(self._sock, ssl.SSLSocket):
-            self._sock.send(data, socket.MSG_DONTWAIT)
-        else:
-            self._now(self._sock.send, data)
+            return self._sock.send(data, socket.MSG_DONTWAIT)
+        sent: int = self._now(self._sock.send, data)
+        return sent
 
     def secure(self, wrap: Callable[[socket.socket], socket.socket]) -> None:
         """Speak TLS from now on; the handshake is still to come."""

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from gunicorn.http.errors import ParseException
 from gunicorn.http.wsgi import create
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
+from dfs.api.parking import PARKING_KEY, Parked
 from dfs.core.config import load_config
 from dfs.core.ulid import UlidFactory
 from dfs.server.answering import JoiningResponse
@@ -44,8 +46,25 @@ YIELD_S = 0.005
 """How long a new connection is left to a worker that has fewer."""
 LINGER_S = 2.0
 """How long a client may take to hear that its connection is closed."""
+_PARKED: Any = object()
+"""What becomes of a connection is not known yet: its request was left."""
 _NO_CONNECTION = (errno.EAGAIN, errno.ECONNABORTED)
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A request that was left until the application can go on with it.
+
+    Attributes:
+        is_drained: its body was received to the end.
+    """
+
+    connection: Connection
+    request: Any
+    response: JoiningResponse
+    parked: Parked
+    is_drained: bool
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
@@ -152,8 +171,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         kept: bool = super().handle(connection)
         return kept
 
-    def handle_request(self, req: Any, connection: Connection) -> bool:
-        """Have the application answer a request. Returns whether the connection is kept."""
+    def handle_request(self, req: Any, connection: Connection) -> Any:
+        """Have the application answer a request.
+
+        Returns:
+            Whether the connection is kept; `_PARKED` if that is not known yet.
+        """
         response, environ = create(
             req,
             connection.sock,
@@ -163,6 +186,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             response_class=JoiningResponse,
         )
         environ["wsgi.multithread"] = True
+        environ[PARKING_KEY] = True
         if isinstance(connection.server, str):  # a socket's path: Gunicorn puts the client's Host
             environ["SERVER_NAME"] = connection.server
         self.nr += 1
@@ -171,9 +195,16 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             self.alive = False
         if not self.alive:
             response.force_close()
-        body: Any = None
+        body = self.wsgi(environ, response.start_response)
+        if isinstance(body, Parked):
+            is_drained = super()._keepalive_after(connection, True)
+            self._park(Left(connection, req, response, body, is_drained))
+            return _PARKED
+        return self._send(response, body)
+
+    def _send(self, response: JoiningResponse, body: Any) -> bool:
+        """Send an answer. Returns whether the connection can be kept; raises what it meets."""
         try:
-            body = self.wsgi(environ, response.start_response)
             for piece in body:
                 response.write(piece)
             response.close()
@@ -186,6 +217,43 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             if hasattr(body, "close"):
                 body.close()
         return not response.should_close()
+
+    def _keepalive_after(self, connection: Connection, kept: Any) -> Any:
+        return kept if kept is _PARKED else super()._keepalive_after(connection, kept)
+
+    def _park(self, left: Left) -> None:
+        """Leave a request until the application can go on with it."""
+        left.parked.when_ready(partial(self._go_on, left))
+
+    def _go_on(self, left: Left) -> None:
+        """Answer a request that was left, without waiting for the client."""
+        connection = left.connection
+        connection.sock.hurry()
+        kept = False
+        try:
+            body = left.parked.go_on()
+            if isinstance(body, Parked):
+                self._park(replace(left, parked=body))
+                return
+            kept = self._send(left.response, body) and left.is_drained
+        except OSError:
+            pass  # the client has gone
+        except Exception as error:
+            self.handle_error(left.request, connection.sock, connection.client, error)
+        connection.is_kept = kept
+        if connection.sock.has_unsent():
+            self._idle.push(connection)
+        else:
+            self._settle(connection, kept)
+
+    def _catch_up(self, connection: Connection) -> bool:
+        """Send what could not be sent in a hurry. Returns whether the connection is kept."""
+        connection.sock.begin()
+        try:
+            connection.sock.flush()
+        except OSError:
+            return False
+        return connection.is_kept
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what went wrong outside of the application."""
@@ -215,14 +283,22 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             return
         kept: bool | None = False
         try:
-            kept = self.handle(connection)
-        finally:
-            if not kept:
-                self.method_queue.defer(self._finish, connection, kept)
-            elif connection.has_more():
-                self._idle.push(connection)
+            if connection.sock.has_unsent():
+                kept = self._catch_up(connection)
             else:
-                self._idle.add(connection)
+                kept = self.handle(connection)
+        finally:
+            if kept is not _PARKED:
+                self._settle(connection, kept)
+
+    def _settle(self, connection: Connection, kept: bool | None) -> None:
+        """See to what becomes of a connection after a request."""
+        if not kept:
+            self.method_queue.defer(self._finish, connection, kept)
+        elif connection.has_more():
+            self._idle.push(connection)
+        else:
+            self._idle.add(connection)
 
     def _finish(self, connection: Connection, kept: bool | None) -> None:
         if kept is None:

@@ -1,85 +1,16 @@
-"""Changes on their way through one group commit: who waits for them, and what is planned."""
+"""Changes on their way through one group commit, as its leader has planned them."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dfs.core.errors import DfsError, QuorumError
-from dfs.db.transaction import IndexTransaction
-from dfs.services.command import Command, Draft
-from dfs.services.crew import Sleeper
+from dfs.services.command import Draft
+from dfs.services.tickets import Ticket
 from dfs.storage.base import StagedBlob
 from dfs.wal.frame import Frame, encode_frame
 from dfs.wal.record import encode_meta
-
-
-@dataclass(frozen=True, slots=True)
-class Holders:
-    """Replicas that have the blob files of a change.
-
-    Attributes:
-        until_s: by the monotonic clock; later they may have removed those that were dropped.
-    """
-
-    names: Collection[str] = ()
-    until_s: float = math.inf
-
-
-class Ticket:
-    """One caller waiting for its command.
-
-    Args:
-        copies: stores that must have the change on disk before it is acknowledged.
-        holders: who has its blob files; None if all that have its records do.
-
-    Attributes:
-        stores: those that had it when it became durable.
-        sleeper: the thread of the caller.
-    """
-
-    __slots__ = (
-        "command",
-        "copies",
-        "error",
-        "holders",
-        "is_durable",
-        "is_leader",
-        "lsn",
-        "sleeper",
-        "stores",
-    )
-
-    def __init__(
-        self, command: Command, *, copies: int = 1, holders: Holders | None = None
-    ) -> None:
-        self.command = command
-        self.copies = copies
-        self.holders = holders
-        self.stores: tuple[str, ...] = ()
-        self.lsn = 0
-        self.is_durable = False
-        self.error: BaseException | None = None
-        self.is_leader = False
-        self.sleeper = Sleeper()
-
-    def whole(self, held: Collection[str]) -> set[str]:
-        """Return those of the replicas with the records that have the change's blob files, too."""
-        return set(held) if self.holders is None else set(held).intersection(self.holders.names)
-
-    def pay_copies(self, index: IndexTransaction) -> None:
-        """Pay what the replicas owe that have its blob files, so that no job need copy them.
-
-        If it is too long ago that they were seen there, they are believed to have none.
-        """
-        if self.holders is None or not self.holders.names:
-            return
-        if self.holders.until_s < time.monotonic():
-            self.holders = Holders()
-        names, digests = self.holders.names, set(self.command.digests)
-        index.pay(debt for debt in index.owed() if debt.store in names and debt.unit in digests)
 
 
 @dataclass(slots=True)

@@ -24,9 +24,7 @@ whole are rolled forward by the next commit or the next start, anything else is 
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -36,7 +34,6 @@ from dfs.core.errors import (
     NoSpaceError,
     QuorumError,
     RequestError,
-    WalError,
     WalReadOnlyError,
 )
 from dfs.core.model import Durability, NodeState, StoreState
@@ -44,20 +41,14 @@ from dfs.core.steps import OnStep, ignore_step
 from dfs.db.session import IndexDatabase
 from dfs.db.transaction import IndexTransaction
 from dfs.services.apply import apply
-from dfs.services.batch import (
-    Batch,
-    CommitReport,
-    Holders,
-    OnCommit,
-    Ticket,
-    ignore_report,
-)
+from dfs.services.batch import Batch, CommitReport, OnCommit, ignore_report
 from dfs.services.breaker import note_failure
 from dfs.services.command import Command, Draft
 from dfs.services.crew import Crew
 from dfs.services.quorum import Append, Quorum
 from dfs.services.recovery import roll_forward
 from dfs.services.shipping import advance
+from dfs.services.tickets import Holders, Ticket, TicketQueue
 from dfs.storage.base import BlobStore
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Flag
@@ -78,6 +69,9 @@ class Committer:
         crew: the threads of this process.
         on_step: see `dfs.core.steps`.
         on_commit: told of every commit, after it; what it raises is its leader's own.
+
+    Attributes:
+        tickets: the changes that wait.
     """
 
     def __init__(
@@ -99,14 +93,12 @@ class Committer:
         self._store = store
         self._quorum = quorum
         self._node_id = node_id
-        self._batch_bytes_max = batch_bytes_max
-        self._batch_count_max = batch_count_max
         self._crew = crew
         self._on_step = on_step
         self._on_commit = on_commit
-        self._mutex = threading.Lock()
-        self._queue: deque[Ticket] = deque()
-        self._is_led = False
+        self.tickets = TicketQueue(
+            crew=crew, lead=self._lead, bytes_max=batch_bytes_max, count_max=batch_count_max
+        )
 
     # In the caller's thread
 
@@ -137,62 +129,45 @@ class Committer:
         Durability: on return the records of the change, and the blob files it names, are synced on
             all stores returned.
         """
+        ticket = self.enqueue(command, copies=copies, holders=holders)
+        self.tickets.wait(ticket)
+        return ticket.outcome()
+
+    def enqueue(
+        self, command: Command, *, copies: int = 1, holders: Holders | None = None
+    ) -> Ticket:
+        """Ask for a change, as `submit` does; `tickets` knows how to wait for it.
+
+        Durability: nothing yet.
+        """
         ticket = Ticket(command, copies=copies, holders=holders)
-        with self._mutex:
-            self._queue.append(ticket)
-            ticket.is_leader = not self._is_led
-            self._is_led = True
+        self.tickets.add(ticket)
         self._crew.gathering.arrive()
-        self._crew.step_aside()
-        if not ticket.is_leader:
-            ticket.sleeper.sleep()
-        if ticket.is_leader:
-            self._lead()
-        if not ticket.is_durable:
-            raise ticket.error or WalError("The change was neither made nor refused.")
-        return Durability(lsn=ticket.lsn, stores=ticket.stores)
+        return ticket
 
     # In the leader's thread
 
     def _lead(self) -> None:
-        """Commit one batch, then hand the lead to the first of those that have come meanwhile."""
+        """Commit one batch, and tell everybody."""
         tickets: list[Ticket] = []
         report: CommitReport | None = None
         try:
-            if len(self._queue) < self._batch_count_max:
+            if not self.tickets.is_full():
                 self._crew.gathering.wait()
+            self._crew.give_way()
             with self._log.lock():
                 self._crew.come_back(at_once=True)
-                tickets = self._take_queue()
+                tickets = self.tickets.take()
                 report = self._commit(tickets)
         except BaseException as error:
-            tickets = tickets or self._take_queue()
+            tickets = tickets or self.tickets.take()
             for ticket in tickets:
                 if not ticket.is_durable:
                     ticket.error = ticket.error or error
         finally:
-            with self._mutex:
-                successor = self._queue[0] if self._queue else None
-                self._is_led = successor is not None
-            if successor is not None:
-                successor.is_leader = True
-                successor.sleeper.wake()
-            self._crew.wake(ticket.sleeper for ticket in tickets if not ticket.is_leader)
+            self.tickets.settle(tickets)
         if report is not None:
             self._on_commit(report)
-
-    def _take_queue(self) -> list[Ticket]:
-        """Take what is committed together: asynchronous changes never wait for a quorum."""
-        taken: list[Ticket] = []
-        bytes_left = self._batch_bytes_max
-        with self._mutex:
-            while self._queue and len(taken) < self._batch_count_max:
-                ticket = self._queue[0]
-                bytes_left -= ticket.command.log_bytes_max
-                if taken and (bytes_left < 0 or (ticket.copies > 1) != (taken[0].copies > 1)):
-                    break
-                taken.append(self._queue.popleft())
-        return taken
 
     def _commit(self, tickets: list[Ticket]) -> CommitReport | None:
         """Make the changes of these tickets durable, or tell each why not. Under the node lock.
@@ -203,7 +178,7 @@ class Committer:
         self._require_writable()
         self._on_step("commit.locked")
         self._catch_up()
-        self._rotate_if_full(sum(ticket.command.log_bytes_max for ticket in tickets))
+        self._rotate_if_full(sum(ticket.log_bytes_max for ticket in tickets))
         with self._begin() as index:
             batch = self._plan(tickets, index)
             if not batch.frames:
@@ -309,7 +284,7 @@ class Committer:
         append = self._quorum.append(data, end=end, states=states) if is_synchronous else None
         try:
             self._log.append(data, last_lsn=batch.lsn)
-            with self._crew.aside():
+            with self._crew.giving_way():
                 started = time.perf_counter()
                 self._log.sync()
                 batch.sync_s = time.perf_counter() - started

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from dfs.services.gathering import Gathering
 
@@ -32,6 +33,19 @@ class Sleeper:
         self._lock.release()
 
 
+class Chore(Protocol):
+    """What the threads of a crew do when nothing else is to be done."""
+
+    def is_due(self) -> bool:
+        """Tell whether there is anything to do."""
+
+    def is_pressing(self) -> bool:
+        """Tell whether it is to be done before anything else."""
+
+    def do(self) -> None:
+        """Do it, if it is still to be done."""
+
+
 class Crew:
     """Threads each of which runs whenever it likes.
 
@@ -40,10 +54,19 @@ class Crew:
 
     Attributes:
         gathering: who is on the way.
+        does_chores: some thread will come for a chore.
     """
+
+    does_chores = False
 
     def __init__(self, *, gather_s: float) -> None:
         self.gathering = Gathering(wait_s=gather_s)
+
+    def take_on(self, chore: Chore) -> None:
+        """Have this chore, instead of an earlier one."""
+
+    def call(self) -> None:
+        """Have a thread come for the chore, though nothing else has arrived."""
 
     def step_aside(self) -> None:
         """Let others run: the calling thread is going to wait."""
@@ -52,6 +75,18 @@ class Crew:
     def aside(self) -> Iterator[None]:
         """Let others run while the calling thread waits inside the block."""
         self.step_aside()
+        try:
+            yield
+        finally:
+            self.come_back(at_once=True)
+
+    def give_way(self) -> None:
+        """Let others run if any want to: the calling thread is going to wait, not for long."""
+
+    @contextmanager
+    def giving_way(self) -> Iterator[None]:
+        """Let others run, if any want to, while the calling thread waits inside the block."""
+        self.give_way()
         try:
             yield
         finally:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from dfs.core.access import NODE, Caller
 from dfs.core.clock import now_ms
@@ -30,16 +30,19 @@ from dfs.core.model import (
 from dfs.core.names import validate_key
 from dfs.core.ulid import UlidFactory
 from dfs.db.repository import IndexRepository
-from dfs.services.batch import Holders
 from dfs.services.changes import ChangeFile, RemoveFile, StoreFiles, UndeleteFile, Upload
 from dfs.services.commit import Committer
 from dfs.services.damage import DamageBook
 from dfs.services.download import Download, read_inline
+from dfs.services.pending import Pending
 from dfs.services.quorum import Quorum
 from dfs.services.stores import Stores
+from dfs.services.tickets import Holders, Ticket
 from dfs.services.upload import BLOB_BYTES_MAX, BlobWriter
 from dfs.services.verified_files import VerifiedFiles
 from dfs.wal.log import WriteAheadLog
+
+Result = TypeVar("Result")
 
 CURSOR = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})([^\x00]+)", re.DOTALL)
 """Where a page of files goes on: behind a file of that id and that name. Any such place will do."""
@@ -173,6 +176,24 @@ class FileService:
 
         Durability: on return bytes and records are synced.
         """
+        pending = self.begin_store(
+            uploads, if_absent=if_absent, replication=replication, caller=caller
+        )
+        pending.wait()
+        return pending.result()
+
+    def begin_store(
+        self,
+        uploads: Sequence[Upload],
+        *,
+        if_absent: bool = False,
+        replication: str | None = None,
+        caller: Caller = NODE,
+    ) -> Pending[Stored]:
+        """Begin to store files, as `store` does; the caller waits for it as he likes.
+
+        Durability: nothing yet, but the bytes of large blobs are synced in temporary files.
+        """
         for upload in uploads:
             self.check_name(upload.key, caller)
             self._check_metadata(upload.metadata)
@@ -192,8 +213,13 @@ class FileService:
             holders = self._quorum.copy_blobs(blobs, copies=copies)
         elif any(blob.staged is not None for blob in blobs):
             holders = Holders()
-        durability = self._committer.submit(command, copies=copies, holders=holders)
-        return Stored(command.files, durability)
+        ticket = self._committer.enqueue(command, copies=copies, holders=holders)
+        return self._pending(ticket, lambda durability: Stored(command.files, durability))
+
+    def _pending(
+        self, ticket: Ticket, make_result: Callable[[Durability], Result]
+    ) -> Pending[Result]:
+        return Pending(ticket, self._committer.tickets, make_result)
 
     def _copies(self, replication: str | None) -> int:
         """Return how many stores must have a change before it is acknowledged."""
@@ -314,8 +340,24 @@ class FileService:
         caller: Caller = NODE,
     ) -> Durability:
         """Put a file into the trash: nobody finds it now. Raises and durability as `update`."""
+        pending = self.begin_delete(
+            file_id, if_match=if_match, replication=replication, caller=caller
+        )
+        pending.wait()
+        return pending.result()
+
+    def begin_delete(
+        self,
+        file_id: str,
+        *,
+        if_match: Collection[str] | None = None,
+        replication: str | None = None,
+        caller: Caller = NODE,
+    ) -> Pending[Durability]:
+        """Begin to put a file into the trash, as `delete` does. Durability: nothing yet."""
         command = RemoveFile(file_id=file_id, if_match=if_match, caller=caller)
-        return self._committer.submit(command, copies=self._copies(replication))
+        ticket = self._committer.enqueue(command, copies=self._copies(replication))
+        return self._pending(ticket, lambda durability: durability)
 
     def restore(
         self,

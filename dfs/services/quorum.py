@@ -21,11 +21,12 @@ from dfs.core.filelock import FileLock
 from dfs.core.model import Blob, BlobKind, DebtKind, StoreState
 from dfs.db.repository import IndexRepository
 from dfs.services.apply import REMOVAL_DELAY_MS
-from dfs.services.batch import Holders, quorum_error
+from dfs.services.batch import quorum_error
 from dfs.services.copying import BlobCopier
 from dfs.services.ledger import Ledger
 from dfs.services.shipping import LogShipper, position_of
 from dfs.services.stores import ReplicaStore, Stores, copying_gate
+from dfs.services.tickets import Holders
 from dfs.services.upload import BlobWriter
 from dfs.storage.base import BlobReader, StagedBlob
 from dfs.wal.control import LogPosition

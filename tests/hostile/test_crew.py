@@ -82,7 +82,7 @@ def arrivals() -> list[str]:
 @pytest.fixture
 def crew(arrivals: list[str]) -> ServingCrew:
     """A crew."""
-    return ServingCrew(has_arrivals=lambda: bool(arrivals), gather_s=WAIT_S)
+    return ServingCrew(has_arrivals=lambda: bool(arrivals), call=lambda: None, gather_s=WAIT_S)
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ class Jobs:
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.push = self._jobs.put
         self.take = self._jobs.get
-        self.crew = ServingCrew(has_arrivals=lambda: not self._jobs.empty(), gather_s=0)
+        self.crew = ServingCrew(
+            has_arrivals=lambda: not self._jobs.empty(), call=lambda: None, gather_s=0
+        )
 
     def close(self) -> None:
         """Have each thread end."""

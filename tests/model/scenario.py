@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dfs.core.config import Config
 from dfs.core.errors import DfsError, NoSpaceError
-from dfs.services.batch import Holders
+from dfs.services.tickets import Holders
 from dfs.services.changes import RemoveFile, StoreFiles, Upload
 from dfs.wiring import Services, open_services
 from tests.model.world import INDEX, Process, World
