@@ -41,14 +41,23 @@ class Parked:
         """
         self._pending.when_settled(call)
 
-    def go_on(self) -> Iterable[bytes] | Parked:
-        """Return the body of the answer, which has begun; or the request, if it waits again."""
-        return _advance(self._course, self._context)
+    def go_on(self) -> Iterable[bytes]:
+        """Return the body of the answer, which has begun. For a request that is ready.
+
+        Should it wait once more, the thread sleeps.
+        """
+        return self._context.run(finish_course, self._course)
 
 
 def begin_course(course: Course[Iterable[bytes]]) -> Iterable[bytes] | Parked:
     """Return the body of the answer; or the request, if it waits."""
-    return _advance(course, contextvars.copy_context())
+    context = contextvars.copy_context()
+    try:
+        pending = context.run(next, course)
+    except StopIteration as end:
+        body: Iterable[bytes] = end.value
+        return body
+    return Parked(course, pending, context)
 
 
 def finish_course(course: Course[Answered]) -> Answered:
@@ -60,14 +69,3 @@ def finish_course(course: Course[Answered]) -> Answered:
             result: Answered = end.value
             return result
         pending.wait()
-
-
-def _advance(
-    course: Course[Iterable[bytes]], context: contextvars.Context
-) -> Iterable[bytes] | Parked:
-    try:
-        pending = context.run(next, course)
-    except StopIteration as end:
-        body: Iterable[bytes] = end.value
-        return body
-    return Parked(course, pending, context)

@@ -56,6 +56,8 @@ class PendingDebts:
         Args:
             run: runs a statement with its parameters.
         """
+        if not (self._owed or self._postponed or self._paid):
+            return
         owed = _take_rows(node_id, self._owed)
         postponed = [(*row[:4], *row[5:9]) for row in _take_rows(node_id, self._postponed)]
         paid = [(*row[:4], row[5]) for row in _take_rows(node_id, self._paid)]

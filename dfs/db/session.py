@@ -20,7 +20,14 @@ from dfs.core.errors import (
     MetadataError,
 )
 from dfs.core.regular import NOT_REGULAR
-from dfs.db.connections import LOCK_WAIT_S, SQLITE_PREFIX, Aside, Connections, is_postgres
+from dfs.db.connections import (
+    LOCK_WAIT_S,
+    SQLITE_PREFIX,
+    Aside,
+    Connection,
+    Connections,
+    is_postgres,
+)
 from dfs.db.faults import DRIVER_ERRORS, REBUILD_HINT, index_error
 from dfs.db.migrations import migrate
 from dfs.db.models import TABLES
@@ -69,6 +76,7 @@ class IndexDatabase:
         self._path = Path(url.removeprefix(SQLITE_PREFIX))
         self._writer_lock = threading.Lock()
         self._connections: Connections | None = None
+        self._writing: Connection | None = None
 
     @property
     def directory(self) -> Path | None:
@@ -136,7 +144,7 @@ class IndexDatabase:
         if not self._writer_lock.acquire(timeout=LOCK_WAIT_S):
             raise IndexUnavailableError("Another transaction of this process does not end.")
         try:
-            connection = self._opened().writer()
+            connection = self._writing = self._opened().writer()
             for statement in self.statements.begin:
                 connection.execute(statement)
             row = connection.execute(self.statements.node_state_locked, (self.node_id,)).fetchone()
@@ -283,14 +291,14 @@ class IndexDatabase:
             IndexUnavailableError, IndexDamagedError, NoSpaceError, MetadataError.
         """
         try:
-            self._opened().writer().execute(sql, parameters)
+            self._in_transaction().execute(sql, parameters)
         except DRIVER_ERRORS as error:
             raise self._translate(error) from error
 
     def ask(self, sql: str, parameters: Sequence[Any], read: Callable[[Row], T]) -> list[T]:
         """Return what `read` makes of each row, in the open transaction. Raises as `write`."""
         try:
-            rows = self._opened().writer().execute(sql, parameters).fetchall()
+            rows = self._in_transaction().execute(sql, parameters).fetchall()
             return [read(row) for row in rows]
         except DRIVER_ERRORS as error:
             raise self._translate(error) from error
@@ -302,6 +310,7 @@ class IndexDatabase:
             abandon: undo what it did. A connection that cannot even do that is closed, which
                 undoes it too, and is opened again at the next use.
         """
+        self._writing = None
         try:
             if abandon and self._connections is not None:
                 self._connections.roll_back()
@@ -313,6 +322,12 @@ class IndexDatabase:
         connections = self._connections
         if connections is not None:
             connections.drop_reader()
+
+    def _in_transaction(self) -> Connection:
+        """Return the connection of the open transaction."""
+        if self._writing is None or self._connections is None:
+            raise _not_open()
+        return self._writing
 
     def _opened(self) -> Connections:
         if self._connections is None:

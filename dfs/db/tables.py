@@ -20,20 +20,21 @@ from dfs.db.rows import (
 
 T = TypeVar("T")
 
-CHUNK_ROWS_MAX = 128
-_CHUNK_ROWS = (CHUNK_ROWS_MAX, 32)
+CHUNK_ROWS_MAX, _CHUNK_ROWS_MIN = 128, 32
+_CHUNK_ROWS = (CHUNK_ROWS_MAX, _CHUNK_ROWS_MIN)
 """Batches are cut into these sizes, and a rest below the smallest: the driver keeps a prepared
 statement for each text, so there must not be a text for each size of batch."""
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield all items in order, in pieces of 128, then of 32, then the rest."""
-    start = 0
-    for size in _CHUNK_ROWS:
-        while len(items) - start >= size:
-            yield items[start : start + size]
-            start += size
-    if start < len(items):
+    start, count = 0, len(items)
+    if count >= _CHUNK_ROWS_MIN:
+        for size in _CHUNK_ROWS:
+            while count - start >= size:
+                yield items[start : start + size]
+                start += size
+    if start < count:
         yield items[start:]
 
 

@@ -295,17 +295,21 @@ class IndexTransaction:
         blobs, self._changed_blobs = self._changed_blobs, {}
         segments, self._changed_segments = self._changed_segments, {}
         state, self._changed_node_state = self._changed_node_state, None
-        self._put(FILES, [file_row(file) for file in files.values() if file is not None])
-        self._delete(FILES, [file_id for file_id, file in files.items() if file is None])
-        self._put(BLOBS, [blob_row(blob) for blob in blobs.values() if blob is not None])
-        self._delete(BLOBS, [digest for digest, blob in blobs.items() if blob is None])
+        stores, self._changed_stores = self._changed_stores, {}
+        if files:
+            self._put(FILES, [file_row(file) for file in files.values() if file is not None])
+            self._delete(FILES, [file_id for file_id, file in files.items() if file is None])
+        if blobs:
+            self._put(BLOBS, [blob_row(blob) for blob in blobs.values() if blob is not None])
+            self._delete(BLOBS, [digest for digest, blob in blobs.items() if blob is None])
         node_id = self._writer.node_id
-        self._upsert(SEGMENTS, [segment_row(node_id, segment) for segment in segments.values()])
+        if segments:
+            self._upsert(SEGMENTS, [segment_row(node_id, segment) for segment in segments.values()])
         if state is not None:
             row = (state.node_id, state.cluster_id, state.applied_lsn)
             self._upsert(NODE_STATES, [row])
-        stores, self._changed_stores = self._changed_stores, {}
-        self._upsert(STORES, [store_row(node_id, store) for store in stores.values()])
+        if stores:
+            self._upsert(STORES, [store_row(node_id, store) for store in stores.values()])
         self._debts.write(node_id, self._writer.statements, self._writer.write)
         self._usage.write(node_id, self._writer.statements, self._writer.write)
 

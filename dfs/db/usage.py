@@ -85,6 +85,8 @@ class PendingUsage:
         Args:
             run: runs a statement with its parameters.
         """
+        if not self._dead and len(self._counts) == 1 and not any(self._node):
+            return
         counts = [(node_id, bucket, *row) for bucket, row in self._counts.items() if any(row)]
         uses = [
             (node_id, segment_id, dead, *self._tombstones.get(segment_id, (0, None)))

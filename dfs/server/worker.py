@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -198,7 +198,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         body = self.wsgi(environ, response.start_response)
         if isinstance(body, Parked):
             is_drained = super()._keepalive_after(connection, True)
-            self._park(Left(connection, req, response, body, is_drained))
+            left = Left(connection, req, response, body, is_drained)
+            body.when_ready(partial(self._go_on, left))
             return _PARKED
         return self._send(response, body)
 
@@ -221,23 +222,15 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _keepalive_after(self, connection: Connection, kept: Any) -> Any:
         return kept if kept is _PARKED else super()._keepalive_after(connection, kept)
 
-    def _park(self, left: Left) -> None:
-        """Leave a request until the application can go on with it."""
-        left.parked.when_ready(partial(self._go_on, left))
-
     def _go_on(self, left: Left) -> None:
         """Answer a request that was left, without waiting for the client."""
         connection = left.connection
         connection.sock.hurry()
         kept = False
         try:
-            body = left.parked.go_on()
-            if isinstance(body, Parked):
-                self._park(replace(left, parked=body))
-                return
-            kept = self._send(left.response, body) and left.is_drained
-        except OSError:
-            pass  # the client has gone
+            kept = self._send(left.response, left.parked.go_on()) and left.is_drained
+        except OSError as error:
+            self.log.debug("Ignored a client that has gone: %s", error)
         except Exception as error:
             self.handle_error(left.request, connection.sock, connection.client, error)
         connection.is_kept = kept

@@ -80,9 +80,39 @@ def arrivals() -> list[str]:
 
 
 @pytest.fixture
-def crew(arrivals: list[str]) -> ServingCrew:
+def calls() -> list[str]:
+    """How often a thread was called for the chore."""
+    return []
+
+
+@pytest.fixture
+def crew(arrivals: list[str], calls: list[str]) -> ServingCrew:
     """A crew."""
-    return ServingCrew(has_arrivals=lambda: bool(arrivals), call=lambda: None, gather_s=WAIT_S)
+    return ServingCrew(
+        has_arrivals=lambda: bool(arrivals), call=lambda: calls.append("call"), gather_s=WAIT_S
+    )
+
+
+class OneChore:
+    """Something to do, once."""
+
+    def __init__(self) -> None:
+        self.doers: list[int] = []
+        self.fault: Exception | None = None
+
+    def is_due(self) -> bool:
+        """Tell whether it was done."""
+        return not self.doers
+
+    def is_pressing(self) -> bool:
+        """Tell that it can wait."""
+        return False
+
+    def do(self) -> None:
+        """Do it."""
+        self.doers.append(threading.get_ident())
+        if self.fault is not None:
+            raise self.fault
 
 
 @pytest.fixture
@@ -285,6 +315,79 @@ def test_thread_that_got_its_turn_since_keeps_it(crew: ServingCrew, hands: list[
     assert third.is_done()
     third.do(crew.step_aside)
     assert not crew.look()
+
+
+def test_chore_is_done_at_the_turn_of_a_thread(crew: ServingCrew, hands: list[Hand]) -> None:
+    """Whoever does it waits for his turn first, as for a request, and for nobody when he leads."""
+    first, second, _ = hands
+    chore = OneChore()
+    crew.take_on(chore)
+    first.do(crew.come_back)
+    second.do(crew.look_out)
+    second.tell(crew.do_chore)
+    assert second.is_waiting()
+    assert chore.is_due()
+    first.do(crew.step_aside)
+    assert second.is_done()
+    assert chore.doers == [second.sleeper.ident]
+    second.do(crew.gathering.wait)
+
+
+def test_chore_that_fails_ends_no_thread(
+    crew: ServingCrew, hands: list[Hand], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is told in the log, and the thread goes on to the next request."""
+    chore = OneChore()
+    chore.fault = ValueError("out of luck")
+    crew.take_on(chore)
+    done: list[bool] = []
+    hands[0].do(lambda: done.append(crew.do_chore()))
+    hands[0].do(lambda: done.append(crew.do_chore()))
+    assert done == [True, False]
+    assert "out of luck" in "".join(capfd.readouterr())
+
+
+def test_thread_that_follows_calls_for_the_chore_that_it_leaves(
+    crew: ServingCrew, hands: list[Hand], calls: list[str]
+) -> None:
+    """Whoever looks out may have seen nothing to do, and be waiting for arrivals."""
+    first, second, third = hands
+    first.do(crew.look_out)
+    first.do(crew.rest)
+    second.tell(crew.look_out)
+    assert second.is_following()
+    assert not calls
+    crew.take_on(OneChore())
+    third.tell(crew.look_out)
+    assert third.is_following()
+    assert calls == ["call"]
+
+
+def test_thread_that_looks_out_need_not_be_called(
+    crew: ServingCrew, hands: list[Hand], calls: list[str]
+) -> None:
+    """It looks for the chore anyhow; any other thread has it called."""
+    first, second, _ = hands
+    first.do(crew.look_out)
+    first.do(crew.call)
+    assert not calls
+    second.do(crew.call)
+    assert calls == ["call"]
+
+
+def test_thread_gives_way_only_if_others_want_to_run(crew: ServingCrew, hands: list[Hand]) -> None:
+    """A short wait is not worth waking anybody for nothing."""
+    first, second, third = hands
+    send_out(crew, first, second)
+    first.do(crew.give_way)
+    assert not second.is_done(0)
+    third.tell(crew.come_back)
+    assert third.is_waiting()
+    first.do(crew.give_way)
+    assert third.is_done()
+    assert second.is_done()
+    third.do(crew.step_aside)
+    first.do(lambda: crew.come_back(at_once=True))
 
 
 @pytest.mark.integration

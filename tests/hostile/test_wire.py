@@ -140,3 +140,36 @@ def test_wait_ends_when_no_thread_can_be_lent(pair: Pair) -> None:
     client.sendall(b"x")
     wire.begin()
     assert wire.recv(10) == b"x"
+
+
+def test_what_cannot_be_sent_in_a_hurry_is_kept(pair: Pair) -> None:
+    """Nobody waits for a client that does not read; later it gets all, in its order."""
+    wire, client, threads = pair
+    pieces = [bytes([number]) * (1 << 20) for number in range(8)]
+    wire.hurry()
+    for piece in pieces:
+        wire.sendall(piece)
+    assert wire.has_unsent()
+    assert threads.asides == 0
+    received = bytearray()
+
+    def read() -> None:
+        while len(received) < 8 << 20:
+            received.extend(client.recv(1 << 20))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    wire.begin()
+    wire.flush()
+    reader.join(30)
+    assert received == b"".join(pieces)
+    assert not wire.has_unsent()
+
+
+def test_short_answer_leaves_in_a_hurry(pair: Pair) -> None:
+    """Where there is room nothing is kept."""
+    wire, client, _ = pair
+    wire.hurry()
+    wire.sendall(b"answer")
+    assert not wire.has_unsent()
+    assert client.recv(100) == b"answer"

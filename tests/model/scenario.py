@@ -10,8 +10,8 @@ from pathlib import Path
 
 from dfs.core.config import Config
 from dfs.core.errors import DfsError, NoSpaceError
-from dfs.services.tickets import Holders
 from dfs.services.changes import RemoveFile, StoreFiles, Upload
+from dfs.services.tickets import Holders
 from dfs.wiring import Services, open_services
 from tests.model.world import INDEX, Process, World
 from tests.services.conftest import make_config

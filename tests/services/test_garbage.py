@@ -13,9 +13,9 @@ from dfs.core.errors import NoSuchFileError, QuorumError
 from dfs.core.model import DebtKind
 from dfs.db.repository import IndexRepository
 from dfs.services import apply, quorum
-from dfs.services.tickets import Holders
 from dfs.services.changes import StoreFiles, Upload
 from dfs.services.garbage import Collected, DropBlobs, ExpireFiles, PurgeFiles
+from dfs.services.tickets import Holders
 from dfs.wal.record import DropBlob, PurgeFile, decode_meta
 from dfs.wiring import Services
 from tests.services.conftest import Clock, Opener, list_keys, read_bytes, store_bytes
