@@ -1,10 +1,10 @@
 """Group commit: the one path of every change, across threads and processes.
 
     submit(command)   the caller's thread sleeps until its change is durable, or gets its own error
+    enqueue(command)  it does not, and is told later
 
-In one process the first thread that finds nobody leading becomes the leader; those that come while
-it works queue up, and the first of them leads next. Across processes the node lock decides. One
-commit, in the order that makes an acknowledgement mean something:
+In one process one of those who wait leads, see `tickets`. Across processes the node lock decides.
+One commit, in the order that makes an acknowledgement mean something:
 
     1. gather     wait, briefly and only if others are on their way, so that they share the sync
     2. lock       the node lock; then take the whole queue, within the bounds of a batch

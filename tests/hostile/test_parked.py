@@ -23,6 +23,9 @@ pytestmark = pytest.mark.integration
 WAIT_S = 30.0
 UPLOADS = 24
 HONEST = 6
+FLOOD = 4000
+FILES = 100
+FORMS = 6
 STORED = b"HTTP/1.1 201 CREATED"
 
 
@@ -67,7 +70,7 @@ def test_client_that_reads_no_answer_keeps_nobody_from_his(tmp_path: Path) -> No
     settings = {"WEB_CONCURRENCY": "1", "DFS_CLIENT_GRACE_S": "10", "DFS_AUTH": "off"}
     with running_target(tmp_path, **settings) as target:
         deaf = target.connect(receive_bytes=1024)
-        deaf.settimeout(3)
+        deaf.settimeout(WAIT_S)
         metadata = json.dumps({"m": "x" * 3000})  # so that the answers are long
         head = "POST /upload?name=deaf HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
         request = f"{head}DFS-Metadata: {metadata}\r\n\r\nx".encode()
@@ -79,42 +82,71 @@ def test_client_that_reads_no_answer_keeps_nobody_from_his(tmp_path: Path) -> No
         ]
         for thread in threads:
             thread.start()
-        sent = send_until_stuck(deaf, request)
+        flood = Flood(deaf, request)
+        flood.wait_until_stuck()
         is_over.set()
         for thread in threads:
             thread.join(WAIT_S)
         assert len(taken_s) > HONEST
         assert max(taken_s) < 6
-        assert count_stored(deaf, sent) == sent
+        assert count_stored(deaf) == FLOOD
+        assert flood.sent == FLOOD
         deaf.close()
         target.settle()
 
 
-def send_until_stuck(connection: socket.socket, request: bytes) -> int:
-    """Send a request over and over and read no answer, until nothing is read from here, either.
+class Flood:
+    """Sends a request many times, in a thread, and reads no answer."""
 
-    Returns:
-        How many were sent whole.
-    """
-    sent = 0
-    while True:
-        try:
-            connection.sendall(request)
-        except TimeoutError:
-            return sent
-        sent += 1
+    def __init__(self, connection: socket.socket, request: bytes) -> None:
+        self.sent = 0
+        self._connection = connection
+        self._request = request
+        threading.Thread(target=self._send, daemon=True).start()
+
+    def wait_until_stuck(self) -> None:
+        """Wait until nothing is read for a while of what is sent."""
+        sent = -1
+        while self.sent != sent:
+            sent = self.sent
+            wait_until(lambda: self.sent != sent, timeout_s=3)  # noqa: B023
+        assert self.sent < FLOOD
+
+    def _send(self) -> None:
+        for _ in range(FLOOD):
+            self._connection.sendall(self._request)
+            self.sent += 1
 
 
-def count_stored(connection: socket.socket, wanted: int) -> int:
-    """Read answers until so many say that a file was stored, or none comes any more."""
-    connection.settimeout(WAIT_S)
-    received = bytearray()
-    found = 0
-    while found < wanted and (data := connection.recv(1 << 20)):
-        received += data
-        found += received.count(STORED)
-        del received[: max(received.rfind(STORED) + len(STORED), len(received) - len(STORED))]
+def count_stored(connection: socket.socket) -> int:
+    """Read answers until all have come, or none comes any more; return how many are as wished."""
+    found, tail = 0, b""
+    while found < FLOOD and (data := connection.recv(1 << 20)):
+        found += (tail + data).count(STORED)
+        tail = (tail + data)[1 - len(STORED) :]
     return found
+
+
+def test_answers_too_long_to_be_sent_at_once_come_whole(tmp_path: Path) -> None:
+    """What was kept of them leaves when their client reads, though it sends nothing more."""
+    with running_target(tmp_path, WEB_CONCURRENCY="1") as target:
+        part = '--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nx\r\n'
+        body = f"{part * FILES}--b--\r\n"
+        metadata = json.dumps({"m": "x" * 8000})
+        head = (
+            "POST /upload HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: multipart/form-data; boundary=b\r\nDFS-Metadata: {metadata}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        with target.connect(receive_bytes=1024) as client:
+            client.sendall(f"{head}{body}".encode() * FORMS)
+            assert target.upload(b"other").status == 201
+            received = b""
+            while received.count(b'"durability"') < FORMS and (data := client.recv(1 << 20)):
+                received += data
+            assert received.count(STORED) == FORMS
+            assert received.count(b'"name":"f"') == FORMS * FILES
+        target.check()
 
 
 def upload_again(
