@@ -306,8 +306,7 @@ class IndexTransaction:
         if segments:
             self._upsert(SEGMENTS, [segment_row(node_id, segment) for segment in segments.values()])
         if state is not None:
-            row = (state.node_id, state.cluster_id, state.applied_lsn)
-            self._upsert(NODE_STATES, [row])
+            self._upsert(NODE_STATES, [(state.node_id, state.cluster_id, state.applied_lsn)])
         if stores:
             self._upsert(STORES, [store_row(node_id, store) for store in stores.values()])
         self._debts.write(node_id, self._writer.statements, self._writer.write)
