@@ -13,11 +13,12 @@ from bench.errors import BenchError
 from bench.load import Rate
 from bench.machine import first_line
 from bench.plan import MIB, Plan
-from bench.repeated import CLIENTS, Figures, Repeated
+from bench.reference import store_with_threads
+from bench.repeated import CLIENTS, SIZE, Figures, Repeated
 from bench.results import Outcome, Series, Table, Target, measure_rounds
 from bench.servers import ROOT, THREADS, WORKERS
 from bench.stores import PAGE_NAMES, TRACES, Kind, run_dfs
-from bench.subject import Subject
+from bench.subject import Subject, write_back
 from bench.swift import SWIFT
 from bench.syncs import count_syncs
 from bench.versitygw import VERSITYGW
@@ -48,6 +49,7 @@ QUORUM = Kind(
 )
 OWN = (DFS, QUORUM)
 PEERS = (SWIFT, VERSITYGW)
+PLAIN, PLAIN_TITLE = "plain", "plain files, one copy"
 NOTES = (
     "All stores run at once and are loaded in turn. After each turn, outside of its time, dfs's "
     "worker copies what it owes (its processor time counts) and all that is in the page cache is "
@@ -57,6 +59,9 @@ NOTES = (
     f"are of files uploaded just before. A list is a page of {PAGE_NAMES:,} names with size and "
     "digest, out of all files there. CPU is that of all processes of a store for one operation; "
     "peak RSS is the sum over its processes, so pages that they share count once for each.",
+    "Plain files are stored by as many threads as there are clients: create, write, fdatasync, "
+    "rename, sync of the directory; nothing is received or hashed. With large files that is what "
+    "the disk allows to one synced copy.",
     "No store authenticates the requests. dfs verifies a checksum of what it sends, Swift the MD5 "
     "of the whole at the end.",
 )
@@ -68,7 +73,9 @@ class Work:
 
     Attributes:
         name: of its figures.
-        load: one round of it.
+        load: one round of it; called with the store and the arguments, of which the last is the
+            number of clients.
+        stored_bytes: of one file that it stores; 0: it stores none.
         mib: of one file, where the rate is shown as MiB a second; 0: operations a second.
         is_first: of its kind, so that all have a round for nothing before it.
     """
@@ -77,6 +84,7 @@ class Work:
     title: str
     load: Callable[..., Rate]
     arguments: tuple[int, ...] = ()
+    stored_bytes: int = 0
     mib: int = 0
     is_first: bool = False
 
@@ -101,9 +109,11 @@ def measure_peers(plan: Plan) -> Outcome:
     small, large = _list_small_works(), _list_large_works(plan)
     with ExitStack() as stack:
         subjects = [stack.enter_context(_run(kind, plan)) for kind in kinds]
-        rows = [row for work in small for row in _measure(work, kinds, subjects, plan, outcome)]
+        directory = stack.enter_context(plan.scratch("plain"))
+        contest = _Contest(kinds, subjects, directory, plan, outcome)
+        rows = [row for work in small for row in contest.measure(work)]
         outcome.tables.append(Table("Small files", _header("operations/s"), rows))
-        rows = [row for work in large for row in _measure(work, kinds, subjects, plan, outcome)]
+        rows = [row for work in large for row in contest.measure(work)]
         outcome.tables.append(Table("Larger files", _header("MiB/s"), rows))
     outcome.notes += NOTES
     return outcome
@@ -116,9 +126,13 @@ def _list_small_works() -> list[Work]:
             title=_title(f"4 KiB {name}s", clients),
             load=load,
             arguments=(clients,),
+            stored_bytes=stored_bytes,
             is_first=clients == CLIENTS[0],
         )
-        for name, load in (("upload", Subject.upload), ("download", Subject.download))
+        for name, load, stored_bytes in (
+            ("upload", Subject.upload, SIZE),
+            ("download", Subject.download, 0),
+        )
         for clients in CLIENTS
     ]
     title = _title(f"lists of {PAGE_NAMES:,} names", 1)
@@ -135,6 +149,7 @@ def _list_large_works(plan: Plan) -> list[Work]:
             title=_title(f"{size // MIB} MiB {name}s", clients),
             load=load,
             arguments=(size, clients),
+            stored_bytes=size if name == "upload" else 0,
             mib=size // MIB,
         )
         for size, clients in ((MIB, 16), (plan.large_bytes, 1))
@@ -152,7 +167,7 @@ def _title(what: str, clients: int) -> str:
 @contextlib.contextmanager
 def _run(kind: Kind, plan: Plan, *, trace: bool = False) -> Iterator[Subject]:
     with plan.scratch(kind.name) as directory, kind.run(directory, trace) as store:
-        yield Subject(store, directory, plan.seconds)
+        yield Subject(store, directory, max(1, plan.seconds * 2 / 3), plan.seconds / 3)
 
 
 def _describe(kinds: Sequence[Kind], plan: Plan, outcome: Outcome) -> Table:
@@ -180,44 +195,78 @@ def _count_syncs(directory: Path) -> int:
     return sum(map(count_syncs, directory.glob(TRACES)))
 
 
-def _measure(
-    work: Work, kinds: Sequence[Kind], subjects: Sequence[Subject], plan: Plan, outcome: Outcome
-) -> list[tuple[str, ...]]:
-    """Have all stores do the work in turn. Returns a row for each store."""
-    loads = [Repeated(partial(work.load, subject, *work.arguments)) for subject in subjects]
-    measure_rounds(plan.rounds, loads, warm_up=work.is_first)
-    found = {
-        kind.name: load.keep(f"{kind.name}_{work.name}", plan.rounds, outcome)
-        for kind, load in zip(kinds, loads, strict=True)
-    }
-    rows: list[tuple[str, ...]] = []
-    for kind in kinds:
-        ratios = [_compare(own, kind, work, found, outcome) for own in OWN if kind not in OWN]
-        if kind is SWIFT:
-            reached = ratios[0].median
-            outcome.targets.append(Target(f"{work.title}, of Swift's", reached, RATIO_MIN))
-        cells = (ratio.format(2) for ratio in ratios)
-        rows.append((work.title, kind.title, *_format(found[kind.name], work), *cells))
-    return [(*row, *("",) * (len(_header("")) - len(row))) for row in rows]
+@dataclass(frozen=True, slots=True)
+class _Contest:
+    """Stores that run side by side.
 
+    Attributes:
+        directory: for plain files, which no store has to do with.
+    """
 
-def _compare(
-    own: Kind, peer: Kind, work: Work, found: Mapping[str, Figures], outcome: Outcome
-) -> Series:
-    ratio = found[own.name].per_s.over(found[peer.name].per_s)
-    return outcome.keep(f"{own.name}_over_{peer.name}_{work.name}", ratio)
+    kinds: Sequence[Kind]
+    subjects: Sequence[Subject]
+    directory: Path
+    plan: Plan
+    outcome: Outcome
+
+    def measure(self, work: Work) -> list[tuple[str, ...]]:
+        """Have all do the work in turn. Returns a row for each store, and one for plain files."""
+        loads = [Repeated(partial(work.load, store, *work.arguments)) for store in self.subjects]
+        measures: list[Callable[[], float]] = [*loads]
+        names = [kind.name for kind in self.kinds]
+        if work.stored_bytes:
+            measures.append(partial(self._store_plainly, work))
+            names.append(PLAIN)
+        rounds = measure_rounds(self.plan.rounds, measures, warm_up=work.is_first)
+        rates = dict(zip(names, rounds, strict=True))
+        rows: list[tuple[str, ...]] = []
+        for kind, load in zip(self.kinds, loads, strict=True):
+            figures = load.keep(f"{kind.name}_{work.name}", self.plan.rounds, self.outcome)
+            ratios = self._compare(work, kind.name, rates)
+            rows.append((work.title, kind.title, *_format(figures, work), *ratios))
+        if PLAIN in rates:
+            rate = self.outcome.keep(f"{PLAIN}_{work.name}_per_s", rates[PLAIN])
+            ratios = self._compare(work, PLAIN, rates)
+            rows.append((work.title, PLAIN_TITLE, _format_rate(rate, work), *[""] * 4, *ratios))
+        return rows
+
+    def _store_plainly(self, work: Work) -> float:
+        rate = store_with_threads(
+            self.directory,
+            size=work.stored_bytes,
+            threads=work.arguments[-1],
+            seconds=self.plan.seconds / 3,
+        )
+        write_back(self.directory)
+        return rate
+
+    def _compare(self, work: Work, name: str, rates: Mapping[str, Series]) -> list[str]:
+        """Keep how many times its rate dfs reaches in either mode, and return it as cells."""
+        if name in {own.name for own in OWN}:
+            return [""] * len(OWN)
+        cells: list[str] = []
+        for own in OWN:
+            ratio = rates[own.name].over(rates[name])
+            self.outcome.keep(f"{own.name}_over_{name}_{work.name}", ratio)
+            cells.append(ratio.format(2))
+            if own is DFS and name == SWIFT.name:
+                label = f"{work.title}, of Swift's"
+                self.outcome.targets.append(Target(label, ratio.median, RATIO_MIN))
+        return cells
 
 
 def _format(figures: Figures, work: Work) -> tuple[str, ...]:
-    scale = work.mib or 1
-    rate = Series(tuple(value * scale for value in figures.per_s.values))
     return (
-        rate.format(),
+        _format_rate(figures.per_s, work),
         f"{figures.p50_ms.median:,.1f}",
         f"{figures.p99_ms.median:,.1f}",
         f"{figures.cpu_us.median / 1e3:,.2f}",
         f"{figures.rss_mib.median:,.0f}",
     )
+
+
+def _format_rate(per_s: Series, work: Work) -> str:
+    return Series(tuple(value * (work.mib or 1) for value in per_s.values)).format()
 
 
 def _header(rate: str) -> tuple[str, ...]:

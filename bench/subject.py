@@ -26,12 +26,13 @@ class Subject:
 
     Attributes:
         directory: for the lists of paths that the clients read.
-        seconds: how long a load lasts; large files get a third of it.
+        seconds: how long a load of small files lasts. short_seconds: of large files.
     """
 
     store: Store
     directory: Path
     seconds: float
+    short_seconds: float
     _filler: bytes = field(default_factory=lambda: os.urandom(MIB))
     _files: list[str] = field(default_factory=list)
     _names: list[str] = field(default_factory=list)
@@ -46,7 +47,7 @@ class Subject:
             uses = [stack.enter_context(watch_use(pid)) for pid in self.store.pids]
             rate = load()
             self.store.settle()
-        subprocess.run(["sync", "-f", str(self.directory)], check=True)
+        write_back(self.directory)
         return replace(
             rate,
             cpu_us=1e6 * sum(use.cpu_s for use in uses) / rate.requests,
@@ -104,7 +105,7 @@ class Subject:
                 self.store.server,
                 lambda client: self._names.append(self.store.put(client, self._filler, size)),
                 clients=clients,
-                seconds=self.seconds / 3,
+                seconds=self.short_seconds,
             )
         )
 
@@ -117,7 +118,7 @@ class Subject:
                 raise BenchError(f"{received} bytes came instead of {size}")
 
         return self.measure(
-            lambda: repeat(self.store.server, download, clients=clients, seconds=self.seconds / 3)
+            lambda: repeat(self.store.server, download, clients=clients, seconds=self.short_seconds)
         )
 
     def count_syncs(self, clients: int, count: Callable[[], int]) -> float:
@@ -131,7 +132,7 @@ class Subject:
             self.store.server,
             lambda client: self.store.put(client, self._filler, SIZE),
             clients=clients,
-            seconds=self.seconds / 3,
+            seconds=self.short_seconds,
         )
         self.store.settle()
         return (count() - before) / rate.requests
@@ -152,3 +153,8 @@ class Subject:
             seconds=seconds,
             word=word,
         )
+
+
+def write_back(directory: Path) -> None:
+    """Have the kernel write all that it owes the disk of a directory."""
+    subprocess.run(["sync", "-f", str(directory)], check=True)
