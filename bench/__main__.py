@@ -110,7 +110,10 @@ def main() -> int:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure dfs.")
     parser.add_argument(
-        "page", nargs="?", choices=PAGES, default="benchmarks", help="what to write"
+        "page",
+        nargs="?",
+        choices=PAGES,
+        help="what to write (default: benchmarks, or of the cells)",
     )
     parser.add_argument("--quick", action="store_true", help="less of everything, a few minutes")
     parser.add_argument(
@@ -127,7 +130,11 @@ def _parse_arguments() -> argparse.Namespace:
         help="where the data goes; on the disk under test (default: build/bench)",
     )
     arguments = parser.parse_args()
-    if not set(arguments.only or ()) <= PAGES[arguments.page].keys():
+    only = set(arguments.only or ())
+    if arguments.page is None:
+        pages = (page for page, cells in PAGES.items() if only <= cells.keys())
+        arguments.page = next(pages, "benchmarks")
+    if not only <= PAGES[arguments.page].keys():
         parser.error(f"{arguments.page} has no such cell")
     return arguments
 

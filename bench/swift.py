@@ -13,6 +13,7 @@ import pwd
 import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -100,35 +101,41 @@ def run_swift(directory: Path, trace: bool) -> Iterator[Store]:
         (devices / device).mkdir(parents=True)
     ports = {role: find_free_port() for role in (*BACKENDS, "proxy", "memcached")}
     _write_settings(etc, devices, ports)
-    with ThreadPoolExecutor(len(BACKENDS)) as pool:
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(ports)) as pool:
         list(pool.map(lambda role: _build_ring(etc / f"{role}.builder", ports[role]), BACKENDS))
-    with contextlib.ExitStack() as stack:
-        where = ["-l", HOST, "-p", str(ports["memcached"]), "-U", "0", "-u", _user()]
-        cache = run(
-            [_program("memcached"), *where, "-P", str(directory / "memcached")],
-            environ=base_environ(),
-            directory=directory,
-            port=ports["memcached"],
-            path=None,
-        )
-        servers = [stack.enter_context(cache)]
-        for role in (*BACKENDS, "proxy"):
-            settings = etc / f"{role}-server.conf"
-            command = [PYTHON, "-c", _BOOT, str(etc), _program(f"swift-{role}-server")]
-            server = run(
-                traced(
-                    [*command, "-v", str(settings)],
-                    directory / f"{role}.trace" if trace else None,
-                ),
-                environ=base_environ(),
-                directory=directory,
-                port=ports[role],
-                path="/healthcheck",
-            )
-            servers.append(stack.enter_context(server))
-        proxy = servers[-1]
-        _create_container(proxy)
-        yield _as_store(proxy, tuple(server.process.pid for server in servers))
+        runs = [_run_memcached(directory, ports["memcached"])]
+        runs += [_run_server(role, directory, ports[role], trace) for role in (*BACKENDS, "proxy")]
+        servers = list(pool.map(stack.enter_context, runs))
+        _create_container(servers[-1])
+        yield _as_store(servers[-1], tuple(server.process.pid for server in servers))
+
+
+def _run_memcached(directory: Path, port: int) -> AbstractContextManager[Server]:
+    where = ["-l", HOST, "-p", str(port), "-U", "0", "-u", _user()]
+    return run(
+        [_program("memcached"), *where, "-P", str(directory / "memcached")],
+        environ=base_environ(),
+        directory=directory,
+        port=port,
+        path=None,
+    )
+
+
+def _run_server(
+    role: str, directory: Path, port: int, trace: bool
+) -> AbstractContextManager[Server]:
+    etc = directory / "etc"
+    program = [PYTHON, "-c", _BOOT, str(etc), _program(f"swift-{role}-server")]
+    return run(
+        traced(
+            [*program, "-v", str(etc / f"{role}-server.conf")],
+            directory / f"{role}.trace" if trace else None,
+        ),
+        environ=base_environ(),
+        directory=directory,
+        port=port,
+        path="/healthcheck",
+    )
 
 
 def _create_container(proxy: Server) -> None:
