@@ -20,7 +20,7 @@ from bench.results import Outcome, Series, Table, Target, measure_rounds
 from bench.servers import ROOT, node_environ
 
 PROCESSES = (1, 2, 4)
-THREADS = (16, 64)
+CLIENTS = (16, 64)
 CHANGES_PER_S_MIN = 10_000
 
 
@@ -45,10 +45,10 @@ class Ceiling:
 class _Committers:
     """Processes that store files in one node, and what each round has shown."""
 
-    def __init__(self, directory: Path, processes: int, threads: int, seconds: float) -> None:
+    def __init__(self, directory: Path, processes: int, clients: int, seconds: float) -> None:
         self._directory = directory
         self._processes = processes
-        self._threads = threads
+        self._clients = clients
         self._seconds = seconds
         self.rounds: list[Ceiling] = []
 
@@ -64,7 +64,7 @@ class _Committers:
     @contextmanager
     def _running(self) -> Iterator[list[subprocess.Popen[str]]]:
         """Run the processes until each has opened the node, and end them after the body."""
-        arguments = [str(self._directory), str(self._threads), str(self._seconds)]
+        arguments = [str(self._directory), str(self._clients), str(self._seconds)]
         children = [
             subprocess.Popen(
                 [sys.executable, "-m", "bench.committing", *arguments],
@@ -119,7 +119,7 @@ def sum_up(counts: list[dict[str, float]]) -> Ceiling:
 def measure_ceiling(plan: Plan) -> Outcome:
     """Durable changes a second of some processes that commit 4 KiB files to one node."""
     outcome = Outcome()
-    shapes = [(processes, threads) for threads in THREADS for processes in PROCESSES]
+    shapes = [(processes, clients) for clients in CLIENTS for processes in PROCESSES]
     with plan.scratch("ceiling") as directory:
         loads = [_Committers(directory, *shape, plan.seconds) for shape in shapes]
 
@@ -135,9 +135,9 @@ def measure_ceiling(plan: Plan) -> Outcome:
         for shape, load in zip(shapes, loads, strict=True)
     }
     most = PROCESSES[-1]
-    threads = max(THREADS, key=lambda count: found[most, count].per_s)
-    label = f"4 KiB changes a second from {most} processes of {threads} threads, without HTTP"
-    outcome.targets.append(Target(label, found[most, threads].per_s, CHANGES_PER_S_MIN, digits=0))
+    clients = max(CLIENTS, key=lambda count: found[most, count].per_s)
+    label = f"4 KiB changes a second from {most} processes of {clients} clients, without HTTP"
+    outcome.targets.append(Target(label, found[most, clients].per_s, CHANGES_PER_S_MIN, digits=0))
     _report(found, rates, outcome.keep("ceiling_append_per_s", appended), outcome)
     return outcome
 
@@ -161,7 +161,7 @@ def _report(
 ) -> None:
     rows: list[tuple[str, ...]] = [
         (
-            f"{processes} x {threads}",
+            f"{processes} x {clients}",
             rate.format(),
             f"{each.group:.1f}",
             f"{1 / each.group:.3f}",
@@ -169,16 +169,17 @@ def _report(
             f"{each.cpu_us:.0f}",
             f"{each.cores:.2f}",
         )
-        for ((processes, threads), each), rate in zip(found.items(), rates, strict=True)
+        for ((processes, clients), each), rate in zip(found.items(), rates, strict=True)
     ]
     header = (
-        *("processes x threads", "durable changes/s", "changes a commit"),
+        *("processes x clients", "durable changes/s", "changes a commit"),
         *("syncs a change", "commits/s", "CPU us a change", "cores used"),
     )
     outcome.tables.append(Table("Commits of 4 KiB files without HTTP", header, rows))
     outcome.notes.append(
-        "Each process opens the node as a web worker does; each of its threads stores one file "
-        "after the other, a change of its own, and waits until it is durable. One commit is one "
+        "Each process opens the node as a web worker does, and does what the worker's thread does "
+        "but for HTTP: for each of its clients it begins to store a file, a change of its own, "
+        "then commits, and goes on when all are durable. One commit is one "
         "sync of the log. The processes share the node's lock. Plain "
         f"appends with an fdatasync, in groups as large as the last row's: {appended.format()} "
         "records a second."
@@ -187,8 +188,8 @@ def _report(
     outcome.plots["scaling-ceiling.svg"] = draw_curves(
         "Durable changes a second over processes that commit",
         {
-            f"{threads} threads each": [(count, found[count, threads].per_s) for count in PROCESSES]
-            for threads in THREADS
+            f"{clients} clients each": [(count, found[count, clients].per_s) for count in PROCESSES]
+            for clients in CLIENTS
         },
         labels_x=PROCESSES,
     )
@@ -197,10 +198,10 @@ def _report(
 def explain(found: dict[tuple[int, int], Ceiling], cores: int) -> str:
     """Return why the curves have the shape they have, in the figures of this run."""
     sentences = []
-    for threads in THREADS:
-        first, last = found[PROCESSES[0], threads], found[PROCESSES[-1], threads]
+    for clients in CLIENTS:
+        first, last = found[PROCESSES[0], clients], found[PROCESSES[-1], clients]
         sentences.append(
-            f"with {threads} threads each, {PROCESSES[-1]} processes make "
+            f"with {clients} clients each, {PROCESSES[-1]} processes make "
             f"{last.per_s / first.per_s:.2f} times the changes that {PROCESSES[0]} makes, and use "
             f"{last.cores:.2f} cores instead of {first.cores:.2f}, a change costing "
             f"{last.cpu_us:.0f} us instead of {first.cpu_us:.0f}"
@@ -208,10 +209,10 @@ def explain(found: dict[tuple[int, int], Ceiling], cores: int) -> str:
     highest = max(each.cores for each in found.values())
     return (
         f"*The shape.* {'; '.join(sentences)[:1].upper()}{'; '.join(sentences)[1:]}. One process "
-        "runs Python in one thread at a time, so alone it cannot use much more than a core; this "
+        "runs Python in one thread, so alone it cannot use more than a core; this "
         f"machine has {cores}, of which at most {highest:.2f} were used. The lock of the log is "
         "held by one commit at a time, from planning over the sync to the commit of the index; "
-        "hashing, making ids and waking run beside it in the other processes. The changes that "
+        "hashing, making ids and answering run beside it in the other processes. The changes that "
         "share a commit share its write, its sync and its transaction, but each brings rows and "
         "records of its own, so larger groups save only what is shared."
     )

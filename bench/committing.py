@@ -1,6 +1,6 @@
 """One of several processes that store files in a node without HTTP; started by `ceiling`.
 
-    python -m bench.committing DIRECTORY THREADS SECONDS
+    python -m bench.committing DIRECTORY CLIENTS SECONDS
 
 It says `ready` when it has opened the node, begins when a line comes, and ends with a line of JSON.
 """
@@ -11,8 +11,6 @@ import json
 import secrets
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from bench.repeated import SIZE
@@ -20,26 +18,46 @@ from bench.scale import make_config
 from dfs.core.logging import configure_logging
 from dfs.services.batch import CommitReport
 from dfs.services.changes import Upload
-from dfs.services.files import FileService
+from dfs.services.crew import Chore, Crew
+from dfs.services.files import FileService, Stored
 from dfs.services.hooks import Hooks
+from dfs.services.pending import Pending
 from dfs.wiring import open_services
 
 
-def store_until(deadline_s: float, files: FileService, filler: bytes) -> int:
-    """Store one file after the other, each in a change of its own. Returns how many."""
+class OneThread(Crew):
+    """What a worker's thread does, if nothing else happens: it takes requests, then commits."""
+
+    does_chores = True
+    chore: Chore
+
+    def take_on(self, chore: Chore) -> None:
+        """Know the commits."""
+        self.chore = chore
+
+
+def begin_store(files: FileService, filler: bytes) -> Pending[Stored]:
+    """Begin to store a file that is like no other."""
+    blob = files.new_blob()
+    word = secrets.token_bytes(16)
+    blob.write(word + filler)
+    return files.begin_store([Upload(blob, word.hex(), "application/octet-stream")])
+
+
+def store_until(deadline_s: float, files: FileService, crew: OneThread, clients: int) -> int:
+    """Store files for so many clients, each of which waits for its last. Returns how many."""
+    filler = secrets.token_bytes(SIZE - 16)
     count = 0
     while time.monotonic() < deadline_s:
-        with files.announce():
-            blob = files.new_blob()
-            word = secrets.token_bytes(16)
-            blob.write(word + filler)
-            files.store([Upload(blob, word.hex(), "application/octet-stream")])
-        count += 1
+        pending = [begin_store(files, filler) for _ in range(clients)]
+        while crew.chore.is_due():
+            crew.chore.do()
+        count += sum(len(each.result().files) for each in pending)
     return count
 
 
-def main(directory: Path, threads: int, seconds: float) -> None:
-    """Store files from so many threads for so long, and print what it came to."""
+def main(directory: Path, clients: int, seconds: float) -> None:
+    """Store files for so many clients for so long, and print what it came to."""
     configure_logging(debug=False)
     config = make_config(directory)
     commits: list[int] = []
@@ -47,15 +65,13 @@ def main(directory: Path, threads: int, seconds: float) -> None:
     def count_commit(report: CommitReport) -> None:
         commits.append(report.changes)
 
-    services = open_services(config, hooks=Hooks(on_commit=count_commit))
+    crew = OneThread(gather_s=0)
+    services = open_services(config, hooks=Hooks(on_commit=count_commit), crew=crew)
     try:
         print("ready", flush=True)
         sys.stdin.readline()
-        filler = secrets.token_bytes(SIZE - 16)
-        store = partial(store_until, files=services.files, filler=filler)
         began, cpu_before_s = time.monotonic(), time.process_time()
-        with ThreadPoolExecutor(threads) as pool:
-            stored = sum(pool.map(store, [began + seconds] * threads))
+        stored = store_until(began + seconds, services.files, crew, clients)
         elapsed_s, cpu_s = time.monotonic() - began, time.process_time() - cpu_before_s
     finally:
         services.close()

@@ -57,8 +57,8 @@ def test_processes_are_summed_up_over_the_longest_time() -> None:
 
 def test_ceiling_is_explained_by_its_own_figures() -> None:
     """Rates, cores and costs in the text are those of the fewest and of the most processes."""
-    shapes = [(count, threads) for threads in ceiling.THREADS for count in ceiling.PROCESSES]
-    found = {(count, threads): ceiling.Ceiling(1000.0 * count, 8, 250) for count, threads in shapes}
+    shapes = [(count, clients) for clients in ceiling.CLIENTS for count in ceiling.PROCESSES]
+    found = {(count, clients): ceiling.Ceiling(1000.0 * count, 8, 250) for count, clients in shapes}
     text = ceiling.explain(found, cores=2)
     assert "4 processes make 4.00 times the changes that 1 makes" in text
     assert "use 1.00 cores instead of 0.25" in text
