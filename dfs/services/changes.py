@@ -69,11 +69,8 @@ class StoreFiles:
         self._by = by
         self._is_sound = is_sound
         self._quota_bytes = quota_bytes
+        self.log_bytes_max = sum(_upload_bytes(upload) for _, upload in uploads)
         self._staged: list[tuple[StagedBlob, bytes, int]] = []
-
-    @property
-    def log_bytes_max(self) -> int:
-        return sum(_upload_bytes(upload) for _, upload in self._uploads)
 
     def plan(self, index: IndexTransaction) -> list[Draft]:
         if self._quota_bytes:
