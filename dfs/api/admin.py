@@ -9,7 +9,7 @@ from dfs.api.blueprints import Blueprint
 from dfs.api.represent import format_timestamp
 from dfs.api.requests import services
 from dfs.api.responses import Answer, answer_json
-from dfs.api.schemas import EntriesQuerySchema, NoQuerySchema
+from dfs.api.schemas import EntriesQuerySchema
 from dfs.api.spec import ENTRIES_DOC, INSPECT_DOC, SEGMENTS_DOC
 from dfs.core.errors import NoSuchSegmentError
 from dfs.services.inspection import EntryInfo, SegmentInfo
@@ -19,8 +19,8 @@ blueprint = Blueprint("admin", __name__, url_prefix="/admin/wal")
 
 @blueprint.route("/segments", methods=["GET"])
 @blueprint.doc(**SEGMENTS_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def list_segments(query: dict[str, Any]) -> Answer:
+@blueprint.without_query
+def list_segments() -> Answer:
     """List the segments of the log"""
     segments = services().wal_inspection.segments()
     return answer_json({"segments": [_represent_segment(segment) for segment in segments]})
@@ -43,8 +43,8 @@ def list_entries(query: dict[str, Any]) -> Answer:
 
 @blueprint.route("/inspect/<segment_id>", methods=["GET"])
 @blueprint.doc(**INSPECT_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def inspect_segment(query: dict[str, Any], segment_id: str) -> Answer:
+@blueprint.without_query
+def inspect_segment(segment_id: str) -> Answer:
     """Read and check every record of a segment"""
     if not re.fullmatch(r"[0-9]{1,18}", segment_id):
         raise NoSuchSegmentError("The log has no segment of that id.")

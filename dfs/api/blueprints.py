@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any, NoReturn, TypeVar
+from functools import wraps
+from typing import Any, NoReturn, TypeVar, cast
 
 import flask_smorest  # type: ignore[import-untyped]
-from flask import Request
+from flask import Request, request
 from marshmallow import RAISE, Schema, ValidationError
 from webargs.core import is_json
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import UnsupportedMediaType
 
-from dfs.api.schemas import decode_json, flatten_messages, parse_query
+from dfs.api.schemas import (
+    NoQuerySchema,
+    decode_json,
+    flatten_messages,
+    load_checked,
+    parse_query,
+)
 from dfs.api.streams import read_small_body
 from dfs.core.errors import InvalidRequestError
 
 JSON_BYTES_MAX = 1 << 20
 _NO_LENGTH = (None, "", "0")
+_NO_QUERY = NoQuerySchema()
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -85,6 +93,19 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         """Pass what the schema makes of query or body as first argument to a view."""
         decorator: Callable[[View], View] = super().arguments(schema, **options)
         return decorator
+
+    @staticmethod
+    def without_query(view: View) -> View:
+        """Refuse parameters in the query of a view that takes none."""
+
+        @wraps(view)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            environ = request.environ
+            if environ.get("QUERY_STRING"):
+                load_checked(_NO_QUERY, parse_query(environ), "query")
+            return view(*args, **kwargs)
+
+        return cast(View, checked)
 
     @staticmethod
     def doc(**kwargs: Any) -> Callable[[View], View]:

@@ -20,7 +20,6 @@ from dfs.api.headers import DOWNLOAD_GUARDS, format_disposition, format_http_dat
 from dfs.api.ranges import parse_ranges
 from dfs.api.requests import checked_file_id, services
 from dfs.api.responses import Answer
-from dfs.api.schemas import NoQuerySchema, load_checked, parse_query
 from dfs.api.spec import DOWNLOAD_DOC
 from dfs.core.errors import BlobCorruptError, DfsError
 from dfs.core.model import File
@@ -29,8 +28,6 @@ from dfs.services.download import Download
 log = structlog.get_logger()
 blueprint = Blueprint("downloads", __name__)
 
-_NO_QUERY = NoQuerySchema()
-
 _ACCEPTS_RANGES = ("Accept-Ranges", "bytes")
 
 Headers = list[tuple[str, str]]
@@ -38,11 +35,10 @@ Headers = list[tuple[str, str]]
 
 @blueprint.route("/download/<file_id>", methods=["GET", "HEAD"])
 @blueprint.doc(**DOWNLOAD_DOC)
+@blueprint.without_query
 def download(file_id: str) -> Answer:
     """Read a file"""
     environ = request.environ
-    if environ.get("QUERY_STRING"):
-        load_checked(_NO_QUERY, parse_query(environ), "query")
     checked_file_id(file_id)
     caller = caller_of(environ)
     if environ["REQUEST_METHOD"] == "HEAD":

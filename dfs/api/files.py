@@ -16,7 +16,7 @@ from dfs.api.permissions import DELETE
 from dfs.api.represent import durability_headers, represent_durability, represent_file
 from dfs.api.requests import checked_file_id, read_replication, services
 from dfs.api.responses import Answer, answer_json
-from dfs.api.schemas import FilePatchSchema, FilesQuerySchema, NoQuerySchema
+from dfs.api.schemas import FilePatchSchema, FilesQuerySchema
 from dfs.api.spec import DELETE_DOC, FILE_DOC, FILES_DOC, PATCH_DOC, RESTORE_DOC
 from dfs.api.uploads import check_future
 from dfs.core.access import Caller
@@ -53,17 +53,17 @@ def list_files(query: dict[str, Any]) -> Answer:
 
 @blueprint.route("/files/<file_id>", methods=["GET"])
 @blueprint.doc(**FILE_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def get_file(query: dict[str, Any], file_id: str) -> Answer:
+@blueprint.without_query
+def get_file(file_id: str) -> Answer:
     """Describe a file"""
     return answer_json(represent_file(_find(file_id)))
 
 
 @blueprint.route("/files/<file_id>", methods=["PATCH"])
 @blueprint.doc(**PATCH_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
+@blueprint.without_query
 @blueprint.arguments(FilePatchSchema, location="json")
-def change_file(query: dict[str, Any], patch: dict[str, Any], file_id: str) -> Answer:
+def change_file(patch: dict[str, Any], file_id: str) -> Answer:
     """Change a file's name, type, metadata or expiry"""
     if not patch:
         raise InvalidRequestError("The body is not valid.", fields={"": ["nothing to change"]})
@@ -80,8 +80,8 @@ def change_file(query: dict[str, Any], patch: dict[str, Any], file_id: str) -> A
 
 @blueprint.route("/files/<file_id>", methods=["DELETE"])
 @blueprint.doc(**DELETE_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def delete_file(query: dict[str, Any], file_id: str) -> Course[Answer]:
+@blueprint.without_query
+def delete_file(file_id: str) -> Course[Answer]:
     """Delete a file"""
     terms = _read_terms(request.environ)
     pending = services().files.begin_delete(checked_file_id(file_id), **terms)
@@ -91,8 +91,8 @@ def delete_file(query: dict[str, Any], file_id: str) -> Course[Answer]:
 
 @blueprint.route("/files/<file_id>/restore", methods=["POST"])
 @blueprint.doc(**RESTORE_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def restore_file(query: dict[str, Any], file_id: str) -> Answer:
+@blueprint.without_query
+def restore_file(file_id: str) -> Answer:
     """Take a deleted file out of the trash"""
     files = services().files
     terms = _read_terms(request.environ)

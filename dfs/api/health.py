@@ -14,7 +14,6 @@ from dfs.api.errors import RETRY_AFTER_S
 from dfs.api.permissions import ADMIN
 from dfs.api.requests import services
 from dfs.api.responses import Answer, answer_json
-from dfs.api.schemas import NoQuerySchema
 from dfs.api.spec import HEALTH_DOC, READY_DOC
 from dfs.core.disk import Space
 from dfs.core.errors import DfsError
@@ -28,16 +27,16 @@ OPTIONAL_PARTS = frozenset(("room", "queue", "replicas"))
 
 @blueprint.route("/health", methods=["GET"])
 @blueprint.doc(**HEALTH_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def get_health(query: dict[str, Any]) -> Answer:
+@blueprint.without_query
+def get_health() -> Answer:
     """Tell that the process lives"""
     return answer_json({"status": "ok"})
 
 
 @blueprint.route("/ready", methods=["GET"])
 @blueprint.doc(**READY_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def get_ready(query: dict[str, Any]) -> Answer:
+@blueprint.without_query
+def get_ready() -> Answer:
     """Tell whether the node can serve, and to administrators why not"""
     disks: dict[str, Any] = {}
     try:

@@ -22,7 +22,6 @@ from dfs.api.permissions import READ, WRITE
 from dfs.api.represent import format_optional, format_timestamp
 from dfs.api.requests import checked_file_id, services
 from dfs.api.responses import Answer, answer_json
-from dfs.api.schemas import NoQuerySchema
 from dfs.core.access import Caller, Key, Scope, scope_names
 from dfs.core.clock import now_ms
 from dfs.core.errors import ForbiddenError
@@ -36,8 +35,8 @@ NO_STORE = ("Cache-Control", "no-store")
 
 @blueprint.route("/admin/keys", methods=["GET"])
 @blueprint.doc(**KEYS_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def list_keys(query: dict[str, Any]) -> Answer:
+@blueprint.without_query
+def list_keys() -> Answer:
     """List the API keys"""
     keys = services().keys.list()
     return answer_json({"keys": [_represent_key(key) for key in keys]})
@@ -45,9 +44,9 @@ def list_keys(query: dict[str, Any]) -> Answer:
 
 @blueprint.route("/admin/keys", methods=["POST"])
 @blueprint.doc(**NEW_KEY_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
+@blueprint.without_query
 @blueprint.arguments(NewKeySchema, location="json")
-def create_key(query: dict[str, Any], body: dict[str, Any]) -> Answer:
+def create_key(body: dict[str, Any]) -> Answer:
     """Make an API key"""
     made = services().keys.create(
         name=body["name"],
@@ -66,16 +65,16 @@ def create_key(query: dict[str, Any], body: dict[str, Any]) -> Answer:
 
 @blueprint.route("/admin/keys/<key_id>", methods=["GET"])
 @blueprint.doc(**KEY_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def get_key(query: dict[str, Any], key_id: str) -> Answer:
+@blueprint.without_query
+def get_key(key_id: str) -> Answer:
     """Describe an API key"""
     return answer_json(_represent_key(services().keys.find(key_id)))
 
 
 @blueprint.route("/admin/keys/<key_id>", methods=["DELETE"])
 @blueprint.doc(**REVOKE_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def revoke_key(query: dict[str, Any], key_id: str) -> Answer:
+@blueprint.without_query
+def revoke_key(key_id: str) -> Answer:
     """Revoke an API key"""
     services().keys.revoke(key_id, caller=caller_of(request.environ))
     return Answer(204, [], b"")
@@ -83,9 +82,9 @@ def revoke_key(query: dict[str, Any], key_id: str) -> Answer:
 
 @blueprint.route("/signed-urls", methods=["POST"])
 @blueprint.doc(**NEW_URL_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
+@blueprint.without_query
 @blueprint.arguments(NewUrlSchema, location="json")
-def create_url(query: dict[str, Any], body: dict[str, Any]) -> Answer:
+def create_url(body: dict[str, Any]) -> Answer:
     """Have a URL signed"""
     caller = caller_of(request.environ)
     if caller.key is None:

@@ -11,7 +11,7 @@ from dfs.api.blueprints import Blueprint, read_json
 from dfs.api.represent import format_optional
 from dfs.api.requests import services
 from dfs.api.responses import Answer, answer_json
-from dfs.api.schemas import NoQuerySchema, StoreChoiceSchema, SyncQuerySchema, load_checked
+from dfs.api.schemas import StoreChoiceSchema, SyncQuerySchema, load_checked
 from dfs.api.spec import REPLICAS_DOC, SCRUB_DOC, SYNC_DOC
 from dfs.core.errors import InvalidRequestError
 from dfs.services.reports import Owed, ScrubProgress, StoreReport
@@ -23,8 +23,8 @@ _CHOICE_SCHEMA = StoreChoiceSchema()
 
 @blueprint.route("/status", methods=["GET"])
 @blueprint.doc(**REPLICAS_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def get_status(query: dict[str, Any]) -> Answer:
+@blueprint.without_query
+def get_status() -> Answer:
     """Tell how each store is, and what it owes"""
     reports = services().replicas.ask()
     return answer_json({"stores": [_represent_store(report) for report in reports]})

@@ -7,7 +7,6 @@ from typing import Any
 from dfs.api.blueprints import Blueprint
 from dfs.api.requests import services
 from dfs.api.responses import Answer, answer_json
-from dfs.api.schemas import NoQuerySchema
 from dfs.api.spec import USAGE_DOC
 from dfs.core.model import Usage
 
@@ -16,8 +15,8 @@ blueprint = Blueprint("usage", __name__, url_prefix="/admin")
 
 @blueprint.route("/usage", methods=["GET"])
 @blueprint.doc(**USAGE_DOC)
-@blueprint.arguments(NoQuerySchema, location="query")
-def get_usage(query: dict[str, Any]) -> Answer:
+@blueprint.without_query
+def get_usage() -> Answer:
     """Tell how much the node holds"""
     report = services().usage.report()
     blobs = report.blobs
