@@ -19,6 +19,7 @@ import structlog
 from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 
+from dfs.core.allocation import share_arena
 from dfs.core.config import load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
@@ -89,7 +90,8 @@ def ssl_context(config: Any, default_ssl_context_factory: Callable[[], SSLContex
 
 
 def on_starting(server: Any) -> None:
-    """Let this process and its workers open all files they may, and make them theirs alone."""
+    """Set what this process and its workers may take: little memory, all files, theirs alone."""
+    share_arena()
     keep_files_private()
     raise_descriptor_limit()
 

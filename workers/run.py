@@ -22,6 +22,7 @@ from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from dfs.core.allocation import share_arena
 from dfs.core.config import Config, load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
@@ -233,6 +234,7 @@ def main() -> int:
         config = load_config()
         configure_logging(config.debug)
         configure_stdlib_logging(config.debug)
+        share_arena()
         raise_descriptor_limit()
         if config.redis_url is None:
             sys.stderr.write("dfs worker: set REDIS_URL; `make run` does it by itself.\n")

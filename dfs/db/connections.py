@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from peewee import Database, PostgresqlDatabase, SqliteDatabase
-from psycopg.types.numeric import Int8Dumper
 
-from dfs.db.faults import DRIVER_ERRORS
+from dfs.db.drivers import load_psycopg
+from dfs.db.faults import driver_errors
 
 Aside = Callable[[], AbstractContextManager[None]]
 SQLITE_PREFIX = "sqlite:///"
@@ -91,7 +91,7 @@ class _Remote:
 class Connections:
     """From one opening of the index to its closing. Connects at first use.
 
-    Methods raise what the drivers raise: one of `faults.DRIVER_ERRORS`.
+    Methods raise what the drivers raise: one of `faults.driver_errors`.
 
     Args:
         url: `sqlite:///PATH` or `postgresql://...`.
@@ -129,7 +129,7 @@ class Connections:
         connection = self._local.__dict__.pop("connection", None)
         with self._lock:
             self._reading = [entry for entry in self._reading if entry[1] is not connection]
-        with contextlib.suppress(*DRIVER_ERRORS):
+        with contextlib.suppress(*driver_errors()):
             self._readers.close()
 
     def roll_back(self) -> None:
@@ -140,8 +140,8 @@ class Connections:
         try:
             if self._is_postgres or connection.in_transaction:
                 connection.execute("ROLLBACK")
-        except DRIVER_ERRORS:
-            with contextlib.suppress(*DRIVER_ERRORS):
+        except driver_errors():
+            with contextlib.suppress(*driver_errors()):
                 self._writers.close()
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class Connections:
             reading, self._reading = self._reading, []
             self._local = threading.local()
         _close_all(connection for _, connection in reading)
-        with contextlib.suppress(*DRIVER_ERRORS):
+        with contextlib.suppress(*driver_errors()):
             self._writers.close()
 
     def _connect_reader(self) -> Connection:
@@ -170,13 +170,15 @@ class Connections:
     def _connect(self, database: Database) -> None:
         database.connect(reuse_if_open=True)
         if self._is_postgres:
+            from psycopg.types.numeric import Int8Dumper  # noqa: PLC0415 # see `drivers`
+
             # One type for all integers: else each mix of sizes would be prepared for itself.
             database.connection().adapters.register_dumper(int, Int8Dumper)
 
 
 def _close_all(connections: Iterable[Connection]) -> None:
     for connection in connections:
-        with contextlib.suppress(*DRIVER_ERRORS):
+        with contextlib.suppress(*driver_errors()):
             connection.close()
 
 
@@ -187,6 +189,7 @@ def _new_database(url: str, *, thread_safe: bool) -> Database:
         thread_safe: with a connection for each thread, which is the readers'.
     """
     if is_postgres(url):
+        load_psycopg()
         options: dict[str, Any] = {"client_encoding": "UTF8", "prefer_psycopg3": True}
         if "connect_timeout" not in url:
             options["connect_timeout"] = CONNECT_TIMEOUT_S

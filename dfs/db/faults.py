@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from typing import TYPE_CHECKING
 
 import msgspec
 import peewee
-import psycopg
 
 from dfs.core.errors import (
     DfsError,
@@ -19,10 +19,13 @@ from dfs.core.errors import (
     MetadataError,
     NoSpaceError,
 )
+from dfs.db.drivers import used_psycopg
 
-DRIVER_ERRORS: tuple[type[Exception], ...] = (
+if TYPE_CHECKING:
+    import psycopg
+
+_DRIVER_ERRORS: tuple[type[Exception], ...] = (
     sqlite3.Error,
-    psycopg.Error,
     peewee.PeeweeException,
     UnicodeDecodeError,
     msgspec.MsgspecError,
@@ -48,11 +51,17 @@ _PG_NO_SPACE = ("53100",)
 _PG_UNAVAILABLE = ("08", "25006", "28", "3D000", "40", "53", "55P03", "57", "58")
 
 
+def driver_errors() -> tuple[type[Exception], ...]:
+    """Return what the drivers raise that this process uses."""
+    postgres_error = used_psycopg()
+    return _DRIVER_ERRORS if postgres_error is None else (*_DRIVER_ERRORS, postgres_error)
+
+
 def index_error(error: Exception) -> DfsError:
     """Return the error of dfs that says what a database driver said; raise it `from` the cause.
 
     Args:
-        error: one of `DRIVER_ERRORS`, or an OSError.
+        error: one of `driver_errors`, or an OSError.
 
     Returns:
         IndexDamagedError: the database says that its content is not readable.
@@ -68,7 +77,7 @@ def index_error(error: Exception) -> DfsError:
         return _damaged(cause)
     if isinstance(cause, sqlite3.Error):
         return _sqlite_error(cause)
-    if isinstance(cause, psycopg.Error):
+    if isinstance(cause, used_psycopg() or ()):
         return _postgres_error(cause)
     return MetadataError("The index failed.", reason=str(cause))
 
@@ -98,6 +107,8 @@ def _postgres_error(error: psycopg.Error) -> DfsError:
 
 
 def _is_connection_fault(error: psycopg.Error) -> bool:
+    import psycopg  # noqa: PLC0415 # it is here already: the error is one of its own
+
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
 
 

@@ -28,7 +28,7 @@ from dfs.db.connections import (
     Connections,
     is_postgres,
 )
-from dfs.db.faults import DRIVER_ERRORS, REBUILD_HINT, index_error
+from dfs.db.faults import REBUILD_HINT, driver_errors, index_error
 from dfs.db.migrations import migrate
 from dfs.db.models import TABLES
 from dfs.db.rows import Row, read_node_state, read_text, read_unit
@@ -127,7 +127,7 @@ class IndexDatabase:
             except BaseException as error:
                 # A lock of the server's lasts as long as the connection.
                 connections.close()
-                if isinstance(error, DRIVER_ERRORS):
+                if isinstance(error, driver_errors()):
                     raise self._translate(error) from error
                 raise
 
@@ -149,7 +149,7 @@ class IndexDatabase:
                 connection.execute(statement)
             row = connection.execute(self.statements.node_state_locked, (self.node_id,)).fetchone()
             node_state = None if row is None else read_node_state(row)
-        except DRIVER_ERRORS as error:
+        except driver_errors() as error:
             self.end_transaction(abandon=True)
             raise self._translate(error) from error
         except BaseException:
@@ -254,7 +254,7 @@ class IndexDatabase:
             raise _not_open()
         try:
             return connections.reader().execute(sql, parameters).fetchone()
-        except DRIVER_ERRORS as error:
+        except driver_errors() as error:
             raise self._failed(error, connections) from error
 
     def read_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
@@ -262,7 +262,7 @@ class IndexDatabase:
         connections = self._opened()
         try:
             return connections.reader().execute(sql, parameters).fetchall()
-        except DRIVER_ERRORS as error:
+        except driver_errors() as error:
             raise self._failed(error, connections) from error
 
     def select(self, sql: str, parameters: Sequence[Any], read: Callable[[Row], T]) -> list[T]:
@@ -276,7 +276,7 @@ class IndexDatabase:
         try:
             rows = connections.reader().execute(sql, parameters).fetchall()
             return [read(row) for row in rows]
-        except DRIVER_ERRORS as error:
+        except driver_errors() as error:
             raise self._failed(error, connections) from error
 
     def find(self, sql: str, parameters: Sequence[Any], read: Callable[[Row], T]) -> T | None:
@@ -292,7 +292,7 @@ class IndexDatabase:
         """
         try:
             self._in_transaction().execute(sql, parameters)
-        except DRIVER_ERRORS as error:
+        except driver_errors() as error:
             raise self._translate(error) from error
 
     def ask(self, sql: str, parameters: Sequence[Any], read: Callable[[Row], T]) -> list[T]:
@@ -300,7 +300,7 @@ class IndexDatabase:
         try:
             rows = self._in_transaction().execute(sql, parameters).fetchall()
             return [read(row) for row in rows]
-        except DRIVER_ERRORS as error:
+        except driver_errors() as error:
             raise self._translate(error) from error
 
     def end_transaction(self, *, abandon: bool) -> None:
@@ -384,7 +384,7 @@ class IndexDatabase:
         connections = Connections(url=self.url)
         try:
             connections.writer().execute(f"DROP TABLE IF EXISTS {', '.join(TABLES)}")
-        except DRIVER_ERRORS as error:
+        except driver_errors() as error:
             raise self._translate(error) from error
         finally:
             connections.close()

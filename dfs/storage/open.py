@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dfs.core.disk import Disks
 from dfs.core.errors import ConfigError
 from dfs.core.model import PRIMARY_NAME
 from dfs.storage.local_store import LocalStore
-from dfs.storage.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    from dfs.storage.object_store import ObjectStore
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -79,6 +82,9 @@ def _make_store(
             f"The store {name!r} is at a {match[1]}:// address, which this version cannot use.",
             hint="Give the path of a directory, or an s3:// address.",
         )
+    # Its library takes five megabytes of each process, so only of those that need it.
+    from dfs.storage.object_store import ObjectStore  # noqa: PLC0415
+
     return ObjectStore(
         url=location,
         name=name,
