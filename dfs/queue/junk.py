@@ -17,6 +17,8 @@ from rq import Queue
 from rq.job import Job
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
+JUNK_ERRORS = (ValueError, TypeError, LookupError)
+"""What rq raises, beside the errors of Redis itself, at what it cannot have put there like that."""
 WAITING_MAX = 1000
 """The node itself has some ten jobs."""
 
@@ -32,7 +34,7 @@ def removing_junk(queue: Queue) -> Iterator[None]:
     """
     try:
         yield
-    except (ResponseError, ValueError, TypeError, LookupError) as error:
+    except (ResponseError, *JUNK_ERRORS) as error:
         if not isinstance(error, ResponseError) or "WRONGTYPE" in str(error):
             reason = f"{type(error).__name__}: {error}"[:200]
             logger.warning("queue_emptied", queue=queue.name, reason=reason)

@@ -22,7 +22,7 @@ from rq.serializers import JSONSerializer
 from dfs.core.errors import QueueError
 from dfs.queue.base import JobArguments
 from dfs.queue.checked import CheckedJob
-from dfs.queue.junk import removing_junk
+from dfs.queue.junk import JUNK_ERRORS, removing_junk
 
 ANSWER_TIMEOUT_S = 0.2
 """One attempt to connect or to get an answer. There are at most two before QueueError."""
@@ -125,7 +125,10 @@ class RqQueue:
                 if job.get_status(refresh=False) not in _ENDED and not _is_lost(job):
                     return False
                 pipeline.multi()
-                job.delete(pipeline=pipeline)
+                try:
+                    job.delete(pipeline=pipeline)
+                except JUNK_ERRORS:  # Redis has let a part of it expire, such as who ran it
+                    pipeline.delete(key, job.execution_registry.key)
             pipeline.execute()
         return True
 
@@ -136,7 +139,7 @@ class RqQueue:
         try:
             with removing_junk(self._queue):
                 yield
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, *JUNK_ERRORS) as error:
             self._down_until_s = time.monotonic() + DOWN_PAUSE_S
             raise QueueError(
                 "The queue does not answer.",

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from redis import Redis
 from rq import Queue, SimpleWorker
+from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
@@ -173,6 +174,37 @@ def test_enqueue_id_of_a_job_that_began_long_ago_is_added(
     begun_at = datetime.now(UTC) - timedelta(seconds=age_s)
     redis.hset(job.key, "started_at", begun_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
     assert queue.enqueue(JOB, job_id="lost") is is_added
+
+
+def test_enqueue_id_of_a_job_of_which_redis_has_only_a_part_is_added(
+    queue: RqQueue, redis: Redis
+) -> None:
+    """Who ran a job is forgotten earlier than that it ran, be it killed or the machine asleep."""
+    assert queue.enqueue(JOB, job_id="lost")
+    job = job_named(redis, "lost")
+    redis.delete(Queue("test", connection=redis).key)
+    with redis.pipeline() as pipeline:
+        execution = Execution.create(job, ttl=1000, pipeline=pipeline)
+        job.prepare_for_execution("worker", pipeline=pipeline)
+        pipeline.execute()
+    begun_at = datetime.now(UTC) - timedelta(seconds=rq_queue.LOST_AFTER_S + 60)
+    redis.hset(job.key, "started_at", begun_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    redis.delete(execution.key)
+    assert queue.enqueue(JOB, job_id="lost")
+    assert Queue("test", connection=redis).job_ids == ["test_lost"]
+
+
+def test_enqueue_where_rq_fails_at_what_is_there_is_a_queue_error(
+    queue: RqQueue, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for periodic jobs expects no other: it would end, and all that it asks for."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("junk")
+
+    monkeypatch.setattr(Queue, "enqueue_call", fail)
+    with pytest.raises(QueueError):
+        queue.enqueue(JOB, job_id="a")
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.DEFERRED, JobStatus.SCHEDULED])
