@@ -167,7 +167,7 @@ def _title(what: str, clients: int) -> str:
 @contextlib.contextmanager
 def _run(kind: Kind, plan: Plan, *, trace: bool = False) -> Iterator[Subject]:
     with plan.scratch(kind.name) as directory, kind.run(directory, trace) as store:
-        yield Subject(store, directory, max(1, plan.seconds * 2 / 3), plan.seconds / 3)
+        yield Subject(store, directory, plan.peer_seconds, plan.seconds / 3)
 
 
 def _describe(kinds: Sequence[Kind], plan: Plan, outcome: Outcome) -> Table:
@@ -217,11 +217,11 @@ class _Contest:
         if work.stored_bytes:
             measures.append(partial(self._store_plainly, work))
             names.append(PLAIN)
-        rounds = measure_rounds(self.plan.rounds, measures, warm_up=work.is_first)
+        rounds = measure_rounds(self.plan.peer_rounds, measures, warm_up=work.is_first)
         rates = dict(zip(names, rounds, strict=True))
         rows: list[tuple[str, ...]] = []
         for kind, load in zip(self.kinds, loads, strict=True):
-            figures = load.keep(f"{kind.name}_{work.name}", self.plan.rounds, self.outcome)
+            figures = load.keep(f"{kind.name}_{work.name}", self.plan.peer_rounds, self.outcome)
             ratios = self._compare(work, kind.name, rates)
             rows.append((work.title, kind.title, *_format(figures, work), *ratios))
         if PLAIN in rates:

@@ -27,6 +27,8 @@ class Plan:
             there at any time. space_segment_bytes: size of a segment of the log meanwhile.
         copied_files: small files that are replicated. copied_bytes: of large files. copy_rounds:
             how often; an even number, since two take turns in going first.
+        peer_seconds, peer_rounds: the same beside other stores. Of 64 clients, a slow one keeps
+            some waiting for more than a second, and what has not come at the end is not counted.
         large_bytes: size of a large file. huge_bytes: of one to watch the memory with.
         soak_s: how long the soak takes. soak_turn_s: a turn of it.
     """
@@ -43,6 +45,8 @@ class Plan:
     copied_files: int
     copied_bytes: int
     copy_rounds: int
+    peer_seconds: float
+    peer_rounds: int
     large_bytes: int
     huge_bytes: int
     soak_s: float
@@ -73,6 +77,8 @@ def full_plan(directory: Path) -> Plan:
         copied_files=10_000,
         copied_bytes=1024 * MIB,
         copy_rounds=4,
+        peer_seconds=3,
+        peer_rounds=3,
         large_bytes=256 * MIB,
         huge_bytes=1024 * MIB,
         soak_s=600,
@@ -95,6 +101,8 @@ def quick_plan(directory: Path) -> Plan:
         copied_files=2_000,
         copied_bytes=256 * MIB,
         copy_rounds=2,
+        peer_seconds=2,
+        peer_rounds=1,
         large_bytes=256 * MIB,
         huge_bytes=1024 * MIB,
         soak_s=20,

@@ -37,26 +37,33 @@ class Subject:
     _files: list[str] = field(default_factory=list)
     _names: list[str] = field(default_factory=list)
 
-    def measure(self, load: Callable[[], Rate]) -> Rate:
+    def _measure(self, load: Callable[[], Rate]) -> Rate:
         """Return what a load has shown, with the use of all processes of the store.
 
-        What the store has left for later is waited for and its processor time counted; then all
-        that the page cache owes the disk is written, so that none of it disturbs the next store.
+        What the store has left for later is waited for and its processor time counted.
         """
         with ExitStack() as stack:
             uses = [stack.enter_context(watch_use(pid)) for pid in self.store.pids]
             rate = load()
             self.store.settle()
-        write_back(self.directory)
         return replace(
             rate,
             cpu_us=1e6 * sum(use.cpu_s for use in uses) / rate.requests,
             rss_peak_bytes=sum(use.rss_peak_bytes for use in uses),
         )
 
+    def _measure_writing(self, load: Callable[[], Rate]) -> Rate:
+        """Do what `_measure` does; then have the page cache owe the disk nothing.
+
+        So none of it disturbs the next store.
+        """
+        rate = self._measure(load)
+        write_back(self.directory)
+        return rate
+
     def upload(self, clients: int) -> Rate:
         """Upload 4 KiB files, each of a new name."""
-        return self.measure(lambda: self._upload(clients, self.seconds))
+        return self._measure_writing(lambda: self._upload(clients, self.seconds))
 
     def _fill(self) -> None:
         """Have at least a page of 4 KiB files, all of them in the page cache."""
@@ -74,14 +81,14 @@ class Subject:
         if not self._files:
             self._fill()
         self._write_paths(self._files)
-        return self.measure(
+        return self._measure(
             lambda: get_small(self.store.server, self._paths, clients=clients, seconds=self.seconds)
         )
 
     def list_page(self) -> Rate:
         """List a page of names, with one client."""
         self._write_paths([self.store.page])
-        return self.measure(
+        return self._measure(
             lambda: get_small(self.store.server, self._paths, clients=1, seconds=self.seconds)
         )
 
@@ -91,7 +98,7 @@ class Subject:
         self._upload(clients, self.seconds, word)
         self.store.settle()
         self._write_paths([self.store.delete + name for name in self.store.list_names(word)])
-        return self.measure(
+        return self._measure_writing(
             lambda: delete_listed(
                 self.store.server, self._paths, clients=clients, seconds=self.seconds
             )
@@ -100,7 +107,7 @@ class Subject:
     def upload_large(self, size: int, clients: int) -> Rate:
         """Upload files of `size` bytes, each different; they are those to download then."""
         self._names.clear()
-        return self.measure(
+        return self._measure_writing(
             lambda: repeat(
                 self.store.server,
                 lambda client: self._names.append(self.store.put(client, self._filler, size)),
@@ -117,7 +124,7 @@ class Subject:
             if received != size:
                 raise BenchError(f"{received} bytes came instead of {size}")
 
-        return self.measure(
+        return self._measure(
             lambda: repeat(self.store.server, download, clients=clients, seconds=self.short_seconds)
         )
 
