@@ -6,11 +6,13 @@ import socket
 from typing import Any
 
 from gunicorn import http
+from gunicorn.http.body import LengthReader
 from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.message import Request
 from gunicorn.sock import ssl_wrap_socket
 from gunicorn.workers.gthread import TConn
 
+from dfs.server.bodies import SizedBody
 from dfs.server.wire import Terms, Threads, Wire
 
 RECV_BYTES = 8192
@@ -25,6 +27,7 @@ class _Request(Request):  # type: ignore[misc] # gunicorn has no types
     """
 
     version: tuple[int, int]
+    body: Any
 
     def parse_request_line(self, line_bytes: bytes) -> None:
         super().parse_request_line(line_bytes)
@@ -33,6 +36,8 @@ class _Request(Request):  # type: ignore[misc] # gunicorn has no types
     def set_body_reader(self) -> None:
         self.max_buffer_headers = self.limit_request_field_size
         super().set_body_reader()
+        if isinstance(self.body.reader, LengthReader) and self.unreader.sock.is_plain():
+            self.body = SizedBody(self.body.reader)
 
 
 class Connection(TConn):  # type: ignore[misc] # gunicorn has no types

@@ -95,13 +95,27 @@ class Wire:
         """Return the descriptor."""
         return self._sock.fileno()
 
+    def is_plain(self) -> bool:
+        """Tell whether the bytes of the client go through the kernel alone."""
+        return not isinstance(self._sock, ssl.SSLSocket)
+
     def recv(self, size: int) -> bytes:
         """Wait for bytes. Raises SlowClientError, OSError."""
+        return self._recv(size, 0)
+
+    def recv_whole(self, size: int) -> bytes:
+        """Wait for so many bytes, and return them; fewer if others do not come for a while.
+
+        Only for a wire that is plain. Raises SlowClientError, OSError.
+        """
+        return self._recv(size, socket.MSG_WAITALL)
+
+    def _recv(self, size: int, flags: int) -> bytes:
         since_s = monotonic()
         self._threads.step_aside()
         while True:
             try:
-                data = self._sock.recv(size)
+                data = self._sock.recv(size, flags)
             except (BlockingIOError, TimeoutError):
                 since_s = self._charge(since_s, 0)
             else:
@@ -176,14 +190,14 @@ class Wire:
         self._limit_waits(LENT_WAIT_S)
 
     def _limit_waits(self, timeout_s: float) -> None:
-        if isinstance(self._sock, ssl.SSLSocket):
+        if not self.is_plain():
             self._sock.settimeout(timeout_s)  # TLS takes no notice of SO_RCVTIMEO
         else:
             limit_waits(self._sock, timeout_s)
 
     def recv_now(self, size: int) -> bytes:
         """Return what is there. Raises BlockingIOError for nothing, OSError."""
-        if not isinstance(self._sock, ssl.SSLSocket):
+        if self.is_plain():
             return self._sock.recv(size, socket.MSG_DONTWAIT)
         received: bytes = self._now(self._sock.recv, size)
         return received
@@ -195,7 +209,7 @@ class Wire:
             BlockingIOError: it was nothing.
             OSError: the connection is broken.
         """
-        if not isinstance(self._sock, ssl.SSLSocket):
+        if self.is_plain():
             return self._sock.send(data, socket.MSG_DONTWAIT)
         sent: int = self._now(self._sock.send, data)
         return sent
