@@ -27,7 +27,7 @@ from dfs.core.logging import configure_logging, library_formatter
 from dfs.core.modes import keep_files_private
 from dfs.server.shares import Shares
 
-GC_THRESHOLD = 50_000  # objects made and not freed until the collector looks at the young ones
+GC_THRESHOLD = 5_000  # objects made and not freed until the collector looks at the young ones
 
 node_config = load_config()
 configure_logging(node_config.debug)
