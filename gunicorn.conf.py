@@ -125,6 +125,10 @@ def pre_fork(server: Any, worker: Any) -> None:
         structlog.get_logger().error("recovery_failed", code=error.code, error=str(error))
         raise HaltServer(str(error), exit_status=1) from error
     server.dfs_recovered = True
+    # A collection writes to every object that it looks at, and thereby copies the page into the
+    # process: those of the workers shall not look at what they share.
+    gc.collect()
+    gc.freeze()
 
 
 def post_fork(server: Any, worker: Any) -> None:

@@ -69,6 +69,22 @@ def test_psycopg_loaded_late_leaves_peewee_as_if_it_had_been_there() -> None:
     assert run_python(TELL_DIFFERENCE).splitlines() == ["set()", "set()"]
 
 
+def memory_of(pid: int) -> dict[str, int]:
+    """Return the sums over the mappings of a process, in KiB, by the kernel's names."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.integration
+def test_web_worker_shares_the_memory_of_what_was_imported(tmp_path: Path) -> None:
+    """What the master has loaded is not copied into a worker by its first collection of cycles."""
+    with running_node(tmp_path) as node:
+        master = node.child("gunicorn")
+        (worker,) = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        memory = memory_of(int(worker))
+    assert memory["Shared_Dirty"] > 0.4 * memory["Anonymous"], memory
+
+
 @pytest.mark.integration
 def test_threads_of_a_node_allocate_from_one_arena(tmp_path: Path) -> None:
     """No process of a node has memory for each of its threads apart, which nothing gives back."""
