@@ -41,6 +41,11 @@ class Parked:
         """
         self._pending.when_settled(call)
 
+    def wait(self) -> Iterable[bytes]:
+        """Sleep until the request can be gone on with, and do so."""
+        self._pending.wait()
+        return self.go_on()
+
     def go_on(self) -> Iterable[bytes]:
         """Return the body of the answer, which has begun. For a request that is ready.
 

@@ -124,6 +124,13 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
         """Tell whether something of the next request is here already."""
         return bool(self.parser.unreader.buf.getbuffer().nbytes) or self.sock.has_more()
 
+    def has_body_left(self) -> bool:
+        """Tell whether something of the request's body was not read, and may be still to come."""
+        reader = self.parser.mesg.body.reader
+        if isinstance(reader, LengthReader):
+            return bool(reader.length)
+        return reader.parser is not None
+
     def end(self) -> bool:
         """Say that nothing more comes. False if the client is not there any more."""
         try:

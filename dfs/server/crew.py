@@ -77,6 +77,7 @@ class ServingCrew(Crew):
         """Have it be none of them any more."""
         self.step_aside()
         self._members.discard(threading.get_ident())
+        self._call_if_due()
 
     def look_out(self) -> None:
         """Wait until the calling thread is the one that looks for arrivals."""
@@ -91,8 +92,7 @@ class ServingCrew(Crew):
             sleeper = Sleeper()
             self._followers.append(sleeper)
             self._end_turn(me)
-        if self._chore is not None and self._chore.is_due():
-            self._call()  # whoever looks out may be resting
+        self._call_if_due()
         sleeper.sleep()
 
     def is_pressed(self) -> bool:
@@ -138,8 +138,18 @@ class ServingCrew(Crew):
         self.come_back()
 
     def is_short(self) -> bool:
-        """Tell whether a request waits though no thread is left that could look for it."""
-        return not self._followers and self._has_arrivals()
+        """Tell whether a request, or the chore, waits though no thread is left that could look."""
+        if self._followers:
+            return False
+        return self._has_arrivals() or (self._lookout is None and self._is_due())
+
+    def _is_due(self) -> bool:
+        return self._chore is not None and self._chore.is_due()
+
+    def _call_if_due(self) -> None:
+        """Have the chore done that the calling thread leaves: whoever looks out may be resting."""
+        if self._is_due():
+            self._call()
 
     # What any thread does that has to wait
 

@@ -54,17 +54,12 @@ _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A request that was left until the application can go on with it.
-
-    Attributes:
-        is_drained: its body was received to the end.
-    """
+    """A request that was left until the application can go on with it."""
 
     connection: Connection
     request: Any
     response: JoiningResponse
     parked: Parked
-    is_drained: bool
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
@@ -197,10 +192,11 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             response.force_close()
         body = self.wsgi(environ, response.start_response)
         if isinstance(body, Parked):
-            is_drained = super()._keepalive_after(connection, True)
-            left = Left(connection, req, response, body, is_drained)
-            body.when_ready(partial(self._go_on, left))
-            return _PARKED
+            if not connection.has_body_left():
+                left = Left(connection, req, response, body)
+                body.when_ready(partial(self._go_on, left))
+                return _PARKED
+            body = body.wait()  # who answers for others waits for no body, which may never come
         return self._send(response, body)
 
     def _send(self, response: JoiningResponse, body: Any) -> bool:
@@ -228,7 +224,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         connection.sock.hurry()
         kept = False
         try:
-            kept = self._send(left.response, left.parked.go_on()) and left.is_drained
+            kept = self._send(left.response, left.parked.go_on())
         except OSError as error:
             self.log.debug("Ignored a client that has gone: %s", error)
         except Exception as error:

@@ -20,6 +20,9 @@ from dfs.db.transaction import IndexTransaction
 from dfs.services.command import Command
 from dfs.services.crew import Crew, Sleeper
 
+PRESS_S = 0.02
+"""How long changes wait at most for a moment in which nothing else arrives."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holders:
@@ -125,6 +128,7 @@ class TicketQueue:
         self._mutex = threading.Lock()
         self._tickets: deque[Ticket] = deque()
         self._bytes = 0
+        self._since_s = 0.0
         self._is_led = False
         crew.take_on(self)
 
@@ -133,6 +137,8 @@ class TicketQueue:
     def add(self, ticket: Ticket) -> None:
         """Let a change wait."""
         with self._mutex:
+            if not self._tickets:
+                self._since_s = time.monotonic()
             self._tickets.append(ticket)
             self._bytes += ticket.log_bytes_max
 
@@ -148,8 +154,11 @@ class TicketQueue:
         """Have a function called when a change is settled, in whichever thread; at once if it is.
 
         It must not raise anything, nor wait: others are told after it.
+
+        Where no thread comes for chores, and if more bytes wait than one batch takes, the caller
+        sleeps until then: the number of threads bounds what can wait beyond.
         """
-        if not self._crew.does_chores:
+        if not self._crew.does_chores or self._bytes >= self._bytes_max:
             self.wait(ticket)
         with self._mutex:
             if not ticket.is_settled:
@@ -178,8 +187,10 @@ class TicketQueue:
         return bool(self._tickets) and not self._is_led
 
     def is_pressing(self) -> bool:
-        """Tell whether these are so many that no other should come to them."""
-        return not self._is_led and self.is_full()
+        """Tell whether these are so many, or so old, that no other should come to them."""
+        if not self.is_due():
+            return False
+        return self.is_full() or time.monotonic() - self._since_s > PRESS_S
 
     def do(self) -> None:
         """Commit some of those that wait, unless somebody is about to."""
@@ -207,6 +218,7 @@ class TicketQueue:
                     break
                 taken.append(self._tickets.popleft())
                 self._bytes -= ticket.log_bytes_max
+            self._since_s = time.monotonic()
         return taken
 
     def settle(self, tickets: list[Ticket]) -> None:

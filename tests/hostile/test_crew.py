@@ -363,6 +363,35 @@ def test_thread_that_follows_calls_for_the_chore_that_it_leaves(
     assert calls == ["call"]
 
 
+def test_thread_that_leaves_calls_for_the_chore(
+    crew: ServingCrew, hands: list[Hand], calls: list[str]
+) -> None:
+    """One that was lent to a client ends when it has received a change for others to commit."""
+    first, second, _ = hands
+    first.do(crew.look_out)
+    first.do(crew.rest)
+    second.do(crew.leave)
+    assert not calls
+    crew.take_on(OneChore())
+    second.do(crew.leave)
+    assert calls == ["call"]
+
+
+def test_chore_for_which_no_thread_is_left_needs_one(crew: ServingCrew, hands: list[Hand]) -> None:
+    """Threads that all wait for clients are too few, unless one still looks out."""
+    first, second, _ = hands
+    crew.take_on(OneChore())
+    send_out(crew, first, second)
+    assert not crew.is_short()
+    first.do(crew.step_aside)
+    assert second.is_done()
+    assert not crew.is_short()
+    second.do(crew.step_aside)
+    assert crew.is_short()
+    second.do(crew.do_chore)
+    assert not crew.is_short()
+
+
 def test_thread_that_looks_out_need_not_be_called(
     crew: ServingCrew, hands: list[Hand], calls: list[str]
 ) -> None:

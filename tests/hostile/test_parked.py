@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ FLOOD = 4000
 FILES = 100
 FORMS = 6
 STORED = b"HTTP/1.1 201 CREATED"
+PIPELINED = 16
+RESET = struct.pack("ii", 1, 0)
+"""To linger for no time: the connection is reset when it is closed."""
 
 
 @contextmanager
@@ -184,3 +188,88 @@ def is_received(port: int) -> bool:
     served = [line.split() for line in lines if line.split()[1].endswith(f":{port:04X}")]
     established = [fields for fields in served if fields[3] == "01"]
     return bool(established) and all(fields[4].endswith(":00000000") for fields in established)
+
+
+def test_upload_of_a_thread_that_was_lent_is_committed(tmp_path: Path) -> None:
+    """The thread ends when it has received it; nothing else need arrive for another to commit."""
+    with running_target(tmp_path, WEB_CONCURRENCY="1", DFS_THREADS="1") as target:
+        with target.connect() as slow, target.connect() as other:
+            for _ in range(3):
+                send_half(slow)
+                other.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert read_answer(other).status == 200
+                slow.sendall(b"x")
+                assert read_answer(slow).status == 201
+        target.check()
+
+
+def test_upload_is_committed_though_all_threads_wait_for_clients(tmp_path: Path) -> None:
+    """The thread that received it went on to a client that sends half of a body."""
+    with running_target(tmp_path, WEB_CONCURRENCY="1", DFS_THREADS="1") as target:
+        (worker,) = target.footprint().workers
+        with target.connect() as client, target.connect() as slow:
+            for connection in (client, slow):  # so that both wait in the list of the threads
+                send_upload(connection, "first", b"x")
+                assert read_answer(connection).status == 201
+            os.kill(worker, signal.SIGSTOP)
+            send_upload(client, "second", b"x")
+            send_half(slow)
+            os.kill(worker, signal.SIGCONT)
+            assert read_answer(client).status == 201
+            slow.sendall(b"x")
+            assert read_answer(slow).status == 201
+        target.check()
+
+
+def send_half(connection: socket.socket) -> None:
+    """Begin an upload, of which one byte is missing."""
+    connection.sendall(
+        b"POST /upload?name=half HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx"
+    )
+
+
+def test_upload_is_committed_though_something_else_always_waits(tmp_path: Path) -> None:
+    """Clients that only read, and leave no thread without work, keep nobody from writing."""
+    with running_target(tmp_path, WEB_CONCURRENCY="1", DFS_AUTH="off") as target:
+        is_over = threading.Event()
+        readers = [threading.Thread(target=read_again, args=(target, is_over)) for _ in range(8)]
+        for reader in readers:
+            reader.start()
+        taken_s = []
+        for number in range(5):
+            started_s = time.monotonic()
+            assert target.upload(b"%d" % number).status == 201
+            taken_s.append(time.monotonic() - started_s)
+        is_over.set()
+        for reader in readers:
+            reader.join(WAIT_S)
+        assert max(taken_s) < 2
+        target.settle()
+
+
+def read_again(target: Target, is_over: threading.Event) -> None:
+    """Ask for the same thing over and over, many times before the first answer is read."""
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with target.connect() as connection:
+        connection.sendall(request * PIPELINED)
+        while not is_over.is_set():
+            answers = connection.recv(1 << 16).count(b"HTTP/1.1 200")
+            connection.sendall(request * answers)
+
+
+def test_delete_whose_body_does_not_come_is_answered_at_once(tmp_path: Path) -> None:
+    """Nobody needs the body; if its client goes away instead, nothing of the request is left."""
+    with running_target(tmp_path, WEB_CONCURRENCY="1") as target:
+        for is_read in (True, False):
+            file_id = json.loads(target.upload(b"x").body)["id"]
+            with target.connect() as client:
+                head = f"DELETE /files/{file_id} HTTP/1.1\r\nHost: localhost\r\n"
+                client.sendall(f"{head}Content-Length: 9\r\n\r\nx".encode())
+                if is_read:
+                    client.settimeout(4)
+                    assert read_answer(client).status == 204
+                else:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            path = f"/files/{file_id}"
+            assert wait_until(lambda: target.get(path).status == 404, timeout_s=WAIT_S)  # noqa: B023
+        target.check()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from dfs.core.errors import NoSuchFileError
+from dfs.services import tickets
 from dfs.services.changes import RemoveFile
 from dfs.services.crew import Chore, Crew
 from dfs.services.tickets import Ticket, TicketQueue
@@ -38,11 +39,13 @@ class DoingCrew(Crew):
 class Rig:
     """A queue whose leader does what the test says, and notes whom it served."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: Crew, *, bytes_max: int = 1 << 20) -> None:
         self.batches: list[list[Ticket]] = []
         self.before: Callable[[], object] = lambda: None
         self.leaders: list[int] = []
-        self.queue = TicketQueue(crew=crew, lead=self.lead, bytes_max=1 << 20, count_max=COUNT_MAX)
+        self.queue = TicketQueue(
+            crew=crew, lead=self.lead, bytes_max=bytes_max, count_max=COUNT_MAX
+        )
 
     def lead(self) -> None:
         """Take a batch and settle it."""
@@ -105,8 +108,11 @@ def test_call_for_a_settled_change_comes_at_once(rig: Rig, crew: DoingCrew) -> N
     assert told == [True]
 
 
-def test_chore_presses_when_a_batch_is_full(rig: Rig, crew: DoingCrew) -> None:
+def test_chore_presses_when_a_batch_is_full(
+    rig: Rig, crew: DoingCrew, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before more come to changes than one commit takes, it is made."""
+    monkeypatch.setattr(tickets, "PRESS_S", WAIT_S)
     for _ in range(COUNT_MAX - 1):
         rig.add()
     assert not crew.chore.is_pressing()
@@ -114,6 +120,29 @@ def test_chore_presses_when_a_batch_is_full(rig: Rig, crew: DoingCrew) -> None:
     assert crew.chore.is_pressing()
     crew.chore.do()
     assert not crew.chore.is_pressing()
+
+
+def test_chore_presses_when_changes_have_waited(
+    rig: Rig, crew: DoingCrew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much else arrives, a lone change is committed; those left over wait anew."""
+    rig.add()
+    assert wait_until(crew.chore.is_pressing, timeout_s=WAIT_S)
+    rig.add(copies=2)
+    crew.chore.do()
+    assert crew.chore.is_due()
+    monkeypatch.setattr(tickets, "PRESS_S", WAIT_S)
+    assert not crew.chore.is_pressing()
+
+
+def test_thread_sleeps_over_what_is_more_than_a_batch_takes(crew: DoingCrew) -> None:
+    """Else clients could have any number of bytes wait while no commit is made."""
+    rig = Rig(crew, bytes_max=1)
+    ticket = rig.add()
+    told: list[bool] = []
+    rig.queue.when_settled(ticket, lambda: told.append(ticket.is_settled))
+    assert told == [True]
+    assert rig.leaders == [threading.get_ident()]
 
 
 def test_thread_that_waits_leads_until_its_own_change_is_settled(rig: Rig) -> None:
