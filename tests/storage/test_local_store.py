@@ -190,6 +190,25 @@ def test_publish_with_failing_directory_sync_publishes_nothing(
     again[0].discard()
 
 
+def test_publish_syncs_the_directories_together(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each directory is synced once, none only after another was: they share the journal's work."""
+    staged = [stage_sealed(store, content) for content in (b"one", b"two", b"three")]
+    directories = {store.blob_path(digest).parent for _, digest, _ in staged}
+    assert len(directories) == len(staged)
+    all_begun = threading.Barrier(len(staged))
+    synced: list[Path] = []
+
+    def sync(fd: int) -> None:
+        all_begun.wait(timeout=30)
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink())
+
+    monkeypatch.setattr(os, "fsync", sync)
+    store.publish(staged)
+    assert sorted(synced) == sorted(directories)
+
+
 @pytest.mark.parametrize("call", ["fdatasync", "fsync"])
 def test_seal_with_failing_sync_is_final(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, call: str
