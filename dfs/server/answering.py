@@ -66,7 +66,7 @@ class JoiningResponse(Response):  # type: ignore[misc] # gunicorn has no types
         if self.chunked:
             data = b"%X\r\n%b\r\n" % (len(data), data)
         if self._head and len(data) > JOINED_BYTES_MAX:
-            self._send_head()
+            self._send_head(is_more_at_hand=True)
         head, self._head = self._head, b""
         self.sock.sendall(head + data if head else data)
 
@@ -76,10 +76,10 @@ class JoiningResponse(Response):  # type: ignore[misc] # gunicorn has no types
         self._send_head()
         super().close()
 
-    def _send_head(self) -> None:
+    def _send_head(self, *, is_more_at_hand: bool = False) -> None:
         head, self._head = self._head, b""
         if head:
-            self.sock.sendall(head)
+            self.sock.sendall(head, is_more_at_hand=is_more_at_hand)
 
 
 @lru_cache(maxsize=2)

@@ -136,13 +136,17 @@ class Wire:
         data, self._unsent = self._unsent, b""
         self.sendall(data)
 
-    def sendall(self, data: bytes) -> None:
-        """Send all of it, or keep it if in a hurry. Raises SlowClientError, OSError."""
+    def sendall(self, data: bytes, *, is_more_at_hand: bool = False) -> None:
+        """Send all of it, or keep it if in a hurry. Raises SlowClientError, OSError.
+
+        Args:
+            is_more_at_hand: the next bytes follow at once, and may leave in the same packet.
+        """
         if self._is_hurried:
             self._send_or_keep(data)
             return
         since_s = monotonic()
-        sent = self._send(data)
+        sent = self._send(data, socket.MSG_MORE if is_more_at_hand and self.is_plain() else 0)
         since_s = self._charge(since_s, sent)
         if sent < len(data):
             self._threads.step_aside()
@@ -160,10 +164,10 @@ class Wire:
                 data = data[self.send_now(data) :]
         self._unsent += data
 
-    def _send(self, data: bytes | memoryview) -> int:
+    def _send(self, data: bytes | memoryview, flags: int = 0) -> int:
         """Return how much was sent, before the time of the socket was up."""
         try:
-            return self._sock.send(data)
+            return self._sock.send(data, flags)
         except (BlockingIOError, TimeoutError):
             return 0
 

@@ -73,7 +73,7 @@ class LocalBlobReader(FileReader):
         StoreUnavailableError: it could not be opened.
     """
 
-    def __init__(self, *, path: Path, digest: bytes | None = None) -> None:
+    def __init__(self, *, path: Path | str, digest: bytes | None = None) -> None:
         named = {"digest": digest.hex()} if digest is not None else {}
         try:
             file = io.FileIO(path, "rb", opener=open_regular)

@@ -13,14 +13,17 @@ from dfs.server.answering import JOINED_BYTES_MAX, JoiningResponse
 
 
 class CountingSocket:
-    """Keeps the pieces that were sent."""
+    """Keeps the pieces that were sent, and those of them that wait for more."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+        self.waiting: list[bytes] = []
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: bytes, *, is_more_at_hand: bool = False) -> None:
         """Take a piece."""
         self.sent.append(bytes(data))
+        if is_more_at_hand:
+            self.waiting.append(bytes(data))
 
 
 def send(answer: Answer, method: str = "GET") -> tuple[list[bytes], JoiningResponse]:
@@ -68,9 +71,16 @@ def test_answer_in_pieces_is_sent_as_they_come() -> None:
     sent, _ = send(Answer(200, [("Content-Length", "6")], pieces))
     assert [part[-3:] for part in sent] == [b"one", b"two"]
     long = bytes(JOINED_BYTES_MAX + 1)
-    sent, _ = send(Answer(200, [], long))
+    sent, response = send(Answer(200, [], long))
     assert sent[0].endswith(b"\r\n\r\n")
     assert sent[1:] == [long]
+    assert response.sock.waiting == sent[:1], "the head leaves with the body, but is not copied"
+
+
+def test_head_without_body_waits_for_nothing() -> None:
+    """An answer that ends with its head leaves at once."""
+    _, response = send(Answer(200, [("Content-Length", "7")], ()), "HEAD")
+    assert response.sock.waiting == []
 
 
 def test_body_of_unknown_length_is_sent_in_chunks() -> None:

@@ -173,3 +173,13 @@ def test_short_answer_leaves_in_a_hurry(pair: Pair) -> None:
     wire.sendall(b"answer")
     assert not wire.has_unsent()
     assert client.recv(100) == b"answer"
+
+
+def test_sendall_with_more_at_hand_leaves_with_what_follows(pair: Pair) -> None:
+    """The client is not woken for a head alone."""
+    wire, client, _ = pair
+    wire.sendall(b"head ", is_more_at_hand=True)
+    with pytest.raises(BlockingIOError):
+        client.recv(100, socket.MSG_DONTWAIT)
+    wire.sendall(b"body")
+    assert client.recv(100) == b"head body"
