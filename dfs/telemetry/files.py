@@ -44,6 +44,9 @@ def reserve_metrics_files(kinds: Iterable[str] = tuple(FILE_BYTES)) -> bool:
         del os.environ[MULTIPROCESS_VARIABLE]
         values.ValueClass = values.MutexValue  # it chose at its import, which was before the fork
         return False
+    pid = os.getpid()
+    # By default each count asks for the process's id.
+    values.ValueClass = values.MultiProcessValue(lambda: pid)  # type: ignore[no-untyped-call]
     return True
 
 
