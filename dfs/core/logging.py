@@ -9,7 +9,13 @@ from __future__ import annotations
 import logging
 import sys
 
-import structlog
+from dfs.core.hiding import hiding
+
+with hiding("rich"):  # 4 MB for tracebacks, which are text before structlog could use it
+    import structlog
+
+get_logger = structlog.get_logger
+"""For entry points and what they import first, so that structlog is imported here."""
 
 _SHARED_PROCESSORS: tuple[structlog.typing.Processor, ...] = (
     structlog.contextvars.merge_contextvars,
