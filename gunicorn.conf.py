@@ -15,6 +15,7 @@ from pathlib import Path
 from ssl import SSLContext, TLSVersion
 from typing import Any
 
+import structlog
 from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 
@@ -22,7 +23,7 @@ from dfs.core.allocation import share_arena
 from dfs.core.config import load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
-from dfs.core.logging import configure_logging, get_logger, library_formatter
+from dfs.core.logging import configure_logging, library_formatter
 from dfs.core.modes import keep_files_private
 from dfs.server.shares import Shares
 
@@ -121,7 +122,7 @@ def pre_fork(server: Any, worker: Any) -> None:
     try:
         recover_node(node_config, hosts=list(map(host_of, server.cfg.address)))
     except DfsError as error:
-        get_logger().error("recovery_failed", code=error.code, error=str(error))
+        structlog.get_logger().error("recovery_failed", code=error.code, error=str(error))
         raise HaltServer(str(error), exit_status=1) from error
     server.dfs_recovered = True
     # A collection writes to every object that it looks at, and thereby copies the page into the
@@ -151,7 +152,7 @@ def post_worker_init(worker: Any) -> None:
     try:
         _ = node.services
     except DfsError as error:
-        get_logger().error("services_unopened", code=error.code, error=str(error))
+        structlog.get_logger().error("services_unopened", code=error.code, error=str(error))
     # What lives as long as the process is never looked at again, and the rest not every few
     # requests: collecting took a tenth of the time of small uploads.
     gc.collect()

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
+import structlog
 from prometheus_client import CollectorRegistry
 from redis import Redis
 from redis.exceptions import RedisError
@@ -25,7 +26,7 @@ from dfs.core.allocation import share_arena
 from dfs.core.config import Config, load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
-from dfs.core.logging import configure_logging, configure_stdlib_logging, get_logger
+from dfs.core.logging import configure_logging, configure_stdlib_logging
 from dfs.core.model import DebtKind
 from dfs.core.modes import keep_files_private
 from dfs.queue.checked import CheckedJob
@@ -92,7 +93,7 @@ class NodeWorker(SimpleWorker):
         with removing_junk(queue):
             super().execute_job(job, queue)
         if self.control.read_only_reason == REMOVED_REASON:
-            get_logger().error("log_outlived", hint="The process ends.")
+            structlog.get_logger().error("log_outlived", hint="The process ends.")
             self.stop_signals.was_requested = self._stop_requested = True
 
     def _install_signal_handlers(self) -> None:
@@ -133,7 +134,7 @@ class NodeWorker(SimpleWorker):
         try:
             super().teardown()  # type: ignore[no-untyped-call]
         except RedisError as error:
-            get_logger().warning("worker_not_signed_off", error=str(error))
+            structlog.get_logger().warning("worker_not_signed_off", error=str(error))
             if self.pubsub_thread is not None:
                 self.pubsub_thread.stop()
 
@@ -147,7 +148,7 @@ def connect(url: str, stop: StopSignals) -> Redis:
         try:
             redis.ping()
         except RedisError as error:
-            get_logger().warning("redis_awaited", error=str(error), pause_s=pause_s)
+            structlog.get_logger().warning("redis_awaited", error=str(error), pause_s=pause_s)
             time.sleep(pause_s)
             pause_s = min(PAUSE_S_MAX, pause_s * 2)
         else:
@@ -176,7 +177,7 @@ def run_worker(config: Config, redis_url: str, services: Services, stop: StopSig
                 stop.check()
                 if time.monotonic() - started_s > PAUSE_S_MAX:
                     pause_s = PAUSE_S
-                get_logger().warning("worker_loop_ended", pause_s=pause_s)
+                structlog.get_logger().warning("worker_loop_ended", pause_s=pause_s)
                 time.sleep(pause_s)
                 pause_s = min(PAUSE_S_MAX, pause_s * 2)
                 started_s = time.monotonic()
@@ -214,11 +215,11 @@ def run_jobs(
             log_job_description=False,
         )
         worker.presence, worker.stop_signals, worker.control = presence, stop, control
-        get_logger().info("worker_started", queue=name)
+        structlog.get_logger().info("worker_started", queue=name)
         with removing_junk(worker.queues[0]):
             worker.work(logging_level="INFO" if debug else "WARNING")
     except RedisError as error:
-        get_logger().warning("redis_lost", error=str(error))
+        structlog.get_logger().warning("redis_lost", error=str(error))
     finally:
         if not stop.was_requested:
             stop.take()

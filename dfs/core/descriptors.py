@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from contextlib import suppress
 
-from dfs.core.logging import get_logger
+import structlog
 
 DESCRIPTORS_ADVISED = 8192
 """A thousand connections, each with a file; the log's segments; the index, for each thread."""
@@ -21,7 +21,7 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < DESCRIPTORS_ADVISED:
-        get_logger().warning(
+        structlog.get_logger().warning(
             "descriptors_scarce",
             limit=soft,
             advised=DESCRIPTORS_ADVISED,

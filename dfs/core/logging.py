@@ -9,13 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from dfs.core.hiding import hiding
-
-with hiding("rich"):  # 4 MB for tracebacks, which are text before structlog could use it
-    import structlog
-
-get_logger = structlog.get_logger
-"""For entry points and what they import first, so that structlog is imported here."""
+import structlog
 
 _SHARED_PROCESSORS: tuple[structlog.typing.Processor, ...] = (
     structlog.contextvars.merge_contextvars,
