@@ -68,7 +68,8 @@ class Committer:
         batch_bytes_max, batch_count_max: bounds of one commit.
         crew: the threads of this process.
         on_step: see `dfs.core.steps`.
-        on_commit: told of every commit, after it; what it raises is its leader's own.
+        on_commit: told of every commit, after it and before those who wait for it; what it raises
+            is its leader's own.
 
     Attributes:
         tickets: the changes that wait.
@@ -164,10 +165,11 @@ class Committer:
             for ticket in tickets:
                 if not ticket.is_durable:
                     ticket.error = ticket.error or error
+        try:
+            if report is not None:
+                self._on_commit(report)
         finally:
             self.tickets.settle(tickets)
-        if report is not None:
-            self._on_commit(report)
 
     def _commit(self, tickets: list[Ticket]) -> CommitReport | None:
         """Make the changes of these tickets durable, or tell each why not. Under the node lock.

@@ -129,6 +129,20 @@ def test_nothing_is_told_before_the_change_is_durable(parking: Parking) -> None:
     assert finish(parked)["durability"]["copies"] == 1
 
 
+def test_commit_is_counted_before_anybody_hears_of_it(
+    parking: Parking, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for the metrics after an answer finds his change there."""
+    order: list[str] = []
+    parked = parking.upload(b"body", "name")
+    committer = app.extensions["dfs"].services.committer
+    monkeypatch.setattr(committer, "_on_commit", lambda report: order.append("counted"))
+    parked.when_ready(lambda: order.append("told"))
+    assert parking.crew.do_chore()
+    assert order == ["counted", "told"]
+    finish(parked)
+
+
 def test_requests_that_are_left_keep_their_own_context(parking: Parking) -> None:
     """Each is gone on with as the request that it was, though others came in between."""
     first = parking.upload(b"1", "first", HTTP_X_REQUEST_ID="id-1")
