@@ -153,7 +153,8 @@ class Committer:
         tickets: list[Ticket] = []
         report: CommitReport | None = None
         try:
-            if not self.tickets.is_full():
+            if self._crew.gathering.expects() and not self.tickets.is_full():
+                self._crew.step_aside()  # who is on the way may wait for his turn
                 self._crew.gathering.wait()
             self._crew.give_way()
             with self._log.lock():

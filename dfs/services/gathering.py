@@ -48,6 +48,10 @@ class Gathering:
         self._announced.value = False
         self.forgo()
 
+    def expects(self) -> bool:
+        """Tell whether anybody is on the way."""
+        return self._expected > 0
+
     def wait(self) -> None:
         """Wait until nobody is expected, or long enough. For one thread at a time."""
         with self._mutex:

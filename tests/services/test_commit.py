@@ -21,7 +21,9 @@ from dfs.core.errors import (
 )
 from dfs.core.model import BlobKind
 from dfs.services.changes import Upload
-from tests.services.conftest import Opener, list_keys, read_bytes, store_bytes
+from dfs.services.crew import Crew
+from dfs.wiring import open_services
+from tests.services.conftest import Opener, list_keys, make_config, read_bytes, store_bytes
 
 LARGE = os.urandom(3 << 20)
 
@@ -139,6 +141,35 @@ def test_commits_of_many_threads_share_syncs(node):
     assert run_together(16, upload) == [None] * 16
     assert node.log.sync_count - before <= 8
     assert len(list_keys(node)) == 16
+
+
+class WatchedCrew(Crew):
+    """A crew that notes when a thread steps aside."""
+
+    def __init__(self) -> None:
+        super().__init__(gather_s=0.001)
+        self.asides = 0
+
+    def step_aside(self) -> None:
+        """Note it."""
+        self.asides += 1
+
+
+def test_leader_lets_those_run_for_whom_it_waits(tmp_path, index_url, monkeypatch):
+    """One thread runs at a time: who is on the way could not arrive while the leader waits."""
+    crew = WatchedCrew()
+    node = open_services(make_config(tmp_path, index_url), crew=crew)
+    asides: list[int] = []
+    monkeypatch.setattr(crew.gathering, "wait", lambda: asides.append(crew.asides))
+    blob = node.files.new_blob()
+    blob.write(b"body")
+    pending = node.files.begin_store([Upload(blob, "name", "text/plain")])
+    crew.gathering.expect()
+    before = crew.asides
+    node.committer.tickets.do()
+    assert asides == [before + 1]
+    assert pending.result().files
+    node.close()
 
 
 def test_command_failing_in_a_batch_fails_alone(node):
