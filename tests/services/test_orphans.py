@@ -228,14 +228,14 @@ def test_orphan_that_a_synchronous_write_counts_on_stays(
     """A replica has had the bytes for long; between copying and commit nobody knows them yet."""
     rig.replicate()
     plant(rig, "replica1")
-    submit = rig.node.committer.submit
+    enqueue = rig.node.committer.enqueue
     moved: list[bool] = []
 
     def interfere(*arguments: object, **options: object) -> object:
         moved.append(rig.quarantine.put_extra_aside(finding("replica1")))
-        return submit(*arguments, **options)  # type: ignore[arg-type]
+        return enqueue(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rig.node.committer, "submit", interfere)
+    monkeypatch.setattr(rig.node.committer, "enqueue", interfere)
     stored = store_synchronously(rig.node, "file", DATA)
     assert "replica1" in stored.durability.stores
     assert moved == [False]

@@ -343,7 +343,7 @@ def test_scrub_unreadable_blob_is_owed_at_last(rig: Rig, monkeypatch: pytest.Mon
     read = LocalBlobReader.read
 
     def fail(self: LocalBlobReader, offset: int, length: int) -> bytes:
-        if self._path == path:
+        if str(self._path) == str(path):
             raise StoreUnavailableError("The disk did not do what was asked: I/O error.")
         return read(self, offset, length)
 
