@@ -47,9 +47,15 @@ def _remove(queue: Queue) -> None:
     """Remove what rq keeps of a queue, and jobs that wait. Others are taken for lost, in time."""
     redis = queue.connection
     for key in (queue.key, queue.intermediate_queue.key):
-        if redis.type(key) == b"list":
-            waiting = cast("list[bytes]", redis.lrange(key, 0, WAITING_MAX))
-            redis.delete(key, *(Job.redis_job_namespace_prefix.encode() + id for id in waiting))
+        if redis.type(key) != b"list":
+            redis.delete(key)
+            continue
+        # Out of the way first: what is added from now on is not lost with it, and its job left.
+        aside = f"{key}:junk"
+        with suppress(ResponseError):  # it is gone already
+            redis.rename(key, aside)
+        waiting = cast("list[bytes]", redis.lrange(aside, 0, WAITING_MAX))
+        redis.delete(aside, *(Job.redis_job_namespace_prefix.encode() + id for id in waiting))
     registries = (
         queue.started_job_registry,
         queue.finished_job_registry,
@@ -59,8 +65,7 @@ def _remove(queue: Queue) -> None:
         queue.scheduled_job_registry,
         queue.canceled_job_registry,
     )
-    keys = [queue.key, queue.intermediate_queue.key, WORKERS_BY_QUEUE_KEY % queue.name]
-    redis.delete(*keys, *(registry.key for registry in registries))
+    redis.delete(WORKERS_BY_QUEUE_KEY % queue.name, *(registry.key for registry in registries))
     for key in (queue.redis_queues_keys, REDIS_WORKER_KEYS):  # of all nodes that share this Redis
         if redis.type(key) != b"set":
             redis.delete(key)

@@ -50,3 +50,25 @@ def test_queue_is_emptied_for_what_it_holds_alone(
         assert redis.exists("rq:job:test") == (0 if is_emptied else 1)
         assert Queue("other", connection=redis).count == redis.exists("rq:job:other") == 1
         assert redis.scard("rq:queues") == 2
+
+
+def test_job_that_comes_while_the_queue_is_emptied_waits_in_it(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the queue afterwards, or nowhere: not a job that waits without being in any."""
+    with Redis.from_url(redis_server.url) as redis, Redis.from_url(redis_server.url) as other:
+        queue = Queue("test", connection=redis)
+        queue.enqueue("math.sqrt", job_id="old")
+        lrange = redis.lrange
+
+        def interfere(*arguments: object) -> object:
+            found = lrange(*arguments)  # type: ignore[arg-type]
+            if not other.exists("rq:job:new"):
+                Queue("test", connection=other).enqueue("math.sqrt", job_id="new")
+            return found
+
+        monkeypatch.setattr(redis, "lrange", interfere)
+        with pytest.raises(ValueError, match="junk"), removing_junk(queue):
+            raise ValueError("junk")
+        assert Queue("test", connection=other).job_ids == ["new"]
+        assert not other.exists("rq:job:old")
