@@ -87,13 +87,7 @@ def _measure(turnover: Turnover, plan: Plan, outcome: Outcome) -> tuple[str, ...
         outcome.targets.append(judge_tail(label, figures))
     return (
         str(clients),
-        figures.per_s.format(),
-        figures.p50_ms.format(1),
-        figures.p99_ms.format(1),
-        f"{figures.cpu_us.median:.0f}",
-        f"{syncs.median:.3f}",
-        f"{group.median:.1f}",
-        f"{figures.rss_mib.median:.0f}",
+        *figures.cells(f"{syncs.median:.3f}", f"{group.median:.1f}"),
         stored.per_s.format(),
         ratio.format(2),
     )

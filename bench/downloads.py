@@ -63,11 +63,7 @@ def _measure(
         outcome.targets.append(judge_tail(label, figures))
     return (
         str(clients),
-        figures.per_s.format(),
-        figures.p50_ms.format(1),
-        figures.p99_ms.format(1),
-        f"{figures.cpu_us.median:.0f}",
-        f"{figures.rss_mib.median:.0f}",
+        *figures.cells(),
         empty.per_s.format(),
         f"{empty.cpu_us.median:.0f}",
         ratio.format(2),

@@ -36,6 +36,17 @@ class Figures:
     cpu_us: Series
     rss_mib: Series
 
+    def cells(self, *more: str) -> tuple[str, ...]:
+        """Return rate, p50, p99 and processor time as text, then `more`, then the memory."""
+        return (
+            self.per_s.format(),
+            self.p50_ms.format(1),
+            self.p99_ms.format(1),
+            f"{self.cpu_us.median:.0f}",
+            *more,
+            f"{self.rss_mib.median:.0f}",
+        )
+
     @property
     def tail(self) -> Series:
         """How many times p50 p99 is."""

@@ -142,13 +142,7 @@ def _report_uploads(found: list[_Found], outcome: Outcome) -> None:
         rows.append(
             (
                 str(each.clients),
-                upload.per_s.format(),
-                upload.p50_ms.format(1),
-                upload.p99_ms.format(1),
-                f"{upload.cpu_us.median:.0f}",
-                f"{each.syncs.median:.3f}",
-                f"{each.group.median:.1f}",
-                f"{upload.rss_mib.median:.0f}",
+                *upload.cells(f"{each.syncs.median:.3f}", f"{each.group.median:.1f}"),
                 ratio.format(2),
             )
         )
