@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev run worker key up down format lint types arch test test-unit \
+.PHONY: help setup setup-dev run worker scheduler key up down format lint types arch test test-unit \
 	test-contract test-crash test-integration audit check torture bench scaling soak peers damage model siege truth \
 	wal-golden settings-table constraints clean
 
@@ -46,6 +46,9 @@ run: setup ## Run a node until Ctrl-C: web server, worker and, if none is config
 
 worker: setup ## Run one more worker process; needs REDIS_URL
 	@$(BIN)/python -m workers.run
+
+scheduler: setup ## Run a process that asks for the periodic jobs, in place of the workers; needs REDIS_URL
+	@$(BIN)/python -m workers.scheduler
 
 key: setup ## Make an API key and show it once: make key NAME=laptop SCOPES=read,write
 	@$(BIN)/python -m scripts.keys create --name '$(NAME)' $(if $(SCOPES),--scopes '$(SCOPES)')

@@ -1,4 +1,6 @@
-"""Runs a whole node: a queue server if none is configured, and each line of the Procfile.
+"""Runs a whole node: a queue server if none is configured, and the lines of the Procfile.
+
+But for the scheduler's: the worker asks for the periodic jobs by itself, and saves a process.
 
 python -m scripts.run          until Ctrl-C or SIGTERM (exit 0), or until the web server ends (1)
 python -m scripts.run up       the same in the background; returns when the node is ready
@@ -45,6 +47,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BACKGROUND_START_TIMEOUT_S = 600
 VITAL = "web"
 """The line of the Procfile whose end is the node's end."""
+SPARED = "scheduler"
+"""The line whose work the worker does as well."""
 
 
 class StartError(Exception):
@@ -128,10 +132,12 @@ def child_environ(config: Config, *, port: int, redis_url: str) -> dict[str, str
 
 
 def start_parts(environ: Mapping[str, str]) -> list[Part]:
-    """Start each line of the Procfile."""
+    """Start the lines of the Procfile."""
     lines = parse_procfile((ROOT / "Procfile").read_text()).processes
     parts = []
     for name, line in lines.items():
+        if name == SPARED:
+            continue
         command = ["/bin/sh", "-c", f"exec {line}"]
         start = partial(start_child, name, command, environ=environ, directory=ROOT)
         parts.append(Part(start=start, child=start(), vital=name == VITAL))

@@ -1,8 +1,9 @@
 """The worker process of a node: `python -m workers.run`.
 
 It opens the services as a web worker does, recovery included, listens to the one queue of its node
-and runs jobs in its own process, one at a time. SIGTERM lets a running job end; a second one, more
-than a second later, does not.
+and runs jobs in its own process, one at a time. As long as no scheduler process of the node runs
+(`workers.scheduler`), it asks for the periodic jobs itself. SIGTERM lets a running job end; a
+second one, more than a second later, does not.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 
 import structlog
@@ -26,6 +28,7 @@ from dfs.core.allocation import share_arena
 from dfs.core.config import Config, load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
+from dfs.core.filelock import FileLock
 from dfs.core.logging import configure_logging, configure_stdlib_logging
 from dfs.core.model import DebtKind
 from dfs.core.modes import keep_files_private
@@ -39,7 +42,7 @@ from dfs.wal.control import REMOVED_REASON, ControlFile
 from dfs.wiring import Services, open_services
 from workers.abandoned import PRESENCE_NAME, Presence, drop_abandoned, showing_presence
 from workers.jobs import jobs_use
-from workers.schedule import Schedule, periodic_jobs
+from workers.schedule import LOCK_NAME, Schedule, has_no_scheduler, periodic_jobs
 
 MAINTENANCE_INTERVAL_S = 60
 CONNECT_TIMEOUT_S = 5
@@ -161,7 +164,8 @@ def run_worker(config: Config, redis_url: str, services: Services, stop: StopSig
     jobs = periodic_jobs(
         tmp_age_s=config.tmp_age_s, stores=[store.name for store in services.stores.all()]
     )
-    schedule = Schedule(queue=services.queue, jobs=jobs)
+    lock = FileLock(config.run_path / LOCK_NAME)
+    schedule = Schedule(queue=services.queue, jobs=jobs, is_ours=partial(has_no_scheduler, lock))
     schedule.start()
     try:
         with (
@@ -183,6 +187,7 @@ def run_worker(config: Config, redis_url: str, services: Services, stop: StopSig
                 started_s = time.monotonic()
     finally:
         schedule.stop()
+        lock.close()
 
 
 def run_jobs(

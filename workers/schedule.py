@@ -1,5 +1,9 @@
 """The periodic jobs.
 
+A scheduler process asks for them, or, as long as there is none, each worker process. Several that
+ask at once do no harm: a job that waits or runs is not added again. None for a while does none
+either: what is owed stands in the index.
+
 Not rq's own cron: that builds its queue with the pickle serializer and gives each run a new id, so
 two worker processes would run everything twice.
 """
@@ -8,15 +12,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from dfs.core.errors import QueueError
+from dfs.core.errors import QueueError, StorageError
+from dfs.core.filelock import FileLock
 from dfs.queue.base import JobArguments, JobQueue
 from dfs.services.hints import REPLICATE, SCRUB
 
+LOCK_NAME = "scheduler.lock"
+"""In DFS_RUN_PATH: held by the scheduler process as long as it lives."""
 SWEEP_INTERVAL_S_MAX = 3600
 REPLICATE_INTERVAL_S = 2.0
 """What a lost hint costs at most."""
@@ -80,16 +87,35 @@ def periodic_jobs(*, tmp_age_s: int, stores: Sequence[str]) -> tuple[Periodic, .
     )
 
 
+def has_no_scheduler(lock: FileLock) -> bool:
+    """Tell whether no scheduler process holds its lock; none either if that cannot be told."""
+    try:
+        with lock.hold(timeout_s=0) as is_free:
+            return is_free
+    except StorageError:
+        return True
+
+
+def always() -> bool:
+    """Return True."""
+    return True
+
+
 class Schedule:
     """Enqueues periodic jobs from a thread of its own, each once at the start.
 
     Args:
         queue: a failure of it is logged, and the job is tried again at its next turn.
+        is_ours: asked at each turn; False: somebody else enqueues them, and the turn is passed.
     """
 
-    def __init__(self, *, queue: JobQueue, jobs: Sequence[Periodic]) -> None:
+    def __init__(
+        self, *, queue: JobQueue, jobs: Sequence[Periodic], is_ours: Callable[[], bool] = always
+    ) -> None:
         self._queue = queue
         self._jobs = jobs
+        self._is_ours = is_ours
+        self._was_ours = True
         self._is_failing = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="schedule", daemon=True)
@@ -106,12 +132,21 @@ class Schedule:
     def _run(self) -> None:
         due_s = dict.fromkeys(self._jobs, time.monotonic())
         while True:
-            for job in self._jobs:
-                if due_s[job] <= time.monotonic():
-                    due_s[job] += job.interval_s
+            due = [job for job in self._jobs if due_s[job] <= time.monotonic()]
+            is_ours = self._take_turn()
+            for job in due:
+                due_s[job] += job.interval_s
+                if is_ours:
                     self._enqueue(job)
             if self._stopping.wait(max(0.0, min(due_s.values()) - time.monotonic())):
                 return
+
+    def _take_turn(self) -> bool:
+        is_ours = self._is_ours()
+        if is_ours != self._was_ours:
+            structlog.get_logger().info("schedule_resumed" if is_ours else "schedule_left")
+            self._was_ours = is_ours
+        return is_ours
 
     def _enqueue(self, job: Periodic) -> None:
         try:

@@ -54,6 +54,7 @@ def arenas_of(pid: int) -> list[str]:
     [
         ("dfs.app", {"psycopg", "obstore"}),
         ("workers.run", {"psycopg", "obstore", "flask"}),
+        ("workers.scheduler", {"psycopg", "obstore", "flask", "peewee", "prometheus_client"}),
         ("scripts.run", {"psycopg", "obstore", "flask", "redis", "valkey", "urllib3", "peewee"}),
     ],
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 from dfs.core.errors import QueueError
+from dfs.core.filelock import FileLock
 from dfs.queue.inline_queue import InlineQueue
-from workers.schedule import Periodic, Schedule, periodic_jobs
+from workers.schedule import Periodic, Schedule, has_no_scheduler, periodic_jobs
 
 
 def test_schedule_enqueues_again_and_again() -> None:
@@ -35,6 +37,36 @@ def test_schedule_goes_on_when_the_queue_is_down() -> None:
     schedule.start()
     assert came_back.wait(10)
     schedule.stop()
+
+
+def test_schedule_of_a_worker_rests_while_a_scheduler_lives(tmp_path: Path) -> None:
+    """Nothing is asked for while the lock is held, and all of it at the next turn after that."""
+    ticked, asked = threading.Event(), threading.Semaphore(0)
+    own, its = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+
+    def is_ours() -> bool:
+        asked.release()
+        return has_no_scheduler(own)
+
+    schedule = Schedule(
+        queue=InlineQueue(jobs={"jobs.tick": ticked.set}),
+        jobs=[Periodic("jobs.tick", "tick", 0.01)],
+        is_ours=is_ours,
+    )
+    with its.hold(timeout_s=0) as is_held:
+        assert is_held
+        schedule.start()
+        assert all(asked.acquire(timeout=10) for _ in range(3))
+        assert not ticked.is_set()
+    assert ticked.wait(10)
+    schedule.stop()
+    own.close()
+    its.close()
+
+
+def test_worker_whose_lock_cannot_be_made_schedules(tmp_path: Path) -> None:
+    """What cannot be told must not leave the node without a schedule."""
+    assert has_no_scheduler(FileLock(tmp_path / "missing" / "lock"))
 
 
 def test_periodic_jobs_sweep_often_enough() -> None:
