@@ -1,18 +1,21 @@
 """The jobs, named in the queue as `workers.jobs.<function>`.
 
 Each is safe to run twice and safe to kill at any point, and finds what it works on through the
-services that its worker process opened.
+services that its worker process opened. One that meets what may heal, such as a database that is
+away, is put off: the schedule asks for it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import structlog
 
-from dfs.core.errors import StorageError
+from dfs.core.errors import DfsError, StorageError
 from dfs.services.scrub import ScrubReport
 from dfs.services.turn import Turn
 from dfs.storage.base import BlobStore, SweepsTemporaries
@@ -27,6 +30,9 @@ COMPACT_BUDGET_S = 1.0
 SCRUB_BUDGET_S = 1.0
 """What is owed comes first: it waits for no more than this."""
 
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
 _services: ContextVar[Services] = ContextVar("services")
 
 
@@ -40,6 +46,24 @@ def jobs_use(services: Services) -> Iterator[None]:
         _services.reset(token)
 
 
+def puts_off(job: Callable[P, Result]) -> Callable[P, Result | str]:
+    """Have a job say in one line of the log what kept it, if that may heal; it has not failed."""
+
+    @wraps(job)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Result | str:
+        try:
+            return job(*args, **kwargs)
+        except DfsError as error:
+            if not error.retryable:
+                raise
+            log = structlog.get_logger()
+            log.warning("job_put_off", job=job.__name__, code=error.code, error=str(error))
+            return f"put off: {error.code}"
+
+    return run
+
+
+@puts_off
 def replicate(store: str) -> str:
     """Work for a while on what a store is owed: its copy of the log, blob files, mends.
 
@@ -56,6 +80,7 @@ def replicate(store: str) -> str:
     return str(report)
 
 
+@puts_off
 def scrub(store: str) -> str:
     """Read the next slice of a store for damage, if it is time for it.
 
@@ -73,6 +98,7 @@ def scrub(store: str) -> str:
     return str(services.turns.run(f"scrub-{store}", work))
 
 
+@puts_off
 def collect_garbage() -> str:
     """Work for a while on expired files, on those in the trash for too long, on unused blobs.
 
@@ -82,6 +108,7 @@ def collect_garbage() -> str:
     return str(_services.get().garbage.work(budget_s=COLLECT_BUDGET_S))
 
 
+@puts_off
 def compact() -> str:
     """Read the next slice of a segment of the log that is mostly dead, if there is one.
 
@@ -91,6 +118,7 @@ def compact() -> str:
     return str(_services.get().compaction.work(budget_s=COMPACT_BUDGET_S))
 
 
+@puts_off
 def sweep_temporaries() -> int:
     """Remove temporary files, of any store, that nobody has written to for DFS_TMP_AGE_S.
 

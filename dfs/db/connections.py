@@ -12,12 +12,15 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from peewee import Database, PostgresqlDatabase, SqliteDatabase
 
 from dfs.db.drivers import load_psycopg
 from dfs.db.faults import driver_errors
+
+if TYPE_CHECKING:
+    import psycopg
 
 Aside = Callable[[], AbstractContextManager[None]]
 SQLITE_PREFIX = "sqlite:///"
@@ -76,9 +79,14 @@ class _Remote:
 
     __slots__ = ("_aside", "_connection")
 
-    def __init__(self, connection: Connection, aside: Aside) -> None:
+    def __init__(self, connection: psycopg.Connection, aside: Aside) -> None:
         self._connection = connection
         self._aside = aside
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the server has closed it; known only after something was asked of it."""
+        return self._connection.closed
 
     def execute(self, sql: str, *parameters: Sequence[Any]) -> Cursor:
         with self._aside():
@@ -113,6 +121,38 @@ class Connections:
             return cast(Connection, self._local.connection)
         except AttributeError:
             return self._connect_reader()
+
+    def read(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        """Return all rows that a question has, read on the calling thread's connection.
+
+        If the server has gone away since the last one, a new connection is tried, once: whoever
+        asks first after its restart need not know of it.
+        """
+        reader = self.reader()
+        try:
+            return reader.execute(sql, parameters).fetchall()
+        except driver_errors():
+            if not _is_lost(reader):
+                raise
+        self.drop_reader()
+        return self.reader().execute(sql, parameters).fetchall()
+
+    def begin(self, statements: Sequence[str]) -> Connection:
+        """Begin a transaction by these statements, and return the connection of the writer.
+
+        Its users take turns. As for `read`, a new connection is tried if the old one is lost.
+        """
+        writer = self.writer()
+        try:
+            _run_all(writer, statements)
+        except driver_errors():
+            if not _is_lost(writer):
+                raise
+            with contextlib.suppress(*driver_errors()):
+                self._writers.close()
+            writer = self.writer()
+            _run_all(writer, statements)
+        return writer
 
     def writer(self) -> Connection:
         """Return the connection of the writer; its users take turns."""
@@ -165,7 +205,9 @@ class Connections:
         return connection
 
     def _fit(self, connection: Connection) -> Connection:
-        return _Remote(connection, self._aside) if self._is_postgres else connection
+        if self._is_postgres:
+            return _Remote(cast("psycopg.Connection", connection), self._aside)
+        return connection
 
     def _connect(self, database: Database) -> None:
         database.connect(reuse_if_open=True)
@@ -174,6 +216,15 @@ class Connections:
 
             # One type for all integers: else each mix of sizes would be prepared for itself.
             database.connection().adapters.register_dumper(int, Int8Dumper)
+
+
+def _is_lost(connection: Connection) -> bool:
+    return isinstance(connection, _Remote) and connection.is_lost
+
+
+def _run_all(connection: Connection, statements: Iterable[str]) -> None:
+    for statement in statements:
+        connection.execute(statement)
 
 
 def _close_all(connections: Iterable[Connection]) -> None:

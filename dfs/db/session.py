@@ -144,9 +144,7 @@ class IndexDatabase:
         if not self._writer_lock.acquire(timeout=LOCK_WAIT_S):
             raise IndexUnavailableError("Another transaction of this process does not end.")
         try:
-            connection = self._writing = self._opened().writer()
-            for statement in self.statements.begin:
-                connection.execute(statement)
+            connection = self._writing = self._opened().begin(self.statements.begin)
             row = connection.execute(self.statements.node_state_locked, (self.node_id,)).fetchone()
             node_state = None if row is None else read_node_state(row)
         except driver_errors() as error:
@@ -249,19 +247,13 @@ class IndexDatabase:
         Raises:
             IndexUnavailableError, IndexDamagedError, MetadataError.
         """
-        connections = self._connections
-        if connections is None:
-            raise _not_open()
-        try:
-            return connections.reader().execute(sql, parameters).fetchone()
-        except driver_errors() as error:
-            raise self._failed(error, connections) from error
+        return next(iter(self.read_all(sql, parameters)), None)
 
     def read_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return all rows as tuples, read on this thread's connection. Raises as `read_one`."""
         connections = self._opened()
         try:
-            return connections.reader().execute(sql, parameters).fetchall()
+            return connections.read(sql, parameters)
         except driver_errors() as error:
             raise self._failed(error, connections) from error
 
@@ -274,8 +266,7 @@ class IndexDatabase:
         """
         connections = self._opened()
         try:
-            rows = connections.reader().execute(sql, parameters).fetchall()
-            return [read(row) for row in rows]
+            return [read(row) for row in connections.read(sql, parameters)]
         except driver_errors() as error:
             raise self._failed(error, connections) from error
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,8 +19,9 @@ from redis import Redis
 from rq.job import Job
 from rq.results import Result
 from rq.serializers import JSONSerializer
+from structlog.testing import capture_logs
 
-from dfs.core.errors import StoreUnavailableError
+from dfs.core.errors import StoreUnavailableError, WalCorruptError
 from dfs.queue.rq_queue import RqQueue, name_job, queue_name
 from dfs.wiring import open_services
 from scripts.embedded_redis import answers, bundled_server, launch
@@ -242,3 +243,43 @@ def test_sweep_of_a_store_that_fails_does_not_keep_the_others_from_theirs(
         assert jobs.sweep_temporaries() == 1
     services.close()
     assert not old.exists()
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments"),
+    [
+        (jobs.replicate, ("replica1",)),
+        (jobs.replicate, ("primary",)),
+        (jobs.scrub, ("primary",)),
+        (jobs.collect_garbage, ()),
+        (jobs.compact, ()),
+    ],
+)
+def test_job_that_meets_a_database_that_is_away_is_put_off(
+    tmp_path: Path, job: Callable[..., str], arguments: tuple[str, ...]
+) -> None:
+    """It has not failed: one line says why it did nothing, and the schedule asks again."""
+    replicas = (("replica1", str(tmp_path / "replica1")),)
+    services = open_services(
+        make_config(tmp_path, f"sqlite:///{tmp_path / 'dfs.db'}", replicas=replicas)
+    )
+    services.index.close()
+    with jobs_use(services), capture_logs() as logs:
+        assert job(*arguments) == "put off: index_unavailable"
+    services.close()
+    assert [(line["event"], line["job"], line["log_level"]) for line in logs] == [
+        ("job_put_off", job.__name__, "warning")
+    ]
+
+
+def test_job_that_fails_for_good_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no next try mends is not hushed up."""
+    services = open_services(make_config(tmp_path, f"sqlite:///{tmp_path / 'dfs.db'}"))
+
+    def fail(**_: object) -> None:
+        raise WalCorruptError("A record is damaged.")
+
+    monkeypatch.setattr(services.compaction, "work", fail)
+    with jobs_use(services), pytest.raises(WalCorruptError):
+        jobs.compact()
+    services.close()
