@@ -14,7 +14,7 @@ from dfs.core.filelock import FileLock
 from dfs.core.steps import OnStep, ignore_step
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
-from dfs.guarding import require_guard
+from dfs.guarding import make_first_key, require_guard
 from dfs.opening import build_disks, build_index, build_log, build_queue, open_replicas
 from dfs.queue.base import JobQueue
 from dfs.restoring import require_newest_of, restore_after, restore_if_needed
@@ -360,12 +360,17 @@ def recover_node(config: Config, *, hosts: Sequence[str]) -> Recovered:
         hosts: addresses that it listens on.
 
     Raises:
-        ConfigError: strangers would reach the node, and there is no API key.
+        ConfigError: strangers would reach the node, and there is no API key, or no good one in
+            DFS_FIRST_KEY.
         And what `open_services` raises.
     """
     services = open_services(config)
     try:
-        require_guard(config.auth, hosts, has_keys=not services.keyring.is_empty())
+        has_keys = not services.keyring.is_empty()
+        if not has_keys and config.first_key is not None:
+            make_first_key(services.keys, config.first_key)
+            has_keys = True
+        require_guard(config.auth, hosts, has_keys=has_keys)
     finally:
         services.close()
     return services.recovered

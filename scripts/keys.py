@@ -3,13 +3,15 @@
     python -m scripts.keys create --name laptop --scopes read,write --prefix photos/ --days 90
     python -m scripts.keys list
     python -m scripts.keys revoke 7QX4M2K9T0AB
+    python -m scripts.keys generate
     python -m scripts.keys sign GET /download/01K... --minutes 60
     python -m scripts.keys sign POST /upload --prefix photos/ --bytes 1000000 --minutes 60
 
 `create`, `list` and `revoke` need the settings of the node and its files, and commit as the node
-itself does; the secret of a new key is shown once, and on stdout alone. `sign` makes a URL that is
-good for one download, or for uploads, without asking the node: its key is that of the variable
-DFS_KEY. Exit status: 0 done, 1 it could not be done, 2 a wrong call or setting.
+itself does; the secret of a new key is shown once, and on stdout alone. The others need no node:
+`generate` makes up a key for the setting DFS_FIRST_KEY; `sign` makes a URL that is good for one
+download, or for uploads, with the key of the variable DFS_KEY. Exit status: 0 done, 1 it could not
+be done, 2 a wrong call or setting.
 """
 
 from __future__ import annotations
@@ -27,7 +29,14 @@ from dfs.core.config import Config, load_config
 from dfs.core.errors import ConfigError, DfsError, InvalidRequestError
 from dfs.core.logging import configure_logging
 from dfs.core.modes import keep_files_private
-from dfs.core.signing import URL_LIFE_S_MAX, derive_signing_key, format_token, parse_token, sign_url
+from dfs.core.signing import (
+    URL_LIFE_S_MAX,
+    derive_signing_key,
+    format_token,
+    make_token,
+    parse_token,
+    sign_url,
+)
 from dfs.wiring import Services, open_services
 from scripts.client import KEY_VARIABLE
 
@@ -65,6 +74,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     revoke.add_argument(
         "--last", action="store_true", help="even if no key is left: the node asks for none then"
     )
+    actions.add_parser("generate", help="make up a key for DFS_FIRST_KEY")
     sign = actions.add_parser("sign", help="sign a URL with the key of DFS_KEY")
     sign.add_argument("method", choices=("GET", "POST"))
     sign.add_argument("path")
@@ -165,6 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.action == "sign":
             print(sign(options))
+            return 0
+        if options.action == "generate":
+            print(make_token())
             return 0
         config = load_config()
         configure_logging(config.debug, level=logging.WARNING)

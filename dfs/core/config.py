@@ -16,7 +16,7 @@ from typing import Any
 from dotenv import dotenv_values
 
 from dfs.core.errors import ConfigError
-from dfs.core.parsers import Rate, parse_location
+from dfs.core.parsers import Rate, parse_location, trust_any_certificate
 from dfs.core.settings import MORE_REPLICAS, SETTINGS, Setting
 
 
@@ -31,6 +31,7 @@ class Config:
     port: int
     host: str
     auth: str
+    first_key: str | None
     tls_cert_path: Path | None
     tls_key_path: Path | None
     workers: int
@@ -47,6 +48,7 @@ class Config:
     gunicorn_control_socket: str
     database_url: str
     redis_url: str | None
+    redis_verify: str
     storage_path: Path
     replicas: tuple[tuple[str, str], ...]
     s3_endpoint: str | None
@@ -121,6 +123,8 @@ def load_config(environ: Mapping[str, str] | None = None, env_file: str = ".env"
         elif value:
             locations[int(replica[1])] = value
     values["replicas"] = tuple((f"replica{n}", locations[n]) for n in sorted(locations))
+    if values.get("redis_verify") == "off" and values.get("redis_url") is not None:
+        values["redis_url"] = trust_any_certificate(values["redis_url"])
     faults.extend(_contradictions(values))
     if faults:
         raise ConfigError("These settings are wrong: " + "; ".join(faults))

@@ -110,6 +110,16 @@ def parse_redis_url(text: str) -> str | None:
     return text
 
 
+def trust_any_certificate(redis_url: str) -> str:
+    """Return the address with the word that Redis's certificate is not to be checked.
+
+    Source: https://redis.readthedocs.io/en/stable/connections.html (`from_url`, `ssl_cert_reqs`).
+    """
+    if not redis_url.startswith("rediss://") or "ssl_cert_reqs=" in redis_url:
+        return redis_url
+    return f"{redis_url}{'&' if '?' in redis_url else '?'}ssl_cert_reqs=none"
+
+
 def parse_location(text: str) -> str:
     """Return where a replica is: an absolute path or `s3://BUCKET/PREFIX`; empty for none."""
     if not text:

@@ -39,6 +39,7 @@ URL_LIFE_S_MAX = 7 * 86400
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _KEY_ID = re.compile(f"[{_ALPHABET}]{{{KEY_ID_CHARS}}}")
+_TOKEN = re.compile(f"{TOKEN_PREFIX}[{_ALPHABET}]{{{KEY_ID_CHARS}}}_[A-Za-z0-9_-]{{43}}")
 _SIGNING_LABEL = b"dfs signed url v1"
 _URL_LABEL = "dfs-url-1"
 
@@ -71,6 +72,16 @@ def derive_signing_key(secret: str) -> bytes:
 def format_token(key_id: str, secret: str) -> str:
     """Return the text that stands behind `Authorization: Bearer`."""
     return f"{TOKEN_PREFIX}{key_id}_{secret}"
+
+
+def make_token() -> str:
+    """Return a new key that no node knows yet."""
+    return format_token(make_key_id(), make_secret())
+
+
+def is_strong_token(token: str) -> bool:
+    """Tell whether a token is one as `make_token` makes them: nobody thought of it."""
+    return _TOKEN.fullmatch(token) is not None
 
 
 def parse_token(token: str) -> tuple[str, str] | None:

@@ -13,8 +13,8 @@ from dfs.core.signing import (
     derive_signing_key,
     hash_secret,
     is_key_id,
-    make_key_id,
-    make_secret,
+    make_token,
+    parse_token,
 )
 from dfs.db.repository import IndexRepository
 from dfs.db.transaction import IndexTransaction
@@ -123,6 +123,7 @@ class KeyService:
         scopes: int,
         prefix: str = "",
         expires_at_ms: int | None = None,
+        token: str | None = None,
         caller: Caller,
     ) -> NewKey:
         """Make a key.
@@ -130,6 +131,7 @@ class KeyService:
         Args:
             name: for people; several keys may have the same.
             scopes: sum of `Scope`, at least one.
+            token: its id and secret, as `make_token` makes them; None: new ones.
 
         Raises:
             InvalidRequestError: name, scopes, prefix or expiry cannot be.
@@ -143,10 +145,10 @@ class KeyService:
             faults["expires_at"] = ["must lie in the future"]
         if faults:
             raise InvalidRequestError("There cannot be such a key.", fields=faults)
-        secret = make_secret()
+        key_id, secret = parse_token(token or make_token()) or ("", "")
         command = CreateKey(
             PutKey(
-                id=make_key_id(),
+                id=key_id,
                 name=name,
                 scopes=scopes,
                 secret_hash=hash_secret(secret),

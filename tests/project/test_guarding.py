@@ -20,7 +20,7 @@ import urllib3
 from structlog.testing import capture_logs
 
 from dfs.core.errors import ConfigError
-from dfs.guarding import FIRST_KEY_COMMAND, require_guard
+from dfs.guarding import FIRST_KEY_COMMAND, GENERATE_COMMAND, read_first_key, require_guard
 from scripts import keys
 from tests.project.nodes import RunningNode, running_node
 from torture.node import ROOT, program_environ
@@ -122,6 +122,62 @@ def test_node_for_strangers_starts_with_a_key_and_forgets_a_revoked_one_within_a
     listed = capsys.readouterr().out
     assert first[4:16] in listed
     assert second[4:16] not in listed
+
+
+@pytest.mark.integration
+def test_node_without_keys_makes_the_one_it_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a file, at its first start only: later it may be missing, and another is nothing."""
+    given = [generate_key(capsys) for _ in range(2)]
+    secret = tmp_path / "secret"
+    secret.write_text(given[0] + "\n")
+    settings = {"DFS_HOST": EVERYWHERE, "REPLICA1_PATH": "", "REPLICA2_PATH": ""}
+    with running_node(tmp_path, DFS_FIRST_KEY=str(secret), **settings) as node:
+        assert [ask(node, token) for token in (None, *given)] == [401, 200, 401]
+        _, output = node.end(signal.SIGTERM)
+        assert given[0][17:] not in output
+    secret.unlink()
+    for first_key in (str(secret), given[1]):
+        with running_node(tmp_path, DFS_FIRST_KEY=first_key, **settings) as node:
+            assert [ask(node, token) for token in given] == [200, 401]
+
+
+def generate_key(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what the script makes up."""
+    capsys.readouterr()
+    assert keys.main(["generate"]) == 0
+    return capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("content", ["", "hunter2", "dfs_0123456789AB_hunter2", "x" * 9000])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_first_key_that_somebody_thought_of_is_refused(
+    tmp_path: Path, content: str, in_file: bool
+) -> None:
+    """Nor does the refusal say what it was: it ends up in logs."""
+    path = tmp_path / "key"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        read_first_key(str(path) if in_file else content)
+    assert GENERATE_COMMAND in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/", "/missing/key", "a\0b"])
+def test_first_key_in_no_file_is_refused(path: str) -> None:
+    """With the reason, and without a traceback."""
+    with pytest.raises(ConfigError, match="names no file"):
+        read_first_key(path)
+
+
+def test_first_key_is_the_setting_or_in_the_file_it_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an environment has it, or a mounted secret."""
+    key = generate_key(capsys)
+    (tmp_path / "key").write_text(f" {key}\r\n")
+    assert read_first_key(str(tmp_path / "key")) == read_first_key(key) == key
 
 
 @pytest.mark.integration

@@ -78,6 +78,24 @@ def test_load_config_tells_nothing_of_a_password_that_is_written_wrong(
     assert "ter" not in said
 
 
+@pytest.mark.parametrize(
+    ("url", "verify", "expected"),
+    [
+        ("rediss://:x@h:1", "off", "rediss://:x@h:1?ssl_cert_reqs=none"),
+        ("rediss://h:1/0?a=b", "off", "rediss://h:1/0?a=b&ssl_cert_reqs=none"),
+        ("rediss://h?ssl_cert_reqs=none", "off", "rediss://h?ssl_cert_reqs=none"),
+        ("rediss://:x@h:1", "on", "rediss://:x@h:1"),
+        ("redis://h:1", "off", "redis://h:1"),
+        ("", "off", None),
+    ],
+)
+def test_load_config_says_in_the_address_whether_redis_is_verified(
+    url: str, verify: str, expected: str | None
+) -> None:
+    """So that all who connect to it do the same; said twice it is the same."""
+    assert load_config({"REDIS_URL": url, "DFS_REDIS_VERIFY": verify}).redis_url == expected
+
+
 def test_load_config_environment_wins_over_env_file(tmp_path: Path) -> None:
     """`.env` gives what the environment does not."""
     env_file = tmp_path / ".env"

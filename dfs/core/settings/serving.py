@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from dfs.core.parsers import parse_accel_prefix, parse_choice, parse_int, parse_optional_path
+from dfs.core.parsers import (
+    parse_accel_prefix,
+    parse_choice,
+    parse_int,
+    parse_optional,
+    parse_optional_path,
+)
 from dfs.core.settings.setting import MIB, Setting
 
 SERVING: tuple[Setting, ...] = (
@@ -20,6 +26,13 @@ SERVING: tuple[Setting, ...] = (
         parse_choice("on", "off"),
         "on",
         "`on`: requests need an API key; as long as there is none, the node serves its own machine only, and refuses to start on another address than loopback. `off`: everybody who reaches it may do everything",
+    ),
+    Setting(
+        "DFS_FIRST_KEY",
+        "first_key",
+        parse_optional,
+        "",
+        "the key that a node without any makes for itself at its start, as `python -m scripts.keys generate` prints one, or the path of a file that holds it. To a node that has keys it is nothing",
     ),
     Setting(
         "DFS_TLS_CERT_PATH",

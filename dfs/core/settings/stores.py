@@ -30,6 +30,13 @@ STORES: tuple[Setting, ...] = (
         "",
         "the queue; unset: `make run` starts an embedded Valkey on a free port",
     ),
+    Setting(
+        "DFS_REDIS_VERIFY",
+        "redis_verify",
+        parse_choice("on", "off"),
+        "on",
+        "`off`: with `rediss://` any certificate is taken, which the self-signed ones of Heroku need; what comes from the queue is checked either way (`SECURITY.md`)",
+    ),
     Setting("STORAGE_PATH", "storage_path", parse_path, "./data/primary", "the primary store"),
     Setting(
         "REPLICA1_PATH",
