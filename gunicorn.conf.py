@@ -23,14 +23,15 @@ from dfs.core.allocation import share_arena
 from dfs.core.config import load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
-from dfs.core.logging import configure_logging, library_formatter
+from dfs.core.logging import configure_logging, library_formatter, style_of
 from dfs.core.modes import keep_files_private
 from dfs.server.shares import Shares
 
 GC_THRESHOLD = 5_000  # objects made and not freed until the collector looks at the young ones
 
 node_config = load_config()
-configure_logging(node_config.debug)
+log_style = style_of(node_config)
+configure_logging(log_style)
 
 metrics_path = Path(node_config.run_path, "metrics")
 # prometheus_client decides by this variable at its import whether processes share their counts. So
@@ -44,7 +45,7 @@ class NodeLogger(Logger):  # type: ignore[misc] # gunicorn has no types
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
         for handler in self.error_log.handlers:
-            handler.setFormatter(library_formatter(node_config.debug))
+            handler.setFormatter(library_formatter(log_style))
 
 
 bind = (

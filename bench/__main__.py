@@ -73,7 +73,7 @@ FREE_BYTES_MIN = 24 << 30
 def main() -> int:
     """Measure what the command line asks for. Returns the exit status."""
     arguments = _parse_arguments()
-    configure_logging(debug=False)  # to stderr: the report alone is on stdout
+    configure_logging()  # to stderr: the report alone is on stdout
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped too
     directory: Path = arguments.directory
     directory.mkdir(parents=True, exist_ok=True)

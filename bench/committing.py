@@ -58,7 +58,7 @@ def store_until(deadline_s: float, files: FileService, crew: OneThread, clients:
 
 def main(directory: Path, clients: int, seconds: float) -> None:
     """Store files for so many clients for so long, and print what it came to."""
-    configure_logging(debug=False)
+    configure_logging()
     config = make_config(directory)
     commits: list[int] = []
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
+import structlog
 from flask import Flask
 
+from dfs.api.access_log import install_access_log
 from dfs.api.application import DfsFlask
 from dfs.api.auth import Gate, install_gate
 from dfs.api.dashboard import Dashboard
@@ -13,6 +16,7 @@ from dfs.api.docs import install_api
 from dfs.api.errors import install_error_handlers
 from dfs.api.traffic import install_traffic
 from dfs.core.config import Config, load_config
+from dfs.core.logging import style_of
 from dfs.core.model import DebtKind
 from dfs.node import Node
 from dfs.services.batch import CommitReport
@@ -42,18 +46,20 @@ def create_app(config: Config | None = None) -> Flask:
         read_disks=partial(_read_disks, app),
         read_usage=partial(_read_usage, app),
     )
-    node = app.extensions["dfs"] = Node(config, hooks=_make_hooks(metrics))
+    is_verbose = style_of(config).level <= logging.DEBUG
+    node = app.extensions["dfs"] = Node(config, hooks=_make_hooks(metrics, is_verbose=is_verbose))
     install_gate(app, Gate(find_keyring=lambda: node.services.keyring, is_off=config.auth == "off"))
     install_traffic(app, config)
     install_error_handlers(app)
+    app.access_log = install_access_log(app, config)
     install_api(app)
     if config.redis_url is not None:
         Dashboard(redis_url=config.redis_url).install(app)
     return app
 
 
-def _make_hooks(metrics: Metrics) -> Hooks:
-    """Return what has the services counted."""
+def _make_hooks(metrics: Metrics, *, is_verbose: bool) -> Hooks:
+    """Return what has the services counted; `is_verbose`: each commit logged, too."""
 
     def count_commit(report: CommitReport) -> None:
         metrics.commits.observe_commit(
@@ -62,6 +68,8 @@ def _make_hooks(metrics: Metrics) -> Hooks:
             bytes=report.log_bytes,
             sync_s=report.sync_s,
         )
+        if is_verbose:
+            _log_commit(report)
 
     def count_damage(store: str, kind: DebtKind) -> None:
         metrics.stores.observe_damage(store, kind.name.lower())
@@ -71,6 +79,18 @@ def _make_hooks(metrics: Metrics) -> Hooks:
         on_damage=count_damage,
         on_rescue=metrics.stores.observe_rescue,
         on_handover=metrics.stores.observe_handover,
+    )
+
+
+def _log_commit(report: CommitReport) -> None:
+    structlog.get_logger().debug(
+        "committed",
+        changes=report.changes,
+        first_lsn=report.first_lsn,
+        lsn=report.last_lsn,
+        log_bytes=report.log_bytes,
+        lock_wait_ms=round(1000 * report.lock_wait_s, 3),
+        sync_ms=round(1000 * report.sync_s, 3),
     )
 
 

@@ -27,7 +27,7 @@ from dfs.core.access import ALL_SCOPES, OPERATOR, Key, Scope, scope_names
 from dfs.core.clock import now_ms
 from dfs.core.config import Config, load_config
 from dfs.core.errors import ConfigError, DfsError, InvalidRequestError
-from dfs.core.logging import configure_logging
+from dfs.core.logging import configure_logging, style_of
 from dfs.core.modes import keep_files_private
 from dfs.core.signing import (
     URL_LIFE_S_MAX,
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(make_token())
             return 0
         config = load_config()
-        configure_logging(config.debug, level=logging.WARNING)
+        configure_logging(style_of(config).quieter(logging.WARNING))
         run(config, options)
     except ConfigError as error:
         print(f"dfs: {error}", file=sys.stderr)

@@ -24,7 +24,7 @@ from dfs.core.clock import now_ms
 from dfs.core.config import load_config
 from dfs.core.errors import DfsError, WalGapError
 from dfs.core.filelock import FileLock
-from dfs.core.logging import configure_logging
+from dfs.core.logging import configure_logging, style_of
 from dfs.core.model import DebtKind
 from dfs.core.modes import keep_files_private
 from dfs.db.repository import IndexRepository
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         config = load_config()
-        configure_logging(config.debug, level=logging.ERROR)
+        configure_logging(style_of(config).quieter(logging.ERROR))
         require_node(config.wal_path)
         services = open_services(config)
         try:

@@ -81,7 +81,7 @@ def main() -> int:
     """Do what the command line says. Returns the exit status."""
     scratch, scratch_url = Path(sys.argv[1]), sys.argv[2]
     config = load_config(dict(os.environ))
-    configure_logging(debug=False)  # to stderr
+    configure_logging()  # to stderr
     differences = list(find_differences(config, scratch, scratch_url))
     for difference in differences:
         print(difference)

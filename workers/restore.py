@@ -13,7 +13,7 @@ import sys
 from dfs.core.config import Config, load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import ConfigError, DfsError
-from dfs.core.logging import configure_logging
+from dfs.core.logging import configure_logging, style_of
 from dfs.core.modes import keep_files_private
 from dfs.opening import open_replicas
 from dfs.services.restore import restore_log
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         config = load_config()
-        configure_logging(config.debug)
+        configure_logging(style_of(config))
         raise_descriptor_limit()
         line = restore(config, durable_lsn=int(arguments[0]) if arguments else 0)
     except ConfigError as error:

@@ -21,15 +21,17 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
 from rq.exceptions import StopRequested
+from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from structlog.contextvars import bound_contextvars
 
 from dfs.core.allocation import share_arena
 from dfs.core.config import Config, load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.filelock import FileLock
-from dfs.core.logging import configure_logging, configure_stdlib_logging
+from dfs.core.logging import configure_logging, configure_stdlib_logging, style_of
 from dfs.core.model import DebtKind
 from dfs.core.modes import keep_files_private
 from dfs.queue.checked import CheckedJob
@@ -98,6 +100,18 @@ class NodeWorker(SimpleWorker):
         if self.control.read_only_reason == REMOVED_REASON:
             structlog.get_logger().error("log_outlived", hint="The process ends.")
             self.stop_signals.was_requested = self._stop_requested = True
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        """Run a job; what is logged meanwhile has its name."""
+        started_s = time.monotonic()
+        with bound_contextvars(job=str(job.func_name).rpartition(".")[2], job_id=job.id):
+            is_done: bool = super().perform_job(job, queue, execution)
+            structlog.get_logger().debug(
+                "job_ended",
+                is_done=is_done,
+                duration_ms=round(1000 * (time.monotonic() - started_s), 3),
+            )
+        return is_done
 
     def _install_signal_handlers(self) -> None:
         """Take over the signals; one that has come before counts."""
@@ -237,8 +251,9 @@ def main() -> int:
     stop.take()
     try:
         config = load_config()
-        configure_logging(config.debug)
-        configure_stdlib_logging(config.debug)
+        style = style_of(config)
+        configure_logging(style)
+        configure_stdlib_logging(style)
         share_arena()
         raise_descriptor_limit()
         if config.redis_url is None:

@@ -10,6 +10,7 @@ from flask.globals import request_ctx
 from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.routing import MapAdapter
 
+from dfs.api.access_log import AccessLog
 from dfs.api.errors import REQUEST_ID_KEY
 from dfs.api.headers import guard_answer
 from dfs.api.parking import PARKING_KEY, Course, Parked, begin_course, finish_course
@@ -46,6 +47,9 @@ class DfsFlask(Flask):
 
     Functions given to `before_request`, `after_request` and the teardowns of the application itself
     are called as ever; those that belong to a blueprint are not.
+
+    Attributes:
+        access_log: told of every request, if anything is.
     """
 
     session_interface = NoSession()
@@ -53,6 +57,7 @@ class DfsFlask(Flask):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._request_ids = UlidFactory()
+        self.access_log: AccessLog | None = None
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Return what matches the path. Flask's own parses the Host header, which dfs ignores."""
@@ -79,6 +84,8 @@ class DfsFlask(Flask):
     ) -> Iterable[bytes] | Parked:
         """Answer a request; see `dfs.api.parking`."""
         course = self._serve(environ, start_response)
+        if self.access_log is not None:
+            course = self.access_log.watch(course, environ)
         return begin_course(course) if PARKING_KEY in environ else finish_course(course)
 
     def _serve(

@@ -23,6 +23,7 @@ from typing import Any
 
 from flask import Flask, current_app
 from flask.globals import request_ctx
+from structlog.contextvars import bind_contextvars
 from werkzeug.datastructures import Authorization
 
 from dfs.api.attempts import Attempts
@@ -117,6 +118,8 @@ class Gate:
         if needed & ~caller.scopes:
             caller.require_scope(needed)
         request.environ[CALLER_KEY] = caller
+        if caller.key_id:
+            bind_contextvars(key_id=caller.key_id)
 
     def identify(self, environ: dict[str, Any]) -> Caller:
         """Return who asks. Raises as `check`, but for a lack of scopes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextvars
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -161,11 +162,16 @@ class BodyIterator:
         self._pieces = pieces
         self._left = length
         self._ahead = deque(islice(pieces, ahead))
+        # What is logged later on is of the same request.
+        self._context = contextvars.copy_context()
 
     def __iter__(self) -> BodyIterator:
         return self
 
     def __next__(self) -> bytes:
+        return self._context.run(self._take)
+
+    def _take(self) -> bytes:
         if self._left and not self._may_go_on():
             self.close()
             raise OSError("the client may not have the rest any more")

@@ -84,6 +84,10 @@ class Config:
     reserve_bytes: int
     reserve_inodes: int
     tmp_age_s: int
+    log_format: str
+    log_level: str
+    access_log: bool
+    slow_request_ms: int
     debug: bool
 
 

@@ -45,6 +45,10 @@ class JoiningResponse(Response):  # type: ignore[misc] # gunicorn has no types
                 raise InvalidResponseHeader(repr(name))
             self.headers.append((name, value))
 
+    def request_id(self) -> str | None:
+        """Return the id of the request, once the headers are here."""
+        return next((value for name, value in self.headers if name == "X-Request-ID"), None)
+
     def send_headers(self) -> None:
         """Have the head ready; it waits for the first piece of the body, or the end."""
         if self.headers_sent:

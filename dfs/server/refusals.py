@@ -33,8 +33,14 @@ _LATE = (408, "slow_client", "The head of the request did not arrive in time.")
 _UNKNOWN = (500, "internal", "The server failed to handle the request.")
 
 
-def refuse(wire: Wire, error: BaseException, *, request_id: str) -> None:
-    """Answer an error that the application never saw; the connection is closed afterwards."""
+def refuse(
+    wire: Wire, error: BaseException, *, request_id: str, told_of: str | None = None
+) -> None:
+    """Answer an error that the application never saw; the connection is closed afterwards.
+
+    Args:
+        told_of: address of the client, for the access log; None if there is none.
+    """
     if isinstance(error, ssl.SSLError):  # whoever is there does not speak TLS, or too badly
         return
     found = next((_REFUSALS[kind] for kind in type(error).__mro__ if kind in _REFUSALS), None)
@@ -44,15 +50,17 @@ def refuse(wire: Wire, error: BaseException, *, request_id: str) -> None:
         log.error("request_crashed", request_id=request_id, exc_info=error)
         found = _UNKNOWN
     with suppress(OSError):
-        wire.sendall(_encode(*found, request_id))
+        wire.sendall(_encode(*found, request_id, told_of))
 
 
-def refuse_late_head(wire: Wire, *, request_id: str) -> None:
+def refuse_late_head(wire: Wire, *, request_id: str, told_of: str | None = None) -> None:
     """Answer a head that does not come, without waiting for the client. Raises OSError."""
-    wire.send_now(_encode(*_LATE, request_id))
+    wire.send_now(_encode(*_LATE, request_id, told_of))
 
 
-def _encode(status: int, code: str, detail: str, request_id: str) -> bytes:
+def _encode(status: int, code: str, detail: str, request_id: str, told_of: str | None) -> bytes:
+    if told_of is not None:
+        log.info("request_refused", request_id=request_id, status=status, code=code, remote=told_of)
     body = encode_problem(status, code, detail, request_id)
     guards = "".join(f"{name}: {value}\r\n" for name, value in GUARDS)
     head = (

@@ -82,6 +82,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         self.share = Shares().claim()
         self.let_go: Callable[[], None] = lambda: None
         self._slow_clients_max = config.slow_clients_max
+        self._has_access_log = config.access_log
         self._head_bytes_max = config.head_bytes_max
         self._head_timeout_s = config.head_timeout_s
         self._terms = Terms(
@@ -208,7 +209,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         except Exception as error:
             if isinstance(error, OSError) or not response.headers_sent:
                 raise
-            log.error("answer_broken_off", exc_info=error)
+            log.error("answer_broken_off", request_id=response.request_id(), exc_info=error)
             return False
         finally:
             if hasattr(body, "close"):
@@ -246,7 +247,13 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what went wrong outside of the application."""
-        refuse(client, exc, request_id=self._ulids.make())
+        refuse(client, exc, request_id=self._ulids.make(), told_of=self._find_told_of(addr))
+
+    def _find_told_of(self, addr: Any) -> str | None:
+        """Return the address that the access log names; None if there is none."""
+        if not self._has_access_log:
+            return None
+        return str(addr[0]) if isinstance(addr, tuple) else str(addr)
 
     def murder_keepalived(self, force: bool = False) -> None:
         """Close the connections that have waited for long enough, or all of them."""
@@ -254,7 +261,11 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         for connection in self._heads.pop_expired(timeout_s=limit_s):
             if connection.has_begun:
                 with suppress(OSError):
-                    refuse_late_head(connection.sock, request_id=self._ulids.make())
+                    refuse_late_head(
+                        connection.sock,
+                        request_id=self._ulids.make(),
+                        told_of=self._find_told_of(connection.client),
+                    )
                 self._end(connection)
             else:
                 self._close(connection)

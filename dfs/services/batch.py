@@ -47,6 +47,17 @@ class Batch:
         self.offset += len(encoded)
         return frame
 
+    def report(self, *, lock_wait_s: float) -> CommitReport:
+        """Return what was done, once it is."""
+        return CommitReport(
+            changes=len(self.tickets),
+            first_lsn=self.lsn - len(self.frames) + 1,
+            last_lsn=self.lsn,
+            log_bytes=sum(map(len, self.frames)),
+            lock_wait_s=lock_wait_s,
+            sync_s=self.sync_s,
+        )
+
     def is_held(self, held: Collection[str]) -> bool:
         """Tell whether each change is on enough stores, if these replicas have the records."""
         return all(len(ticket.whole(held)) + 1 >= ticket.copies for ticket in self.tickets)
@@ -77,16 +88,21 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class CommitReport:
-    """What one commit did, for the metrics.
+    """What one commit did, for metrics and log.
 
     Attributes:
         changes: commands that became durable together.
+        first_lsn, last_lsn: of their records.
         log_bytes: appended.
+        lock_wait_s: seconds that the node lock was waited for.
         sync_s: seconds that the sync of the log took.
     """
 
     changes: int
+    first_lsn: int
+    last_lsn: int
     log_bytes: int
+    lock_wait_s: float
     sync_s: float
 
 

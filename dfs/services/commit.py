@@ -157,10 +157,12 @@ class Committer:
                 self._crew.step_aside()  # who is on the way may wait for his turn
                 self._crew.gathering.wait()
             self._crew.give_way()
+            asked_s = time.perf_counter()
             with self._log.lock():
+                lock_wait_s = time.perf_counter() - asked_s
                 self._crew.come_back(at_once=True)
                 tickets = self.tickets.take()
-                report = self._commit(tickets)
+                report = self._commit(tickets, lock_wait_s=lock_wait_s)
         except BaseException as error:
             tickets = tickets or self.tickets.take()
             for ticket in tickets:
@@ -172,7 +174,7 @@ class Committer:
         finally:
             self.tickets.settle(tickets)
 
-    def _commit(self, tickets: list[Ticket]) -> CommitReport | None:
+    def _commit(self, tickets: list[Ticket], *, lock_wait_s: float) -> CommitReport | None:
         """Make the changes of these tickets durable, or tell each why not. Under the node lock.
 
         Returns:
@@ -195,7 +197,7 @@ class Committer:
             self._on_step("commit.indexed")
         self._log.publish()
         batch.note_durable()
-        return CommitReport(len(batch.tickets), sum(map(len, batch.frames)), batch.sync_s)
+        return batch.report(lock_wait_s=lock_wait_s)
 
     def _require_writable(self) -> None:
         reason = self._log.control.failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,9 @@ class Turn(Generic[Result]):
         self._report: Result | None = None
         self._error: BaseException | None = None
         self._progress_s = time.monotonic()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="turn")
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._run,), daemon=True, name="turn"
+        )
         self._thread.start()
 
     def is_running(self) -> bool:

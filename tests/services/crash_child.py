@@ -28,7 +28,7 @@ def main(directory: Path, index_url: str, fatal_step: str, count: int) -> None:
             if seen[0] == count:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    configure_logging(debug=False)
+    configure_logging()
     services = open_services(make_config(directory, index_url), on_step=on_step)
     rng = random.Random(os.getpid())
     seen[0] = 0

@@ -47,7 +47,7 @@ def main(directory: Path, index_url: str, fatal_step: str, count: int) -> None:
             if seen[0] == count:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    configure_logging(debug=False)
+    configure_logging()
     apply.REMOVAL_DELAY_MS = 0
     node = open_services(garbage_config(directory, index_url), on_step=on_step)
     rng = random.Random(count)

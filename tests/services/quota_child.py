@@ -36,7 +36,7 @@ def fill(node: Services, seed: int) -> None:
 
 def main(directory: Path, index_url: str, quota_bytes: int) -> None:
     """Fill the node."""
-    configure_logging(debug=False)
+    configure_logging()
     node = open_services(make_config(directory, index_url, quota_bytes=quota_bytes))
     threads = [threading.Thread(target=fill, args=(node, os.getpid() + n)) for n in range(THREADS)]
     for thread in threads:
