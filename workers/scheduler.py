@@ -19,7 +19,7 @@ from dfs.core.disk import PRIMARY
 from dfs.core.durable import storage_error
 from dfs.core.errors import DfsError, StorageError
 from dfs.core.filelock import FileLock
-from dfs.core.logging import configure_logging, configure_stdlib_logging
+from dfs.core.logging import configure_logging, configure_stdlib_logging, style_of
 from dfs.core.modes import keep_files_private
 from dfs.queue.rq_queue import RqQueue, queue_name
 from dfs.storage.identity import read_identity
@@ -88,8 +88,9 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         config = load_config()
-        configure_logging(config.debug)
-        configure_stdlib_logging(config.debug)
+        style = style_of(config)
+        configure_logging(style)
+        configure_stdlib_logging(style)
         share_arena()
         if config.redis_url is None:
             sys.stderr.write("dfs scheduler: set REDIS_URL, that of the worker.\n")

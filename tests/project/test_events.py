@@ -30,16 +30,23 @@ def log_calls(source: str) -> Iterator[ast.Call]:
                 yield node
 
 
-def patterns() -> dict[str, re.Pattern[str]]:
+def patterns_of(name: ast.expr) -> list[re.Pattern[str]]:
+    """Return what the names of an event look like that is logged by such an expression."""
+    if isinstance(name, ast.IfExp):
+        return patterns_of(name.body) + patterns_of(name.orelse)
+    parts = name.values if isinstance(name, ast.JoinedStr) else [name]
+    texts = [re.escape(p.value) if isinstance(p, ast.Constant) else "[a-z]+" for p in parts]
+    return [re.compile("".join(texts))]
+
+
+def patterns() -> list[tuple[str, re.Pattern[str]]]:
     """Return what the names of all events look like: (where, its pattern)."""
     files = [path for folder in ("dfs", "workers") for path in (ROOT / folder).rglob("*.py")]
-    found = {}
+    found = []
     for path in [*files, ROOT / "gunicorn.conf.py"]:
         for call in log_calls(path.read_text()):
-            name = call.args[0]
-            parts = name.values if isinstance(name, ast.JoinedStr) else [name]
-            texts = [re.escape(p.value) if isinstance(p, ast.Constant) else "[a-z]+" for p in parts]
-            found[f"{path.relative_to(ROOT)}:{call.lineno}"] = re.compile("".join(texts))
+            where = f"{path.relative_to(ROOT)}:{call.lineno}"
+            found += [(where, pattern) for pattern in patterns_of(call.args[0])]
     return found
 
 
@@ -54,7 +61,7 @@ def test_every_event_stands_in_the_table() -> None:
     names = table()
     missing = [
         f"{where}: {pattern.pattern}"
-        for where, pattern in patterns().items()
+        for where, pattern in patterns()
         if not any(map(pattern.fullmatch, names))
     ]
     assert missing == []
@@ -63,7 +70,7 @@ def test_every_event_stands_in_the_table() -> None:
 def test_table_has_no_event_that_nobody_logs() -> None:
     """The page explains what is there, in order, once each."""
     names = table()
-    known = list(patterns().values())
+    known = [pattern for _, pattern in patterns()]
     assert len(known) > 60
     assert [name for name in names if not any(p.fullmatch(name) for p in known)] == []
     assert names == sorted(set(names))
