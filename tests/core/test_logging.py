@@ -44,7 +44,8 @@ class FullDisk(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Leave logging as it was found."""
+    """Leave logging as it was found, and nothing bound in this thread by other tests."""
+    structlog.contextvars.clear_contextvars()
     before, handlers = structlog.get_config(), logging.getLogger().handlers
     level = logging.getLogger().level
     yield
