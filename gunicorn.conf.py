@@ -108,8 +108,13 @@ def pre_fork(server: Any, worker: Any) -> None:
     if not hasattr(server, "dfs_shares"):
         server.dfs_shares = Shares()
     worker.share = server.dfs_shares.claim()
-    if getattr(server, "dfs_recovered", False):
-        return
+    if not hasattr(server, "dfs_recovered"):
+        server.dfs_recovered = recover_before_fork(server)
+    worker.recovered = server.dfs_recovered
+
+
+def recover_before_fork(server: Any) -> Any:
+    """Recover the node; return what was done. Raises HaltServer."""
     # The application's modules, too: imported once, before the fork, they cost each worker nothing.
     # So SIGHUP brings new settings but never new code; that takes a restart or SIGUSR2.
     import dfs.app  # noqa: F401, PLC0415
@@ -121,15 +126,15 @@ def pre_fork(server: Any, worker: Any) -> None:
     with suppress(OSError):  # without it each worker counts for itself
         metrics_path.mkdir(parents=True, exist_ok=True)
     try:
-        recover_node(node_config, hosts=list(map(host_of, server.cfg.address)))
+        recovered = recover_node(node_config, hosts=list(map(host_of, server.cfg.address)))
     except DfsError as error:
         structlog.get_logger().error("recovery_failed", code=error.code, error=str(error))
         raise HaltServer(str(error), exit_status=1) from error
-    server.dfs_recovered = True
     # A collection writes to every object that it looks at, and thereby copies the page into the
     # process: those of the workers shall not look at what they share.
     gc.collect()
     gc.freeze()
+    return recovered
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -147,6 +152,7 @@ def post_worker_init(worker: Any) -> None:
     """
     node = worker.wsgi.extensions["dfs"]
     node.crew = worker.crew
+    node.recovered = worker.recovered
     worker.let_go = node.forget_thread
     # The master starts another, which recovers the node: in good order, what is in flight ends.
     node.on_outlived = partial(os.kill, os.getpid(), signal.SIGTERM)

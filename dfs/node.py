@@ -10,6 +10,7 @@ from dfs.core.config import Config
 from dfs.core.errors import DfsError, WalReadOnlyError
 from dfs.services.crew import Crew
 from dfs.services.hooks import NO_HOOKS, Hooks
+from dfs.services.recovery import Recovered
 from dfs.wiring import Services, open_services
 
 REOPEN_PAUSE_S = 1.0
@@ -29,6 +30,7 @@ class Node:
 
     Attributes:
         crew: the threads that serve, see `open_services`.
+        recovered: what was done at the last start of the node, if another process did it.
         on_outlived: called when the log was removed or replaced under this process, which from then
             on refuses everything; to end it, so that its supervisor starts it anew.
     """
@@ -42,6 +44,7 @@ class Node:
         self._retry_at_s = 0.0
         self._look_at_s = 0.0
         self.crew: Crew | None = None
+        self.recovered: Recovered | None = None
         self.on_outlived: Callable[[], None] = stay
 
     @property

@@ -234,7 +234,8 @@ def _gather_parts(
     hooks: Hooks,
     crew: Crew,
 ) -> Parts:
-    repository, ledger = IndexRepository(index), Ledger(log=log, index=index)
+    repository = IndexRepository(index)
+    ledger = Ledger(log=log, index=index, on_attempt=hooks.on_attempt)
     return Parts(
         config=config,
         log=log,

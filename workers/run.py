@@ -32,14 +32,16 @@ from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.filelock import FileLock
 from dfs.core.logging import configure_logging, configure_stdlib_logging, style_of
-from dfs.core.model import DebtKind
 from dfs.core.modes import keep_files_private
-from dfs.queue.checked import CheckedJob
+from dfs.counting import count_events, name_stores
+from dfs.queue.checked import CALLS, CheckedJob
 from dfs.queue.junk import removing_junk
 from dfs.queue.rq_queue import queue_name
 from dfs.services.hooks import Hooks
+from dfs.telemetry.commits import CommitMetrics
 from dfs.telemetry.files import METRICS_NAME, join_metrics
-from dfs.telemetry.stores import COUNTER_KINDS, StoreCounters
+from dfs.telemetry.queue import JobCounters
+from dfs.telemetry.stores import StoreCounters
 from dfs.wal.control import REMOVED_REASON, ControlFile
 from dfs.wiring import Services, open_services
 from workers.abandoned import PRESENCE_NAME, Presence, drop_abandoned, showing_presence
@@ -51,6 +53,8 @@ CONNECT_TIMEOUT_S = 5
 PAUSE_S = 1
 """Before the next try without Redis; twice as long each time, up to PAUSE_S_MAX."""
 PAUSE_S_MAX = 5
+COUNTED_KINDS = ("counter", "histogram")
+"""Kinds of the metrics of this process, for the files that processes share."""
 
 
 class StopSignals:
@@ -89,6 +93,7 @@ class NodeWorker(SimpleWorker):
     presence: Presence
     stop_signals: StopSignals
     control: ControlFile
+    counters: JobCounters
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run a job; stop after it if this process has outlived its log.
@@ -102,14 +107,18 @@ class NodeWorker(SimpleWorker):
             self.stop_signals.was_requested = self._stop_requested = True
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Run a job; what is logged meanwhile has its name."""
+        """Run a job, and count it; what is logged meanwhile has its name."""
+        name = _short_name(str(job.func_name))
         started_s = time.monotonic()
-        with bound_contextvars(job=str(job.func_name).rpartition(".")[2], job_id=job.id):
-            is_done: bool = super().perform_job(job, queue, execution)
+        is_done = False
+        with bound_contextvars(job=name, job_id=job.id):
+            try:
+                is_done = super().perform_job(job, queue, execution)
+            finally:
+                duration_s = time.monotonic() - started_s
+                self.counters.observe_job(name, duration_s=duration_s, has_failed=not is_done)
             structlog.get_logger().debug(
-                "job_ended",
-                is_done=is_done,
-                duration_ms=round(1000 * (time.monotonic() - started_s), 3),
+                "job_ended", is_done=is_done, duration_ms=round(1000 * duration_s, 3)
             )
         return is_done
 
@@ -178,6 +187,7 @@ def run_worker(config: Config, redis_url: str, services: Services, stop: StopSig
     jobs = periodic_jobs(
         tmp_age_s=config.tmp_age_s, stores=[store.name for store in services.stores.all()]
     )
+    counters = JobCounters(registry=CollectorRegistry(), jobs=map(_short_name, CALLS))
     lock = FileLock(config.run_path / LOCK_NAME)
     schedule = Schedule(queue=services.queue, jobs=jobs, is_ours=partial(has_no_scheduler, lock))
     schedule.start()
@@ -190,8 +200,15 @@ def run_worker(config: Config, redis_url: str, services: Services, stop: StopSig
             pause_s = PAUSE_S
             started_s = time.monotonic()
             while True:
-                control = services.log.control
-                run_jobs(name, redis_url, presence, stop, control, debug=config.debug)
+                run_jobs(
+                    name,
+                    redis_url,
+                    presence=presence,
+                    stop=stop,
+                    control=services.log.control,
+                    counters=counters,
+                    debug=config.debug,
+                )
                 stop.check()
                 if time.monotonic() - started_s > PAUSE_S_MAX:
                     pause_s = PAUSE_S
@@ -207,10 +224,11 @@ def run_worker(config: Config, redis_url: str, services: Services, stop: StopSig
 def run_jobs(
     name: str,
     redis_url: str,
+    *,
     presence: Presence,
     stop: StopSignals,
     control: ControlFile,
-    *,
+    counters: JobCounters,
     debug: bool,
 ) -> None:
     """Run the jobs of a queue until rq ends, which it does at many a fault of Redis.
@@ -218,6 +236,7 @@ def run_jobs(
     Args:
         presence: what this process shows to the others of its node.
         control: of its log.
+        counters: told of the jobs.
 
     Raises:
         StopRequested: the end was asked for while rq ended by itself.
@@ -233,7 +252,8 @@ def run_jobs(
             maintenance_interval=MAINTENANCE_INTERVAL_S,
             log_job_description=False,
         )
-        worker.presence, worker.stop_signals, worker.control = presence, stop, control
+        worker.presence, worker.stop_signals = presence, stop
+        worker.control, worker.counters = control, counters
         structlog.get_logger().info("worker_started", queue=name)
         with removing_junk(worker.queues[0]):
             worker.work(logging_level="INFO" if debug else "WARNING")
@@ -270,15 +290,16 @@ def main() -> int:
     return 0
 
 
+def _short_name(function: str) -> str:
+    return function.rpartition(".")[2]
+
+
 def make_hooks(config: Config) -> Hooks:
     """Return what has the services counted where the web workers' `/metrics` looks."""
-    join_metrics(config.run_path / METRICS_NAME, COUNTER_KINDS)
-    counters = StoreCounters(registry=CollectorRegistry())
-
-    def count_damage(store: str, kind: DebtKind) -> None:
-        counters.observe_damage(store, kind.name.lower())
-
-    return Hooks(on_damage=count_damage)
+    join_metrics(config.run_path / METRICS_NAME, COUNTED_KINDS)
+    registry = CollectorRegistry()
+    stores = StoreCounters(registry=registry, stores=name_stores(config))
+    return count_events(CommitMetrics(registry=registry), stores)
 
 
 if __name__ == "__main__":

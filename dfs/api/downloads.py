@@ -146,6 +146,9 @@ class BodyIterator:
         length: how many bytes `pieces` must have in all.
         trusts: tells whether the client may still have them.
         ahead: how many pieces to read when this is made.
+
+    Attributes:
+        on_close: called once, at the end, with how many bytes were handed out.
     """
 
     def __init__(
@@ -160,7 +163,8 @@ class BodyIterator:
         self._opened = opened
         self._trusts = trusts
         self._pieces = pieces
-        self._left = length
+        self._length = self._left = length
+        self.on_close: Callable[[int], None] = _ignore_end
         self._ahead = deque(islice(pieces, ahead))
         # What is logged later on is of the same request.
         self._context = contextvars.copy_context()
@@ -206,8 +210,14 @@ class BodyIterator:
         )
 
     def close(self) -> None:
-        """Close the file, whether all of it was sent or not."""
+        """Close the file, whether all of it was sent or not. Safe to call twice."""
         self._opened.close()
+        on_close, self.on_close = self.on_close, _ignore_end
+        on_close(self._length - self._left)
+
+
+def _ignore_end(sent_bytes: int) -> None:
+    """Do nothing."""
 
 
 def _validators(file: File) -> Headers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from werkzeug.exceptions import UnsupportedMediaType
@@ -96,6 +96,12 @@ def open_body(environ: dict[str, Any]) -> BodyStream:
     body = BodyStream(read=source.read, length=length, digests=read_digest_headers(environ))
     environ[BODY_KEY] = body
     return body
+
+
+def find_received(environ: Mapping[str, Any]) -> int:
+    """Return how many bytes were read of the body of a request."""
+    body: BodyStream | None = environ.get(BODY_KEY)
+    return 0 if body is None else body.received
 
 
 def read_small_body(environ: dict[str, Any], bytes_max: int) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dfs.core.clock import now_ms
-from dfs.core.durable import make_directory_durably, sync_directory
+from dfs.core.durable import make_directory_durably
 from dfs.core.errors import (
     ConfigError,
     DfsError,
@@ -19,7 +18,6 @@ from dfs.core.errors import (
     IndexUnavailableError,
     MetadataError,
 )
-from dfs.core.regular import NOT_REGULAR
 from dfs.db.connections import (
     LOCK_WAIT_S,
     SQLITE_PREFIX,
@@ -29,6 +27,7 @@ from dfs.db.connections import (
     is_postgres,
 )
 from dfs.db.faults import REBUILD_HINT, driver_errors, index_error
+from dfs.db.files import measure_files, put_files_aside, require_files
 from dfs.db.migrations import migrate
 from dfs.db.models import TABLES
 from dfs.db.rows import Row, read_node_state, read_text, read_unit
@@ -94,7 +93,7 @@ class IndexDatabase:
         self.close()
         if not self.is_postgres:
             make_directory_durably(self._path.parent)
-            self._require_files()
+            require_files(self._path)
         self._connections = Connections(url=self.url, aside=self._aside)
         try:
             if self.is_postgres:
@@ -198,6 +197,16 @@ class IndexDatabase:
         except OSError as error:
             raise index_error(error) from error
 
+    def size_bytes(self) -> int:
+        """Return the bytes that its files take; on PostgreSQL, the whole database.
+
+        Raises:
+            IndexUnavailableError, IndexDamagedError, MetadataError, NoSpaceError.
+        """
+        if self.is_postgres:
+            return int(self.read_one("SELECT pg_database_size(current_database())")[0])
+        return measure_files(self._path)
+
     def damaged(self, fault: str, **context: object) -> IndexDamagedError:
         """Return the error for content that cannot be right; have it known that it is rebuilt."""
         self._on_damaged()
@@ -228,18 +237,7 @@ class IndexDatabase:
         if self.is_postgres:
             self._drop_tables()
             return
-        moment = now_ms()
-        # The database first: SQLite discards a write-ahead log beside no database.
-        for suffix in ("", "-wal", "-shm"):
-            path = self._path.with_name(self._path.name + suffix)
-            try:
-                path.rename(path.with_name(f"{self._path.name}.damaged-{moment}{suffix}"))
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise index_error(error) from error
-        if self._path.parent.is_dir():
-            sync_directory(self._path.parent)
+        put_files_aside(self._path, f"{self._path.name}.damaged-{now_ms()}")
 
     def read_one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """Return the first row as a tuple, or None, read on this thread's connection.
@@ -340,27 +338,6 @@ class IndexDatabase:
         if self.is_postgres and isinstance(translated, IndexUnavailableError):
             connections.drop_reader()
         return translated
-
-    def _require_files(self) -> None:
-        """Refuse what is no file: SQLite would only say that it cannot be opened."""
-        for suffix in ("", "-wal", "-shm"):
-            path = self._path.with_name(self._path.name + suffix)
-            try:
-                # Beside its database SQLite follows no link.
-                is_file = stat.S_ISREG(path.stat(follow_symlinks=not suffix).st_mode)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                if error.errno not in NOT_REGULAR:
-                    raise self._translate(error) from error
-                is_file = False
-            if not is_file:
-                raise IndexUnavailableError(
-                    "Something that is no file lies where the index belongs.",
-                    hint=f"Is DATABASE_URL right? If it is, `mv {path} {path}.aside` and start "
-                    "again: the index is rebuilt from the log if need be.",
-                    path=path,
-                )
 
     def _require_utf8(self) -> None:
         encoding = self.read_one("SHOW server_encoding")[0]

@@ -44,6 +44,16 @@ class JobQueue(Protocol):
         """Return if the queue answers. Raises QueueError otherwise, within half a second."""
         ...
 
+    def count_jobs(self) -> Mapping[str, int]:
+        """Return how many jobs wait ("queued"), run ("started"), and have "failed".
+
+        What has failed is in there until it is asked for anew, or forgotten.
+
+        Raises:
+            QueueError: the queue does not answer. It says so within half a second.
+        """
+        ...
+
     def close(self) -> None:
         """Give the connections back. Safe to call twice."""
         ...

@@ -40,5 +40,9 @@ class InlineQueue:
     def check(self) -> None:
         """Return: there is nothing that could be down."""
 
+    def count_jobs(self) -> Mapping[str, int]:
+        """Return nothing: no job waits, and whoever asks for one hears of its failure."""
+        return {}
+
     def close(self) -> None:
         """Return: there is nothing to give back."""

@@ -5,8 +5,9 @@ Arguments travel as JSON, never as pickle, and what is read is checked: see `che
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
@@ -85,6 +86,16 @@ class RqQueue:
         """Return if Redis answers. Raises QueueError otherwise."""
         with self._translated_errors():
             self._redis.ping()
+
+    def count_jobs(self) -> Mapping[str, int]:
+        """Return how many jobs are in which state; see `JobQueue.count_jobs`."""
+        queue = self._queue
+        with self._translated_errors(), self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.llen(queue.key)
+            pipeline.zcard(queue.started_job_registry.key)
+            pipeline.zcount(queue.failed_job_registry.key, time.time(), math.inf)
+            queued, started, failed = pipeline.execute()
+        return {"queued": queued, "started": started, "failed": failed}
 
     def close(self) -> None:
         """Close the connections to Redis."""

@@ -47,7 +47,7 @@ class Batch:
         self.offset += len(encoded)
         return frame
 
-    def report(self, *, lock_wait_s: float) -> CommitReport:
+    def report(self, *, lock_wait_s: float, locked_s: float) -> CommitReport:
         """Return what was done, once it is."""
         return CommitReport(
             changes=len(self.tickets),
@@ -55,6 +55,7 @@ class Batch:
             last_lsn=self.lsn,
             log_bytes=sum(map(len, self.frames)),
             lock_wait_s=lock_wait_s,
+            locked_s=locked_s,
             sync_s=self.sync_s,
         )
 
@@ -94,7 +95,7 @@ class CommitReport:
         changes: commands that became durable together.
         first_lsn, last_lsn: of their records.
         log_bytes: appended.
-        lock_wait_s: seconds that the node lock was waited for.
+        lock_wait_s: seconds that the node lock was waited for. locked_s: that it was held.
         sync_s: seconds that the sync of the log took.
     """
 
@@ -103,6 +104,7 @@ class CommitReport:
     last_lsn: int
     log_bytes: int
     lock_wait_s: float
+    locked_s: float
     sync_s: float
 
 

@@ -180,6 +180,7 @@ class Committer:
         Returns:
             What was done; None if no change was to be made.
         """
+        locked_at_s = time.perf_counter()
         self._require_writable()
         self._on_step("commit.locked")
         self._catch_up()
@@ -197,7 +198,8 @@ class Committer:
             self._on_step("commit.indexed")
         self._log.publish()
         batch.note_durable()
-        return batch.report(lock_wait_s=lock_wait_s)
+        locked_s = time.perf_counter() - locked_at_s
+        return batch.report(lock_wait_s=lock_wait_s, locked_s=locked_s)
 
     def _require_writable(self) -> None:
         reason = self._log.control.failure

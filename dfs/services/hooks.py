@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dfs.services.batch import OnCommit, ignore_report
 from dfs.services.damage import OnDamage, OnRescue, ignore_damage, ignore_rescue
+from dfs.services.ledger import OnAttempt, ignore_attempt
 
 
 def ignore_handover() -> None:
@@ -20,12 +21,14 @@ class Hooks:
     Attributes:
         on_commit: after each commit.
         on_damage: for each unit of a store that was found damaged or missing.
+        on_attempt: for each debt that was paid, or tried in vain.
         on_rescue: for each read that the primary could not answer.
         on_handover: for each download that a proxy sends in the place of dfs.
     """
 
     on_commit: OnCommit = ignore_report
     on_damage: OnDamage = ignore_damage
+    on_attempt: OnAttempt = ignore_attempt
     on_rescue: OnRescue = ignore_rescue
     on_handover: Callable[[], None] = ignore_handover
 

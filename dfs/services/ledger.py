@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 import structlog
@@ -17,15 +17,32 @@ from dfs.db.transaction import IndexTransaction
 from dfs.services.breaker import find_pause_ms
 from dfs.wal.log import WriteAheadLog
 
+OnAttempt = Callable[[Debt, bool], None]
+
 logger = structlog.get_logger()
 
 
-class Ledger:
-    """Writes to the index what is no change of a file, so that no record of the log says it."""
+def ignore_attempt(debt: Debt, is_paid: bool) -> None:
+    """Do nothing."""
 
-    def __init__(self, *, log: WriteAheadLog, index: IndexDatabase) -> None:
+
+class Ledger:
+    """Writes to the index what is no change of a file, so that no record of the log says it.
+
+    Args:
+        on_attempt: told of each debt that was tried, and whether it is paid now.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: WriteAheadLog,
+        index: IndexDatabase,
+        on_attempt: OnAttempt = ignore_attempt,
+    ) -> None:
         self._log = log
         self._index = index
+        self._on_attempt = on_attempt
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[IndexTransaction]:
@@ -54,7 +71,7 @@ class Ledger:
             and control.position.lsn == state.applied_lsn
         )
 
-    def settle(self, paid: Iterable[Debt], failed: Iterable[tuple[Debt, DfsError]]) -> None:
+    def settle(self, paid: Collection[Debt], failed: Collection[tuple[Debt, DfsError]]) -> None:
         """Note what became of attempts: those that failed are tried again, later each time.
 
         Raises:
@@ -72,6 +89,10 @@ class Ledger:
                 )
                 for debt, error in failed
             )
+        for debt in paid:
+            self._on_attempt(debt, True)
+        for debt, _ in failed:
+            self._on_attempt(debt, False)
 
     def owe(self, debts: Iterable[Debt]) -> bool:
         """Note debts as well as may be: whoever found them has something better to do than fail.

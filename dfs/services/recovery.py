@@ -48,7 +48,6 @@ NO_DATA = memoryview(b"")
 REBUILD_NAME = "rebuild-index"
 BLOBS_NAME = "blobs"
 CLUSTER_ID_BYTES = 16
-
 logger = structlog.get_logger()
 
 
@@ -60,7 +59,7 @@ class Recovered:
         position: the end of the log.
         replayed: records applied to the index.
         cut: file that keeps the bytes of a torn tail, if there was one.
-        swept: temporary files removed.
+        swept: temporary files removed. at_ms: when it had ended. duration_s: that it took.
     """
 
     cluster_id: bytes
@@ -68,6 +67,8 @@ class Recovered:
     replayed: int
     cut: Path | None
     swept: int
+    at_ms: int
+    duration_s: float
 
 
 def recover(
@@ -115,7 +116,8 @@ def recover(
         (log.path / REBUILD_NAME).unlink(missing_ok=True)
         log.control.join()
     swept = store.sweep(older_than_s=None) if isinstance(store, SweepsTemporaries) else 0
-    recovered = Recovered(cluster_id, position, replayed, cut, swept)
+    elapsed_s = time.monotonic() - started
+    recovered = Recovered(cluster_id, position, replayed, cut, swept, now_ms(), elapsed_s)
     logger.info(
         "node_recovered",
         lsn=position.lsn,
@@ -123,7 +125,7 @@ def recover(
         replayed=replayed,
         cut=str(cut) if cut else None,
         swept=swept,
-        duration_s=round(time.monotonic() - started, 3),
+        duration_s=round(elapsed_s, 3),
     )
     return recovered
 

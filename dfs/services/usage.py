@@ -7,8 +7,22 @@ from dataclasses import dataclass
 
 from dfs.core.model import REMOVALS, Usage
 from dfs.db.repository import IndexRepository
-from dfs.wal.layout import SegmentFile
 from dfs.wal.log import WriteAheadLog
+
+
+@dataclass(frozen=True, slots=True)
+class LogSegments:
+    """The segments of the log: the active one, sealed ones, and stubs of those that were dropped.
+
+    Attributes:
+        active_bytes, sealed_bytes, dropped_bytes: up to the end of their last record.
+    """
+
+    active_bytes: int
+    sealed: int
+    sealed_bytes: int
+    dropped: int
+    dropped_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +33,7 @@ class UsageReport:
         buckets: name -> what its files use, of those that have or had any.
         blobs: what the blobs of all buckets use.
         quota_bytes: what all files may have together; 0 for no limit.
-        log_bytes: of all segments, up to the end of their last record.
+        segments: those of the log.
         dead_bytes: of records that are not the truth any more.
         copy_bytes, removal_bytes: that the stores have still to write, and to remove; of the log,
             which each replica is owed up to its end, nothing is in there.
@@ -28,10 +42,15 @@ class UsageReport:
     buckets: Mapping[str, Usage]
     blobs: Usage
     quota_bytes: int
-    log_bytes: int
+    segments: LogSegments
     dead_bytes: int
     copy_bytes: int
     removal_bytes: int
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of all segments, up to the end of their last record."""
+        return self.segments.active_bytes + self.segments.sealed_bytes + self.segments.dropped_bytes
 
     @property
     def files(self) -> Usage:
@@ -76,21 +95,24 @@ class UsageService:
             buckets={name: usage for name, usage in buckets.items() if usage != Usage()},
             blobs=blobs,
             quota_bytes=self._quota_bytes,
-            log_bytes=self._log_bytes(),
+            segments=self._survey_segments(),
             dead_bytes=self._index.dead_bytes(),
             copy_bytes=sum(row.bytes for row in owed if row.kind not in REMOVALS),
             removal_bytes=sum(row.bytes for row in owed if row.kind in REMOVALS),
         )
 
-    def _log_bytes(self) -> int:
+    def _survey_segments(self) -> LogSegments:
         end = self._log.position
-        return end.offset + sum(
-            _log_bytes(segment)
+        passed = [
+            segment
             for segment in self._log.segments()
             if segment.header.segment_id < end.segment_id
+        ]
+        stubs = [segment.stub for segment in passed if segment.stub is not None]
+        return LogSegments(
+            active_bytes=end.offset,
+            sealed=len(passed) - len(stubs),
+            sealed_bytes=sum(segment.end or 0 for segment in passed if segment.stub is None),
+            dropped=len(stubs),
+            dropped_bytes=sum(len(stub.data) for stub in stubs),
         )
-
-
-def _log_bytes(segment: SegmentFile) -> int:
-    """Return the bytes of a sealed segment, or of the stub in its place."""
-    return len(segment.stub.data) if segment.stub is not None else segment.end or 0

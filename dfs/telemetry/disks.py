@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from prometheus_client.core import GaugeMetricFamily, Metric
-
 from dfs.core.disk import Space
-from dfs.telemetry.lookup import LookupCollector
+from dfs.telemetry.lookup import Lookup, LookupCollector, single
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,25 +18,32 @@ class DiskGauges:
     reserve_inodes: int = 0
 
 
-def collect_disks(read: Callable[[], DiskGauges]) -> LookupCollector[DiskGauges]:
+_METRICS: tuple[Lookup[DiskGauges], ...] = (
+    Lookup(
+        "dfs_disk_free_bytes",
+        "Bytes left of the disk, the reserve included",
+        ("disk",),
+        lambda gauges: {(name,): space.bytes for name, space in gauges.spaces.items()},
+    ),
+    Lookup(
+        "dfs_disk_free_inodes",
+        "Inodes left of the disk, the reserve included",
+        ("disk",),
+        lambda gauges: {(name,): space.inodes for name, space in gauges.spaces.items()},
+    ),
+    single(
+        "dfs_reserve_bytes",
+        "Bytes of each disk that uploads leave free",
+        lambda gauges: gauges.reserve_bytes,
+    ),
+    single(
+        "dfs_reserve_inodes",
+        "Inodes of each disk that uploads leave free",
+        lambda gauges: gauges.reserve_inodes,
+    ),
+)
+
+
+def collect_disks(read: Callable[[], DiskGauges | None]) -> LookupCollector[DiskGauges]:
     """Return what tells how the disks are."""
-    return LookupCollector(read, _families, name="disk")
-
-
-def _families(gauges: DiskGauges) -> Iterator[Metric]:
-    free_bytes = GaugeMetricFamily(
-        "dfs_disk_free_bytes", "Bytes left of the disk, the reserve included", labels=("disk",)
-    )
-    free_inodes = GaugeMetricFamily(
-        "dfs_disk_free_inodes", "Inodes left of the disk, the reserve included", labels=("disk",)
-    )
-    for name, space in gauges.spaces.items():
-        free_bytes.add_metric((name,), space.bytes)
-        free_inodes.add_metric((name,), space.inodes)
-    yield from (free_bytes, free_inodes)
-    yield GaugeMetricFamily(
-        "dfs_reserve_bytes", "Bytes of each disk that uploads leave free", gauges.reserve_bytes
-    )
-    yield GaugeMetricFamily(
-        "dfs_reserve_inodes", "Inodes of each disk that uploads leave free", gauges.reserve_inodes
-    )
+    return LookupCollector(read, _METRICS, name="disk")

@@ -14,7 +14,7 @@ from prometheus_client import values
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 METRICS_NAME = "metrics"
 """Of their directory, in DFS_RUN_PATH."""
-FILE_BYTES = {"counter": 1 << 18, "histogram": 1 << 22}
+FILE_BYTES = {"counter": 1 << 19, "histogram": 1 << 22, "gauge_liveall": 1 << 16}
 """Size of a process's file for each kind of metric: more than it can fill."""
 _FILE_NAME = re.compile(r"[a-z_]+_([0-9]+)\.db")
 
@@ -63,6 +63,12 @@ def join_metrics(directory: Path, kinds: Iterable[str]) -> None:
     os.environ[MULTIPROCESS_VARIABLE] = str(directory)
     if reserve_metrics_files(kinds):
         values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+
+
+def list_pids(directory: Path) -> set[int]:
+    """Return the processes that count, or once did in this life of the node."""
+    names = (path.name for path in directory.iterdir())
+    return {int(match[1]) for name in names if (match := _FILE_NAME.fullmatch(name))}
 
 
 def remove_dead_files(directory: Path) -> None:

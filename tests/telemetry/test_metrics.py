@@ -36,7 +36,7 @@ def test_request_counts_once_under_its_route(app: Flask, metrics: Metrics) -> No
     app.test_client().get("/files/b")
     labels = {"method": "GET", "url_rule": "/files/<file_id>", "status": "200"}
     assert sample(metrics, "flask_http_request_duration_seconds_count", **labels) == 2
-    assert sample(metrics, "flask_http_request_total", method="GET", status="200") == 2
+    assert sample(metrics, "flask_http_request_total", **labels) == 2
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,9 @@ def test_request_invented_methods_share_one_series(app: Flask, metrics: Metrics)
 
 def test_endpoint_shows_requests_and_commits_but_not_itself(app: Flask, metrics: Metrics) -> None:
     """What is scraped holds what was counted, and scraping does not change it."""
-    metrics.commits.observe_commit(changes=3, syncs=1, bytes=512, sync_s=0.002)
+    metrics.commits.observe_commit(
+        changes=3, syncs=1, bytes=512, sync_s=0.002, lock_wait_s=0.25, locked_s=0.5
+    )
     app.test_client().get("/metrics")
     text = app.test_client().get("/metrics").text
     for line in (
@@ -71,6 +73,8 @@ def test_endpoint_shows_requests_and_commits_but_not_itself(app: Flask, metrics:
         "dfs_commit_syncs_total 1.0",
         "dfs_commit_bytes_total 512.0",
         "dfs_commit_sync_seconds_sum 0.002",
+        "dfs_commit_lock_wait_seconds_sum 0.25",
+        "dfs_commit_locked_seconds_sum 0.5",
     ):
         assert line in text
     assert "/metrics" not in text
@@ -81,4 +85,6 @@ def test_install_twice_keeps_applications_apart(app: Flask, metrics: Metrics) ->
     other = Flask("other")
     other_metrics = install_metrics(other)
     app.test_client().get("/gone")
-    assert sample(other_metrics, "flask_http_request_total", method="GET", status="410") is None
+    labels = {"method": "GET", "url_rule": "/gone", "status": "410"}
+    assert sample(metrics, "flask_http_request_total", **labels) == 1
+    assert sample(other_metrics, "flask_http_request_total", **labels) is None

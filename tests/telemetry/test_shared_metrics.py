@@ -27,7 +27,7 @@ import os
 from pathlib import Path
 from prometheus_client import CollectorRegistry
 from dfs.telemetry.files import FILE_BYTES, reserve_metrics_files
-from dfs.telemetry.metrics import RequestMetrics, SERIES_MAX
+from dfs.telemetry.requests import RequestMetrics, SERIES_MAX
 
 assert reserve_metrics_files()
 files = {kind: Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], f"{kind}_{os.getpid()}.db")
@@ -37,7 +37,10 @@ for kind, file in files.items():
     assert file.stat().st_blocks * 512 >= FILE_BYTES[kind], f"{kind} is sparse"
 metrics = RequestMetrics(registry=CollectorRegistry())
 for number in range(SERIES_MAX + 100):
-    metrics._add_children("OPTIONS", "/" + "x" * 100, number)[0].observe(1)
+    series = metrics._add_series("OPTIONS", f"/{number:0>100}", 200)
+    series.duration.observe(1)
+    series.total.inc()
+    metrics._in_flight.labels(f"/{number % 100:0>100}").inc()
 for kind, file in files.items():
     assert file.stat().st_size == FILE_BYTES[kind], f"{kind} grew"
 assert set(files.values()) == set(files["counter"].parent.glob("*.db"))
@@ -72,7 +75,7 @@ def test_metrics_shared_files_are_counted_in(tmp_path: Path) -> None:
     """With room, the answer comes from the shared files."""
     result = run_python(COUNT, tmp_path)
     assert result.stdout.startswith("True"), result.stderr
-    assert 'flask_http_request_total{method="GET",status="200"} 1.0' in result.stdout
+    assert 'flask_http_request_total{method="GET",status="200",url_rule="/a"} 1.0' in result.stdout
     assert list(tmp_path.glob("counter_*.db"))
 
 
@@ -82,11 +85,11 @@ def test_metrics_without_room_are_counted_in_memory(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "metrics_not_shared" in result.stdout
     assert not list(tmp_path.iterdir())
-    assert 'flask_http_request_total{method="GET",status="200"} 1.0' in result.stdout
+    assert 'flask_http_request_total{method="GET",status="200",url_rule="/a"} 1.0' in result.stdout
 
 
 def test_metrics_without_directory_are_counted_in_memory(tmp_path: Path) -> None:
     """Not even the directory need be there."""
     result = run_python(COUNT, tmp_path / "absent")
     assert "metrics_not_shared" in result.stdout, result.stderr
-    assert 'flask_http_request_total{method="GET",status="200"} 1.0' in result.stdout
+    assert 'flask_http_request_total{method="GET",status="200",url_rule="/a"} 1.0' in result.stdout

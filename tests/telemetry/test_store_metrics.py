@@ -14,29 +14,31 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from dfs.telemetry.files import remove_dead_files
-from dfs.telemetry.metrics import install_metrics
+from dfs.telemetry.metrics import Readers, install_metrics
 from dfs.telemetry.stores import StoreCounters, StoreGauges, collect_stores
 
 ROOT = Path(__file__).resolve().parents[2]
 IDLE = StoreGauges(
     store="primary",
+    state="current",
     lag_s=0,
     lag_records=0,
     owed={"log": (0, 0), "blob": (0, 0)},
-    is_out=False,
     failures=0,
-    scrub_bytes_read=0,
+    scrub_read_bytes=0,
     scrub_damaged_last=2,
+    lsn=9,
 )
 BUSY = StoreGauges(
     store="replica1",
+    state="out",
     lag_s=12.5,
     lag_records=7,
     owed={"log": (7, 700), "blob": (3, 4000)},
-    is_out=True,
     failures=4,
-    scrub_bytes_read=50,
+    scrub_read_bytes=50,
     scrub_damaged_last=0,
+    lsn=2,
     scrub_share=0.25,
     scrub_bytes_per_s=10,
     scrub_eta_s=15,
@@ -45,12 +47,12 @@ BUSY = StoreGauges(
 SERVE = """
 from flask import Flask
 from dfs.telemetry.files import reserve_metrics_files
-from dfs.telemetry.metrics import install_metrics
+from dfs.telemetry.metrics import Readers, install_metrics
 from tests.telemetry.test_store_metrics import BUSY
 
 assert reserve_metrics_files()
 app = Flask("test")
-metrics = install_metrics(app, read_stores=lambda: [BUSY])
+metrics = install_metrics(app, readers=Readers(stores=lambda: [BUSY]))
 metrics.stores.observe_damage("replica1", "blob")
 response = app.test_client().get("/metrics", headers={"Accept": "%s"})
 print(response.content_type)
@@ -62,9 +64,9 @@ import sys
 from pathlib import Path
 from prometheus_client import CollectorRegistry
 from dfs.telemetry.files import join_metrics
-from dfs.telemetry.stores import COUNTER_KINDS, StoreCounters
+from dfs.telemetry.stores import StoreCounters
 
-join_metrics(Path(sys.argv[1]), COUNTER_KINDS)
+join_metrics(Path(sys.argv[1]), ("counter", "histogram"))
 StoreCounters(registry=CollectorRegistry()).observe_damage("replica1", "blob")
 assert "flask" not in sys.modules
 print("counted")
@@ -105,10 +107,13 @@ def sample(rows: Sequence[StoreGauges], name: str, **labels: str) -> float | Non
         ("dfs_replication_debts", {"kind": "blob"}, 3),
         ("dfs_replication_debts", {"kind": "log"}, 7),
         ("dfs_store_breaker_open", {}, 1),
+        ("dfs_store_state", {"state": "out"}, 1),
+        ("dfs_store_state", {"state": "current"}, 0),
+        ("dfs_store_log_lsn", {}, 2),
         ("dfs_store_failures", {}, 4),
-        ("dfs_scrub_bytes_read", {}, 50),
+        ("dfs_scrub_read_bytes", {}, 50),
         ("dfs_scrub_damaged_last", {}, 0),
-        ("dfs_scrub_share", {}, 0.25),
+        ("dfs_scrub_progress_ratio", {}, 0.25),
         ("dfs_scrub_bytes_per_second", {}, 10),
         ("dfs_scrub_eta_seconds", {}, 15),
     ],
@@ -123,7 +128,7 @@ def test_gauges_of_a_store_at_rest_are_zero_or_absent() -> None:
     assert sample([IDLE], "dfs_replication_lag_seconds", store="primary") == 0
     assert sample([IDLE], "dfs_store_breaker_open", store="primary") == 0
     assert sample([IDLE], "dfs_scrub_damaged_last", store="primary") == 2
-    for name in ("dfs_scrub_share", "dfs_scrub_eta_seconds"):
+    for name in ("dfs_scrub_progress_ratio", "dfs_scrub_eta_seconds"):
         assert sample([IDLE], name, store="primary") is None
 
 
@@ -135,13 +140,15 @@ def test_gauges_that_cannot_be_found_out_fail_nothing(monkeypatch: pytest.Monkey
         raise LookupError("nobody knows")
 
     app = Flask("test")
-    metrics = install_metrics(app, read_stores=fail)
+    metrics = install_metrics(app, readers=Readers(stores=fail))
     metrics.stores.observe_rescue("replica1")
     with capture_logs() as logs:
         response = app.test_client().get("/metrics")
     assert response.status_code == 200
     assert "dfs_reads_from_replica_total 1.0" in response.text
     assert "dfs_replication" not in response.text
+    assert 'dfs_lookup_up{lookup="store"} 0.0' in response.text
+    assert 'dfs_lookup_up{lookup="disk"} 1.0' in response.text
     assert [entry["event"] for entry in logs] == ["store_metrics_unknown"]
 
 
