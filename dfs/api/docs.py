@@ -26,7 +26,7 @@ _POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "frame-ancestors 'none'"
 )
-_DOCUMENT_KEY = "dfs.openapi"
+DOCUMENT_KEY = "dfs.openapi"
 
 
 class DfsApi(Api):  # type: ignore[misc]
@@ -57,7 +57,7 @@ def install_api(app: Flask) -> None:
     document["components"]["schemas"]["FilePatch"]["minProperties"] = 1
     document["components"]["schemas"]["NewUrl"]["oneOf"] = URL_PURPOSES
     describe_security(document)
-    app.extensions[_DOCUMENT_KEY] = msgspec.json.encode(document)
+    app.extensions[DOCUMENT_KEY] = msgspec.json.encode(document)
     app.add_url_rule("/openapi.json", "openapi", get_document)
     app.add_url_rule("/docs", "docs", get_docs)
     app.add_url_rule("/docs/assets/<path:name>", "docs_assets", get_asset)
@@ -65,7 +65,7 @@ def install_api(app: Flask) -> None:
 
 def get_document() -> Answer:
     """Return the OpenAPI document."""
-    document: bytes = current_app.extensions[_DOCUMENT_KEY]
+    document: bytes = current_app.extensions[DOCUMENT_KEY]
     return Answer(200, [("Content-Type", "application/json")], document)
 
 

@@ -1,7 +1,7 @@
 """The configuration of a node: the table of settings, read once, into one frozen object.
 
-The table is also the README's (`python -m dfs.core.config` prints it as Markdown). A value comes
-from the environment, else from `.env` in the working directory, else from the table.
+The table is also that of the documentation (`scripts/doc_tables.py`). A value comes from the
+environment, else from `.env` in the working directory, else from the table.
 """
 
 from __future__ import annotations
@@ -158,16 +158,3 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     if (values.get("tls_cert_path") is None) != (values.get("tls_key_path") is None):
         faults.append("DFS_TLS_CERT_PATH and DFS_TLS_KEY_PATH belong together")
     return faults
-
-
-def settings_table() -> str:
-    """Return the table of settings in Markdown, as it stands in the README."""
-    lines = ["| name | default | meaning |", "|---|---|---|"]
-    for setting in SETTINGS:
-        default = f"`{setting.default}`" if setting.default else "unset"
-        lines.append(f"| `{setting.name}` | {default} | {setting.help} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(settings_table())

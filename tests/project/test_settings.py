@@ -7,17 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dfs.core.config import Config, load_config, settings_table
+from dfs.core.config import Config, load_config
 from dfs.core.errors import ConfigError
 from dfs.core.settings import SETTINGS
 from scripts.run import child_environ
-from scripts.settings_table import README, with_table
-
-
-def test_readme_table_is_that_of_the_program() -> None:
-    """The README shows every setting with its default and meaning (`make settings-table`)."""
-    assert with_table(README.read_text()) == README.read_text()
-    assert settings_table() in README.read_text()
 
 
 def test_settings_are_exactly_the_attributes_of_config() -> None:
@@ -28,12 +21,6 @@ def test_settings_are_exactly_the_attributes_of_config() -> None:
     )
     assert set(attributes) == {field.name for field in fields(Config)}
     assert all(setting.help for setting in SETTINGS)
-
-
-def test_with_table_without_markers_is_an_error() -> None:
-    """A README that lost its markers is not passed over in silence."""
-    with pytest.raises(ValueError, match="settings"):
-        with_table("# dfs\n")
 
 
 def test_load_config_reports_all_faults_together() -> None:

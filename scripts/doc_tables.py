@@ -1,0 +1,113 @@
+"""Writes what the program knows of itself into the documentation, between markers.
+
+    <!-- settings PORT DFS_HOST -->     the rows of these settings
+    <!-- errors -->                     the codes of errors, with their status
+    <!-- routes -->                     the routes, with what they need and answer
+
+Each ends with its name and a slash, such as `<!-- /settings -->`. What stands between is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dfs.api.docs import DOCUMENT_KEY
+from dfs.api.errors import STATUS
+from dfs.app import create_app
+from dfs.core.config import load_config
+from dfs.core.errors import InvalidRequestError
+from dfs.core.settings import SETTINGS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/settings.md")
+_MARKED = re.compile(
+    r"(?P<begin><!-- (?P<name>settings|errors|routes)(?P<words>(?: [A-Z0-9_]+)*) -->\n)"
+    r".*?(?P<end><!-- /(?P=name) -->)",
+    re.DOTALL,
+)
+_FIELDS_STATUS = "422 if it names fields, else "
+
+
+def with_tables(text: str) -> str:
+    """Return a page with the tables of this program.
+
+    Raises:
+        KeyError: it names a setting that there is not.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        rows = _TABLES[match["name"]](match["words"].split())
+        return "".join(
+            (match["begin"], *(f"| {' | '.join(row)} |\n" for row in rows), match["end"])
+        )
+
+    return _MARKED.sub(fill, text)
+
+
+def marked_settings(text: str) -> list[str]:
+    """Return the names of the settings that a page has tables of, in order."""
+    found = [match for match in _MARKED.finditer(text) if match["name"] == "settings"]
+    return [name for match in found for name in match["words"].split()]
+
+
+def _settings_rows(names: Iterable[str]) -> Iterator[Sequence[str]]:
+    settings = {setting.name: setting for setting in SETTINGS}
+    yield from _head("name", "default", "meaning")
+    for name in names:
+        setting = settings[name]
+        yield f"`{name}`", f"`{setting.default}`" if setting.default else "unset", setting.help
+
+
+def _errors_rows(_: object) -> Iterator[Sequence[str]]:
+    yield from _head("code", "status", "when", "again?")
+    for kind, status in sorted(STATUS.items(), key=lambda item: (item[1], item[0].code)):
+        said = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+        shown = f"{_FIELDS_STATUS}{status}" if kind is InvalidRequestError else str(status)
+        yield f"`{kind.code}`", shown, said, "yes" if kind.retryable or status == 429 else ""
+
+
+def _routes_rows(_: object) -> Iterator[Sequence[str]]:
+    yield from _head("route", "what it does", "scope", "answers")
+    for path, operations in read_document()["paths"].items():
+        for method, operation in operations.items():
+            needed = re.search(r"Needs the scope (`\w+`)", operation.get("description", ""))
+            public = {} in operation["security"]
+            scope = needed[1] if needed else "none" if public else "any"
+            statuses = sorted(status for status in operation["responses"] if status != "default")
+            yield f"`{method.upper()} {path}`", operation["summary"], scope, ", ".join(statuses)
+
+
+def _head(*names: str) -> Iterator[Sequence[str]]:
+    yield names
+    yield ["---"] * len(names)
+
+
+def read_document() -> Any:
+    """Return the OpenAPI document of this program. Opens no node."""
+    app = create_app(load_config({}, env_file=""))
+    return msgspec.json.decode(app.extensions[DOCUMENT_KEY])
+
+
+_TABLES: dict[str, Callable[[Iterable[str]], Iterator[Sequence[str]]]] = {
+    "settings": _settings_rows,
+    "errors": _errors_rows,
+    "routes": _routes_rows,
+}
+
+
+def main() -> int:
+    """Rewrite the pages. Returns the exit status."""
+    for name in PAGES:
+        path = ROOT / name
+        path.write_text(with_tables(path.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
