@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run worker scheduler key up down format lint types arch test test-unit \
 	test-contract test-crash test-integration audit check torture bench scaling soak peers damage model siege truth \
-	wal-golden tables metrics-table constraints clean
+	wal-golden tables constraints clean
 
 help: ## List these tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -125,11 +125,8 @@ truth: setup-dev ## Hold a node against its OpenAPI document, with all checks of
 wal-golden: setup-dev ## Write the golden segment of a new log format to tests/data/wal
 	@$(BIN)/python -m tests.wal.golden
 
-tables: setup ## Write the tables of settings, errors and routes into README.md and docs
+tables: setup ## Write the tables of settings, errors, routes and metrics into README.md and docs
 	@$(BIN)/python -m scripts.doc_tables
-
-metrics-table: setup ## Write the table of metrics into docs/metrics.md
-	@$(BIN)/python -m scripts.metrics_table
 
 constraints: ## Pin anew what the requirements bring with them
 	@rm -rf build/constraints && $(PYTHON) -m venv build/constraints

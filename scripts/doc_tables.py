@@ -3,6 +3,7 @@
     <!-- settings PORT DFS_HOST -->     the rows of these settings
     <!-- errors -->                     the codes of errors, with their status
     <!-- routes -->                     the routes, with what they need and answer
+    <!-- metrics -->                    the metrics, with their type and labels
 
 Each ends with its name and a slash, such as `<!-- /settings -->`. What stands between is replaced.
 """
@@ -23,11 +24,12 @@ from dfs.app import create_app
 from dfs.core.config import load_config
 from dfs.core.errors import InvalidRequestError
 from dfs.core.settings import SETTINGS
+from dfs.telemetry.catalog import describe_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/settings.md")
+PAGES = ("README.md", "docs/settings.md", "docs/metrics.md")
 _MARKED = re.compile(
-    r"(?P<begin><!-- (?P<name>settings|errors|routes)(?P<words>(?: [A-Z0-9_]+)*) -->\n)"
+    r"(?P<begin><!-- (?P<name>settings|errors|routes|metrics)(?P<words>(?: [A-Z0-9_]+)*) -->\n)"
     r".*?(?P<end><!-- /(?P=name) -->)",
     re.DOTALL,
 )
@@ -83,6 +85,13 @@ def _routes_rows(_: object) -> Iterator[Sequence[str]]:
             yield f"`{method.upper()} {path}`", operation["summary"], scope, ", ".join(statuses)
 
 
+def _metrics_rows(_: object) -> Iterator[Sequence[str]]:
+    yield from _head("name", "type", "labels", "meaning")
+    for metric in describe_metrics():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        yield f"`{metric.name}`", metric.kind, labels, metric.text
+
+
 def _head(*names: str) -> Iterator[Sequence[str]]:
     yield names
     yield ["---"] * len(names)
@@ -98,6 +107,7 @@ _TABLES: dict[str, Callable[[Iterable[str]], Iterator[Sequence[str]]]] = {
     "settings": _settings_rows,
     "errors": _errors_rows,
     "routes": _routes_rows,
+    "metrics": _metrics_rows,
 }
 
 

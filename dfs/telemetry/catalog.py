@@ -70,16 +70,3 @@ def _find_labels(collector: Collector, family: Metric) -> tuple[str, ...]:
     labels = tuple(collector._labelnames)
     # What each process has a value of its own of, is told with the process it belongs to.
     return (*labels, "pid") if family.type == "gauge" else labels
-
-
-def format_table() -> str:
-    """Return the table of all metrics, in Markdown."""
-    rows = [
-        f"| `{metric.name}` | {metric.kind} | {_format_labels(metric.labels)} | {metric.text} |"
-        for metric in describe_metrics()
-    ]
-    return "\n".join(("| name | type | labels | meaning |", "|---|---|---|---|", *rows))
-
-
-def _format_labels(labels: tuple[str, ...]) -> str:
-    return ", ".join(f"`{label}`" for label in labels)

@@ -60,7 +60,7 @@ class LookupCollector(Collector, Generic[Found]):
         read: finds it out, None if that is not known. If it fails, the other metrics are told
             without these.
         metrics: what is said of it.
-        name: what it is, for the log.
+        name: what it is, for the log and `dfs_lookup_up`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class LookupCollector(Collector, Generic[Found]):
             found = self._read()
             return [] if found is None else [metric.show(found) for metric in self._metrics]
         except Exception as error:  # whatever it is, the rest must be told
-            structlog.get_logger().warning(f"{self.name}_metrics_unknown", error=str(error))
+            structlog.get_logger().warning("metrics_unknown", lookup=self.name, error=str(error))
             return None
 
     def collect(self) -> Iterable[Metric]:

@@ -17,20 +17,21 @@ class JobCounters:
     """Counts the jobs that a worker process has run.
 
     Args:
-        jobs: their names. Each stands at 0 until it is run, see `StoreCounters`.
+        jobs: their names. Each stands at 0 until it is run, see `StoreCounters`. Their label is
+            called `task`: Prometheus has a `job` of its own.
     """
 
     def __init__(self, *, registry: CollectorRegistry, jobs: Iterable[str] = ()) -> None:
         self._runs = Counter(
             "dfs_jobs",
             "Jobs that were run, by what came of them",
-            ("job", "result"),
+            ("task", "result"),
             registry=registry,
         )
         self._seconds = Histogram(
             "dfs_job_duration_seconds",
             "Seconds that a job took",
-            ("job",),
+            ("task",),
             buckets=_SECONDS_BUCKETS,
             registry=registry,
         )

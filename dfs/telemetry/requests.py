@@ -109,8 +109,7 @@ class RequestMetrics:
     def _finish(self, response: Response) -> Response:
         request = request_ctx.request
         environ = request.environ
-        # Taken away: after an error this is called again for the same request.
-        started = environ.pop(_STARTED_KEY, None)
+        started = environ.get(_STARTED_KEY)
         if started is None:
             return response
         started_s, route, in_flight = started

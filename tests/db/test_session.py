@@ -81,6 +81,17 @@ def test_open_index_says_how_far_it_has_followed_the_log(database: IndexDatabase
     assert database.other_node() is None
 
 
+def test_size_is_that_of_all_files(database: IndexDatabase, tmp_path: Path) -> None:
+    """Of SQLite's own log, too; of PostgreSQL, as it says itself."""
+    put_files(database, *(make_file(number) for number in range(100)))
+    if database.is_postgres:
+        assert database.size_bytes() > 1 << 20
+        return
+    paths = list((tmp_path / "index").iterdir())
+    assert {path.name for path in paths} == {"dfs.db", "dfs.db-wal", "dfs.db-shm"}
+    assert database.size_bytes() == sum(path.stat().st_size for path in paths)
+
+
 def test_reopened_index_still_holds_everything(database: IndexDatabase) -> None:
     """What was committed is there after closing and opening again."""
     fill(database, 100)

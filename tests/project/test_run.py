@@ -196,8 +196,14 @@ def test_run_unreadable_queue_files_are_put_aside(tmp_path: Path) -> None:
 
 def test_run_reload_serves_on_without_recovering(tmp_path: Path) -> None:
     """SIGHUP replaces the workers; what was counted stays, and no worker is recovered under."""
+
+    def find_start() -> list[str]:
+        lines = node.request("GET", "/metrics")[1].decode().splitlines()
+        return [line for line in lines if line.startswith("dfs_start_time_seconds ")]
+
     with running_node(tmp_path, WEB_CONCURRENCY="2") as node:
         node.request("POST", "/upload?name=a", b"a")
+        started = find_start()
         os.kill(node.child("gunicorn"), signal.SIGHUP)
         node.read_until("Booting worker")
         node.read_until("Booting worker")
@@ -205,3 +211,4 @@ def test_run_reload_serves_on_without_recovering(tmp_path: Path) -> None:
         metrics = node.request("GET", "/metrics")[1].decode()
         assert 'url_rule="/upload"} 2.0' in metrics
         assert "dfs_commit_changes_sum 2.0" in metrics
+        assert find_start() == started != []

@@ -117,6 +117,23 @@ def test_enqueue_job_is_not_kept_for_ever(queue: RqQueue, redis: Redis) -> None:
     assert (job.timeout, job.result_ttl, job.failure_ttl) == (17, 3600, 86_400)
 
 
+def test_count_jobs_tells_those_that_wait_run_and_have_failed(
+    queue: RqQueue, redis: Redis, redis_server: RedisServer
+) -> None:
+    """Those of this queue alone; one that failed counts until it is begun anew, or forgotten."""
+    other = RqQueue(url=redis_server.url, name="other")
+    other.enqueue(JOB, job_id="other")
+    other.close()
+    queue.enqueue(JOB, job_id="fails")
+    run_all(redis)
+    for job_id in ("waits", "waits-too"):
+        queue.enqueue("textwrap.dedent", {"text": " x"}, job_id=job_id)
+    assert queue.count_jobs() == {"queued": 2, "started": 0, "failed": 1}
+    redis.zadd("rq:wip:test", {"waits:e": time.time() + 60})
+    redis.zadd("rq:failed:test", {"long-ago": 1.0})
+    assert queue.count_jobs() == {"queued": 2, "started": 1, "failed": 1}
+
+
 def test_enqueue_server_absent_fails_quickly() -> None:
     """With no Redis at all the caller gets its error at once."""
     queue = RqQueue(url="redis://127.0.0.1:1/0", name="test")

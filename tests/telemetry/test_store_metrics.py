@@ -149,7 +149,7 @@ def test_gauges_that_cannot_be_found_out_fail_nothing(monkeypatch: pytest.Monkey
     assert "dfs_replication" not in response.text
     assert 'dfs_lookup_up{lookup="store"} 0.0' in response.text
     assert 'dfs_lookup_up{lookup="disk"} 1.0' in response.text
-    assert [entry["event"] for entry in logs] == ["store_metrics_unknown"]
+    assert [(entry["event"], entry["lookup"]) for entry in logs] == [("metrics_unknown", "store")]
 
 
 def test_reads_are_counted_by_whether_a_store_had_the_bytes() -> None:
