@@ -117,10 +117,13 @@ def recover_before_fork(server: Any) -> Any:
     """Recover the node; return what was done. Raises HaltServer."""
     # The application's modules, too: imported once, before the fork, they cost each worker nothing.
     # So SIGHUP brings new settings but never new code; that takes a restart or SIGUSR2.
-    import dfs.app  # noqa: F401, PLC0415
+    import dfs.app  # noqa: PLC0415
     from dfs.telemetry.files import remove_dead_files  # noqa: PLC0415
+    from dfs.telemetry.tracing import is_wanted  # noqa: PLC0415
     from dfs.wiring import recover_node  # noqa: PLC0415
 
+    if is_wanted(os.environ):
+        import dfs.telemetry.recording  # noqa: F401, PLC0415
     if "GUNICORN_PID" not in os.environ:  # else the workers of the old arbiter still count
         remove_dead_files(metrics_path)
     with suppress(OSError):  # without it each worker counts for itself
@@ -172,6 +175,7 @@ def worker_exit(server: Any, worker: Any) -> None:
     application = getattr(worker, "wsgi", None)
     if application is not None:
         application.extensions["dfs"].close()
+        application.extensions["dfs.tracing"].close()
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from flask import Flask
 
@@ -20,6 +21,7 @@ from dfs.counting import count_events, name_stores
 from dfs.gauges import make_readers
 from dfs.node import Node
 from dfs.telemetry.metrics import install_metrics
+from dfs.telemetry.tracing import open_tracing
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -34,6 +36,9 @@ def create_app(config: Config | None = None) -> Flask:
     config = load_config() if config is None else config
     app = DfsFlask("dfs", static_folder=None)
     app.url_map.merge_slashes = False  # a name with two slashes is another name, not a redirect
+    tracing = open_tracing(node_id=config.node_id, database_url=config.database_url)
+    app.extensions["dfs.tracing"] = tracing
+    tracing.watch_app(app)
     metrics = install_metrics(
         app,
         readers=make_readers(lambda: app.extensions["dfs"]),
@@ -42,6 +47,7 @@ def create_app(config: Config | None = None) -> Flask:
     )
     is_verbose = style_of(config).level <= logging.DEBUG
     hooks = count_events(metrics.commits, metrics.stores, is_verbose=is_verbose)
+    hooks = replace(hooks, on_store=tracing.watch_store, spans=tracing.spans)
     node = app.extensions["dfs"] = Node(config, hooks=hooks)
     install_gate(app, Gate(find_keyring=lambda: node.services.keyring, is_off=config.auth == "off"))
     install_traffic(app, config)

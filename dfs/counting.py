@@ -52,10 +52,7 @@ def count_events(
 def _log_commit(report: CommitReport) -> None:
     structlog.get_logger().debug(
         "committed",
-        changes=report.changes,
-        first_lsn=report.first_lsn,
-        lsn=report.last_lsn,
-        log_bytes=report.log_bytes,
+        **report.facts(),
         lock_wait_ms=round(1000 * report.lock_wait_s, 3),
         sync_ms=round(1000 * report.sync_s, 3),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from dfs.services.crew import Crew
 from dfs.services.damage import DamageBook
 from dfs.services.dropping import SegmentDropper, owe_returned
 from dfs.services.garbage import GarbageCollector
+from dfs.services.hints import Wake
 from dfs.services.hooks import Hooks
 from dfs.services.keys import KeyService
 from dfs.services.ledger import Ledger
@@ -48,7 +48,7 @@ class Parts:
     recovered: Recovered
     hasher: ThreadPoolExecutor
     turns: Turns
-    wake: Callable[[Iterable[str]], None]
+    wake: Wake
     damage: DamageBook
     hooks: Hooks
     crew: Crew
@@ -59,14 +59,17 @@ def build_replication(parts: Parts, *, on_step: OnStep) -> Replication:
     remover = _build_remover(parts, on_step)
     dropper = _build_dropper(parts, on_step)
 
+    spans = parts.hooks.spans
+
     def mend(segment_id: int) -> None:
-        mend_segment(
-            parts.log,
-            segment_id,
-            cluster_id=parts.recovered.cluster_id,
-            sources=list(parts.stores.replicas.values()),
-            states=parts.repository.store_states(),
-        )
+        with spans.span("replication.mend", segment_id=segment_id):
+            mend_segment(
+                parts.log,
+                segment_id,
+                cluster_id=parts.recovered.cluster_id,
+                sources=list(parts.stores.replicas.values()),
+                states=parts.repository.store_states(),
+            )
         with parts.log.lock():
             owe_returned(parts.log, parts.index, lsn=parts.log.position.lsn)
 
@@ -82,6 +85,7 @@ def build_replication(parts: Parts, *, on_step: OnStep) -> Replication:
         dropper=dropper,
         locks=parts.locks,
         turns=parts.turns,
+        spans=spans,
     )
 
 
@@ -135,6 +139,7 @@ def build_scrub(parts: Parts) -> Scrub:
         stores=parts.stores,
         bytes_per_s=parts.config.scrub_bytes_per_s,
         interval_s=parts.config.scrub_interval_s,
+        spans=parts.hooks.spans,
     )
 
 

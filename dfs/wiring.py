@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ from dfs.services.crew import Crew
 from dfs.services.damage import DamageBook
 from dfs.services.files import FileService
 from dfs.services.garbage import GarbageCollector
-from dfs.services.hints import Hinter, ignore_hint
+from dfs.services.hints import Hinter, Wake, ignore_hint
 from dfs.services.hooks import NO_HOOKS, Hooks
 from dfs.services.inspection import WalInspection
 from dfs.services.keyring import Keyring
@@ -142,6 +142,8 @@ def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks, crew: Crew
         log.close()
         raise
     stores = Stores(store, open_replicas(config, disks))
+    for each in stores.all():
+        hooks.on_store(each)
     services = _build_services(
         config,
         log=log,
@@ -176,7 +178,7 @@ def _build_services(
 ) -> Services:
     """Put the services on top of what is open and recovered. Opens nothing."""
     queue = build_queue(config, cluster_id=recovered.cluster_id)
-    hinter = Hinter(queue=queue)
+    hinter = Hinter(queue=queue, spans=hooks.spans)
     parts = _gather_parts(
         config,
         log=log,
@@ -230,7 +232,7 @@ def _gather_parts(
     disks: Disks,
     stores: Stores,
     recovered: Recovered,
-    wake: Callable[[Iterable[str]], None],
+    wake: Wake,
     hooks: Hooks,
     crew: Crew,
 ) -> Parts:
@@ -255,9 +257,7 @@ def _gather_parts(
     )
 
 
-def _build_damage(
-    index: IndexRepository, ledger: Ledger, wake: Callable[[Iterable[str]], None], hooks: Hooks
-) -> DamageBook:
+def _build_damage(index: IndexRepository, ledger: Ledger, wake: Wake, hooks: Hooks) -> DamageBook:
     return DamageBook(
         index=index,
         ledger=ledger,
@@ -287,12 +287,13 @@ def _build_quorum(parts: Parts) -> Quorum:
         locks=parts.locks,
         threads=parts.hasher,
         timeout_s=parts.config.quorum_timeout_s,
+        spans=parts.hooks.spans,
     )
 
 
 def _build_committer(parts: Parts, quorum: Quorum, *, on_step: OnStep) -> Committer:
     def after_commit(report: CommitReport) -> None:
-        parts.wake(parts.stores.replicas)
+        parts.wake(parts.stores.replicas, carried=report.carried)
         parts.hooks.on_commit(report)
 
     return Committer(
@@ -306,6 +307,7 @@ def _build_committer(parts: Parts, quorum: Quorum, *, on_step: OnStep) -> Commit
         crew=parts.crew,
         on_step=on_step,
         on_commit=after_commit,
+        spans=parts.hooks.spans,
     )
 
 
@@ -319,6 +321,7 @@ def _build_replicas(parts: Parts, queue: JobQueue, scrub: Scrub) -> Replicas:
         locations={parts.stores.primary.name: str(config.storage_path), **dict(config.replicas)},
         queue=queue if config.redis_url is not None else None,
         start_scrub=scrub.start,
+        spans=parts.hooks.spans,
     )
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 
@@ -33,6 +34,7 @@ from dfs.core.errors import DfsError
 from dfs.core.filelock import FileLock
 from dfs.core.logging import configure_logging, configure_stdlib_logging, style_of
 from dfs.core.modes import keep_files_private
+from dfs.core.tracing import NO_SPANS, Spans
 from dfs.counting import count_events, name_stores
 from dfs.queue.checked import CALLS, CheckedJob
 from dfs.queue.junk import removing_junk
@@ -42,6 +44,7 @@ from dfs.telemetry.commits import CommitMetrics
 from dfs.telemetry.files import METRICS_NAME, join_metrics
 from dfs.telemetry.queue import JobCounters
 from dfs.telemetry.stores import StoreCounters
+from dfs.telemetry.tracing import Tracing, open_tracing
 from dfs.wal.control import REMOVED_REASON, ControlFile
 from dfs.wiring import Services, open_services
 from workers.abandoned import PRESENCE_NAME, Presence, drop_abandoned, showing_presence
@@ -94,6 +97,7 @@ class NodeWorker(SimpleWorker):
     stop_signals: StopSignals
     control: ControlFile
     counters: JobCounters
+    spans: Spans = NO_SPANS
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run a job; stop after it if this process has outlived its log.
@@ -113,7 +117,8 @@ class NodeWorker(SimpleWorker):
         is_done = False
         with bound_contextvars(job=name, job_id=job.id):
             try:
-                is_done = super().perform_job(job, queue, execution)
+                with self._span(job, name):
+                    is_done = super().perform_job(job, queue, execution)
             finally:
                 duration_s = time.monotonic() - started_s
                 self.counters.observe_job(name, duration_s=duration_s, has_failed=not is_done)
@@ -121,6 +126,16 @@ class NodeWorker(SimpleWorker):
                 "job_ended", is_done=is_done, duration_ms=round(1000 * duration_s, 3)
             )
         return is_done
+
+    def _span(self, job: Job, name: str) -> AbstractContextManager[object]:
+        """Return the span of a job, if somebody waits for what it does.
+
+        Most are asked for every second or two and find nothing to do.
+        """
+        carried = job.carried if isinstance(job, CheckedJob) else None
+        if carried is None:
+            return nullcontext()
+        return self.spans.span(f"job {name}", carried=carried, job_id=job.id)
 
     def _install_signal_handlers(self) -> None:
         """Take over the signals; one that has come before counts."""
@@ -181,7 +196,9 @@ def connect(url: str, stop: StopSignals) -> Redis:
             return redis
 
 
-def run_worker(config: Config, redis_url: str, services: Services, stop: StopSignals) -> None:
+def run_worker(
+    config: Config, redis_url: str, services: Services, stop: StopSignals, spans: Spans
+) -> None:
     """Run jobs until SIGTERM or SIGINT, across any outage of Redis."""
     name = queue_name(cluster_id=services.recovered.cluster_id, node_id=config.node_id)
     jobs = periodic_jobs(
@@ -207,6 +224,7 @@ def run_worker(config: Config, redis_url: str, services: Services, stop: StopSig
                     stop=stop,
                     control=services.log.control,
                     counters=counters,
+                    spans=spans,
                     debug=config.debug,
                 )
                 stop.check()
@@ -229,6 +247,7 @@ def run_jobs(
     stop: StopSignals,
     control: ControlFile,
     counters: JobCounters,
+    spans: Spans,
     debug: bool,
 ) -> None:
     """Run the jobs of a queue until rq ends, which it does at many a fault of Redis.
@@ -236,7 +255,7 @@ def run_jobs(
     Args:
         presence: what this process shows to the others of its node.
         control: of its log.
-        counters: told of the jobs.
+        counters, spans: told of the jobs.
 
     Raises:
         StopRequested: the end was asked for while rq ended by itself.
@@ -253,7 +272,7 @@ def run_jobs(
             log_job_description=False,
         )
         worker.presence, worker.stop_signals = presence, stop
-        worker.control, worker.counters = control, counters
+        worker.control, worker.counters, worker.spans = control, counters, spans
         structlog.get_logger().info("worker_started", queue=name)
         with removing_junk(worker.queues[0]):
             worker.work(logging_level="INFO" if debug else "WARNING")
@@ -279,15 +298,25 @@ def main() -> int:
         if config.redis_url is None:
             sys.stderr.write("dfs worker: set REDIS_URL; `make run` does it by itself.\n")
             return 2
-        services = open_services(config, hooks=make_hooks(config))
+        tracing = open_tracing(node_id=config.node_id, database_url=config.database_url)
         try:
-            run_worker(config, config.redis_url, services, stop)
+            serve(config, config.redis_url, stop, tracing)
         finally:
-            services.close()
+            tracing.close()
     except DfsError as error:
         sys.stderr.write(f"dfs worker: {error}\n")
         return 1
     return 0
+
+
+def serve(config: Config, redis_url: str, stop: StopSignals, tracing: Tracing) -> None:
+    """Open the node and run its jobs until SIGTERM or SIGINT. Raises as `open_services`."""
+    hooks = replace(make_hooks(config), on_store=tracing.watch_store, spans=tracing.spans)
+    services = open_services(config, hooks=hooks)
+    try:
+        run_worker(config, redis_url, services, stop, tracing.spans)
+    finally:
+        services.close()
 
 
 def _short_name(function: str) -> str:

@@ -76,6 +76,7 @@ class ProblemSchema(Schema):
     detail = fields.String(required=True)
     code = fields.String(required=True, metadata={"description": "Stable, for programs."})
     request_id = fields.String(required=True)
+    trace_id = fields.String(metadata={"description": "If the node traces requests."})
     errors = fields.Dict(
         keys=fields.String(),
         values=fields.List(fields.String()),

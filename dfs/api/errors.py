@@ -19,6 +19,7 @@ from dfs.api.problems import MEDIA_TYPE, encode_problem
 from dfs.api.responses import Answer
 from dfs.api.streams import BODY_KEY, READ_BYTES
 from dfs.core import errors
+from dfs.core.tracing import TRACE_ID_KEY
 
 log = structlog.get_logger()
 
@@ -99,7 +100,8 @@ def make_problem(
         fields: messages for each offending field.
     """
     request_id = request.environ.get(REQUEST_ID_KEY, "")
-    encoded = encode_problem(status, code, detail, request_id, fields)
+    trace_id = request.environ.get(TRACE_ID_KEY)
+    encoded = encode_problem(status, code, detail, request_id, fields, trace_id=trace_id)
     sent = [("Content-Type", MEDIA_TYPE), *headers]
     if status == 503:
         sent.append(("Retry-After", RETRY_AFTER_S))

@@ -25,6 +25,8 @@ def encode_problem(
     detail: str,
     request_id: str,
     fields: Mapping[str, list[str]] | None = None,
+    *,
+    trace_id: str | None = None,
 ) -> bytes:
     """Return the body of a problem.
 
@@ -32,6 +34,7 @@ def encode_problem(
         code: stable, for programs.
         detail: one sentence for the reader.
         fields: messages for each offending field.
+        trace_id: of the request, if it is traced.
     """
     body: dict[str, Any] = {
         "type": "about:blank",
@@ -41,6 +44,8 @@ def encode_problem(
         "code": code,
         "request_id": request_id,
     }
+    if trace_id is not None:
+        body["trace_id"] = trace_id
     if fields:
         body["errors"] = fields
     # Lone surrogates, which JSON cannot carry, come only from what a client sent in a field's name.

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from flask import Response
-from gunicorn.http.wsgi import Response as GunicornResponse
 from werkzeug.datastructures import Headers
 from werkzeug.http import HTTP_STATUS_CODES
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+CLOSING_KEY = "dfs.close_connection"
+"""The environment has what closes the connection after the answer, if the server offers that."""
 _BODYLESS = (204, 304)
 
 
@@ -60,12 +61,11 @@ class Answer(Response):
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Send the answer.
 
-        That the connection is to be closed has to be told to Gunicorn's response object, whose
-        method `start_response` is, since it drops an application's `Connection` header.
+        Gunicorn drops an application's `Connection` header, so it has to be told otherwise that the
+        connection is to be closed.
         """
-        server = getattr(start_response, "__self__", None)
-        if self._closes and isinstance(server, GunicornResponse):
-            server.force_close()
+        if self._closes and CLOSING_KEY in environ:
+            environ[CLOSING_KEY]()
         if environ["REQUEST_METHOD"] == "HEAD" or self._status_code in _BODYLESS:
             return super().__call__(environ, start_response)
         start_response(self._status, self.headers._list)

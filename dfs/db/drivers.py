@@ -7,30 +7,17 @@ hidden from peewee's own import, and handed over when the first index in Postgre
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from dfs.core.imports import hiding
 
 if TYPE_CHECKING:
     import psycopg
 
 
-@contextmanager
-def _hiding(name: str) -> Iterator[None]:
-    """Have imports of a module fail in the body, unless it is there already."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment] # what Python itself means by that
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
-with _hiding("psycopg"):
+with hiding("psycopg"):
     import peewee
-with _hiding("playhouse.cockroachdb"):  # would import psycopg for what dfs does not use
+with hiding("playhouse.cockroachdb"):  # would import psycopg for what dfs does not use
     import playhouse.migrate  # noqa: F401
 
 

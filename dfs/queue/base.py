@@ -23,6 +23,7 @@ class JobQueue(Protocol):
         *,
         job_id: str,
         timeout_s: int = 600,
+        carried: str | None = None,
     ) -> bool:
         """Ask for a job to be run soon, once, whatever number of callers ask.
 
@@ -31,6 +32,7 @@ class JobQueue(Protocol):
             arguments: its keyword arguments, of JSON types.
             job_id: names this piece of work: ASCII letters, digits, `-` and `_`.
             timeout_s: seconds after which a run of it is broken off.
+            carried: the span that the run belongs to, see `dfs.core.tracing`.
 
         Returns:
             False when a job of that id already waits or runs: there is nothing to add.

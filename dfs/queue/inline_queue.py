@@ -25,6 +25,7 @@ class InlineQueue:
         *,
         job_id: str,
         timeout_s: int = 600,
+        carried: str | None = None,
     ) -> bool:
         """Run the job now. A job that enqueues itself again is told that it already runs."""
         if job_id in self._running:

@@ -22,7 +22,7 @@ from rq.serializers import JSONSerializer
 
 from dfs.core.errors import QueueError
 from dfs.queue.base import JobArguments
-from dfs.queue.checked import CheckedJob
+from dfs.queue.checked import CARRIED, CheckedJob
 from dfs.queue.junk import JUNK_ERRORS, removing_junk
 
 ANSWER_TIMEOUT_S = 0.2
@@ -74,9 +74,12 @@ class RqQueue:
         *,
         job_id: str,
         timeout_s: int = 600,
+        carried: str | None = None,
     ) -> bool:
         """Ask for a job to be run; see `JobQueue.enqueue`. What ended under that id is replaced."""
         name = name_job(self._queue.name, job_id)
+        if carried is not None:
+            arguments = {**(arguments or {}), CARRIED: carried}
         with self._translated_errors():
             if self._add(job, arguments, name, timeout_s):
                 return True

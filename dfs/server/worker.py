@@ -29,6 +29,7 @@ from gunicorn.http.wsgi import create
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from dfs.api.parking import PARKING_KEY, Parked
+from dfs.api.responses import CLOSING_KEY
 from dfs.core.config import load_config
 from dfs.core.ulid import UlidFactory
 from dfs.server.answering import JoiningResponse
@@ -183,6 +184,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         )
         environ["wsgi.multithread"] = True
         environ[PARKING_KEY] = True
+        environ[CLOSING_KEY] = response.force_close
         if isinstance(connection.server, str):  # a socket's path: Gunicorn puts the client's Host
             environ["SERVER_NAME"] = connection.server
         self.nr += 1

@@ -47,7 +47,7 @@ class Batch:
         self.offset += len(encoded)
         return frame
 
-    def report(self, *, lock_wait_s: float, locked_s: float) -> CommitReport:
+    def report(self, *, lock_wait_s: float, locked_s: float, carried: str | None) -> CommitReport:
         """Return what was done, once it is."""
         return CommitReport(
             changes=len(self.tickets),
@@ -57,6 +57,7 @@ class Batch:
             lock_wait_s=lock_wait_s,
             locked_s=locked_s,
             sync_s=self.sync_s,
+            carried=carried,
         )
 
     def is_held(self, held: Collection[str]) -> bool:
@@ -97,6 +98,7 @@ class CommitReport:
         log_bytes: appended.
         lock_wait_s: seconds that the node lock was waited for. locked_s: that it was held.
         sync_s: seconds that the sync of the log took.
+        carried: its span, see `dfs.core.tracing`.
     """
 
     changes: int
@@ -106,6 +108,16 @@ class CommitReport:
     lock_wait_s: float
     locked_s: float
     sync_s: float
+    carried: str | None = None
+
+    def facts(self) -> dict[str, int]:
+        """Return what was committed, for the log and the span."""
+        return {
+            "changes": self.changes,
+            "first_lsn": self.first_lsn,
+            "lsn": self.last_lsn,
+            "log_bytes": self.log_bytes,
+        }
 
 
 OnCommit = Callable[[CommitReport], None]

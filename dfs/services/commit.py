@@ -38,6 +38,7 @@ from dfs.core.errors import (
 )
 from dfs.core.model import Durability, NodeState, StoreState
 from dfs.core.steps import OnStep, ignore_step
+from dfs.core.tracing import NO_SPANS, Spans
 from dfs.db.session import IndexDatabase
 from dfs.db.transaction import IndexTransaction
 from dfs.services.apply import apply
@@ -70,6 +71,7 @@ class Committer:
         on_step: see `dfs.core.steps`.
         on_commit: told of every commit, after it and before those who wait for it; what it raises
             is its leader's own.
+        spans: told of the parts of each commit.
 
     Attributes:
         tickets: the changes that wait.
@@ -88,6 +90,7 @@ class Committer:
         crew: Crew,
         on_step: OnStep = ignore_step,
         on_commit: OnCommit = ignore_report,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._log = log
         self._index = index
@@ -97,6 +100,7 @@ class Committer:
         self._crew = crew
         self._on_step = on_step
         self._on_commit = on_commit
+        self._spans = spans
         self.tickets = TicketQueue(
             crew=crew, lead=self._lead, bytes_max=batch_bytes_max, count_max=batch_count_max
         )
@@ -141,7 +145,8 @@ class Committer:
 
         Durability: nothing yet.
         """
-        ticket = Ticket(command, copies=copies, holders=holders)
+        origin = self._spans.here()
+        ticket = Ticket(command, copies=copies, holders=holders, origin=origin)
         self.tickets.add(ticket)
         self._crew.gathering.arrive()
         return ticket
@@ -162,7 +167,7 @@ class Committer:
                 lock_wait_s = time.perf_counter() - asked_s
                 self._crew.come_back(at_once=True)
                 tickets = self.tickets.take()
-                report = self._commit(tickets, lock_wait_s=lock_wait_s)
+                report = self._trace_commit(tickets, lock_wait_s)
         except BaseException as error:
             tickets = tickets or self.tickets.take()
             for ticket in tickets:
@@ -174,7 +179,17 @@ class Committer:
         finally:
             self.tickets.settle(tickets)
 
-    def _commit(self, tickets: list[Ticket], *, lock_wait_s: float) -> CommitReport | None:
+    def _trace_commit(self, tickets: list[Ticket], lock_wait_s: float) -> CommitReport | None:
+        """Commit, as a part of what the first request does, of which the others are told."""
+        origins = [ticket.origin for ticket in tickets if ticket.origin is not None]
+        lock_wait_ms = 1000 * lock_wait_s
+        with self._spans.span("commit", origins=origins, lock_wait_ms=lock_wait_ms) as span:
+            report = self._commit(tickets, lock_wait_s)
+            if report is not None:
+                span.note(**report.facts())
+            return report
+
+    def _commit(self, tickets: list[Ticket], lock_wait_s: float) -> CommitReport | None:
         """Make the changes of these tickets durable, or tell each why not. Under the node lock.
 
         Returns:
@@ -194,12 +209,14 @@ class Committer:
             index.flush()
             self._on_step("commit.planned")
             append = self._write(batch, index)
-            self._commit_index(index, batch, append)
+            with self._spans.span("commit.index"):
+                self._commit_index(index, batch, append)
             self._on_step("commit.indexed")
         self._log.publish()
         batch.note_durable()
         locked_s = time.perf_counter() - locked_at_s
-        return batch.report(lock_wait_s=lock_wait_s, locked_s=locked_s)
+        carried = self._spans.carry()
+        return batch.report(lock_wait_s=lock_wait_s, locked_s=locked_s, carried=carried)
 
     def _require_writable(self) -> None:
         reason = self._log.control.failure
@@ -291,7 +308,7 @@ class Committer:
         append = self._quorum.append(data, end=end, states=states) if is_synchronous else None
         try:
             self._log.append(data, last_lsn=batch.lsn)
-            with self._crew.giving_way():
+            with self._crew.giving_way(), self._spans.span("commit.sync", log_bytes=len(data)):
                 started = time.perf_counter()
                 self._log.sync()
                 batch.sync_s = time.perf_counter() - started
@@ -316,7 +333,7 @@ class Committer:
         Raises:
             QuorumError: too few have the records; they were taken back everywhere.
         """
-        with self._crew.aside():
+        with self._crew.aside(), self._spans.span("commit.quorum"):
             held, failed = append.wait(batch.is_held)
         failing = [
             note_failure(states[name], error, now_ms=now_ms(), fraction=random.random())  # noqa: S311

@@ -16,6 +16,7 @@ from dfs.core.errors import (
     StoreUnavailableError,
 )
 from dfs.core.model import Blob
+from dfs.core.tracing import NO_SPANS, Spans, in_context
 from dfs.storage.base import BlobReader, BlobStore, StagedBlob
 from dfs.storage.verified import read_verified
 
@@ -55,6 +56,7 @@ class BlobCopier:
         threads: copies several at once: one is written while others are synced and read back.
         on_progress: called after every block.
         publish_lock: held while a blob gets its name; the primary wants the node's lock for it.
+        spans: told of each copy.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class BlobCopier:
         threads: Executor,
         on_progress: Callable[[], None],
         publish_lock: Callable[[], AbstractContextManager[object]] = nullcontext,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._target = target
         self._sources = sources
         self._threads = threads
         self._on_progress = on_progress
         self._publish_lock = publish_lock
+        self._spans = spans
 
     def copy(self, blobs: Sequence[Blob], *, anew: bool = False) -> Copied:
         """Have these blobs whole on the target. One found whole there is left as it is.
@@ -85,11 +89,17 @@ class BlobCopier:
         from its medium.
         """
         copied = Copied()
-        copies = [self._threads.submit(self._copy, blob, copied, anew) for blob in blobs]
+        copy_blob = in_context(self._trace_copy)
+        copies = [self._threads.submit(copy_blob, blob, copied, anew) for blob in blobs]
         wait(copies)
         for copy in copies:
             copy.result()
         return copied
+
+    def _trace_copy(self, blob: Blob, copied: Copied, anew: bool) -> None:
+        store, digest = self._target.name, blob.digest.hex()
+        with self._spans.span("replication.copy", store=store, digest=digest, bytes=blob.size):
+            self._copy(blob, copied, anew)
 
     def _copy(self, blob: Blob, copied: Copied, anew: bool) -> None:
         """Have one blob whole on the target: while it is read back, others are written."""
@@ -123,7 +133,10 @@ class BlobCopier:
 
     def _is_whole(self, blob: Blob) -> bool:
         try:
-            with self._target.open(blob.digest) as reader:
+            with (
+                self._spans.span("replication.verify", store=self._target.name),
+                self._target.open(blob.digest) as reader,
+            ):
                 reader.drop_cache()
                 for _ in _read(reader, blob):
                     self._on_progress()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import structlog
@@ -110,3 +110,15 @@ class Ledger:
             logger.error("debt_not_noted", units=units, error=str(error))
             return False
         return True
+
+
+def take_batch(debts: Sequence[Debt], *, count_max: int, bytes_max: int) -> list[Debt]:
+    """Return the first debts, within these bounds, at least one if there is any."""
+    batch: list[Debt] = []
+    bytes_left = bytes_max
+    for debt in debts[:count_max]:
+        bytes_left -= debt.size
+        if batch and bytes_left < 0:
+            break
+        batch.append(debt)
+    return batch

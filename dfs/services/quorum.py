@@ -19,6 +19,7 @@ from dfs.core.clock import now_ms
 from dfs.core.errors import DfsError, StoreUnavailableError
 from dfs.core.filelock import FileLock
 from dfs.core.model import Blob, BlobKind, DebtKind, StoreState
+from dfs.core.tracing import NO_SPANS, Spans, in_context
 from dfs.db.repository import IndexRepository
 from dfs.services.apply import REMOVAL_DELAY_MS
 from dfs.services.batch import quorum_error
@@ -79,6 +80,7 @@ class Quorum:
         locks: as for `Replication`.
         threads: for short pieces of work that wait for nothing but disks.
         timeout_s: how long a quorum is waited for.
+        spans: told of each copy.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class Quorum:
         locks: Mapping[str, FileLock],
         threads: Executor,
         timeout_s: float,
+        spans: Spans = NO_SPANS,
     ) -> None:
+        self._spans = spans
         self._log = log
         self._index = index
         self._ledger = ledger
@@ -99,7 +103,7 @@ class Quorum:
         self._locks = locks
         self._threads = threads
         self._timeout_s = timeout_s
-        self._shipper = LogShipper(log=log)
+        self._shipper = LogShipper(log=log, spans=spans)
         # One thread a replica: what is appended to it is appended in order.
         self._appenders = {
             name: ThreadPoolExecutor(1, thread_name_prefix=f"append-{name}")
@@ -143,7 +147,7 @@ class Quorum:
         unknown = {digest for digest in digests if self._index.find_blob(digest) is None}
         states = self._index.store_states()
         futures = {
-            name: self._copiers[name].submit(self._copy, store, staged, unknown)
+            name: self._copiers[name].submit(in_context(self._copy), store, staged, unknown)
             for name, store in self._stores.replicas.items()
             if _is_fit(states.get(name)) and name not in removing
         }
@@ -190,6 +194,7 @@ class Quorum:
                 threads=self._threads,
                 on_progress=lambda: None,
                 publish_lock=copying_gate(self._log.path, store.name).passing,
+                spans=self._spans,
             )
             for error in copier.copy([blob], anew=blob.digest in unknown).failed.values():
                 raise error
@@ -227,7 +232,12 @@ class Quorum:
             state = states[name]
             known = position_of(state)
             futures[name] = self._appenders[name].submit(
-                self._append, self._stores.replicas[name], known, begin, data, deadline_s
+                in_context(self._append),
+                self._stores.replicas[name],
+                known,
+                begin,
+                data,
+                deadline_s,
             )
             begun_s, last = self._appending.get(name, (0.0, None))
             if last is None or last.done():

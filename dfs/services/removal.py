@@ -24,6 +24,7 @@ from dfs.core.clock import now_ms
 from dfs.core.filelock import FileLock
 from dfs.core.model import BlobKind, Debt, DebtKind
 from dfs.core.steps import OnStep, ignore_step
+from dfs.core.tracing import in_context
 from dfs.db.transaction import IndexTransaction
 from dfs.services.ledger import Ledger
 from dfs.services.stores import Stores
@@ -87,7 +88,7 @@ class BlobRemover:
         with self._locks[store.name].hold(timeout_s=0) as held:
             begun = self._begin(store.name, debts) if held else []
             self._on_step("removal.begun")
-            for _ in threads.map(store.remove, [debt.unit for debt in begun]):
+            for _ in threads.map(in_context(store.remove), [debt.unit for debt in begun]):
                 on_progress()
             self._on_step("removal.removed")
             if begun:

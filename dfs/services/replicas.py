@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from dfs.core.clock import now_ms
 from dfs.core.errors import DfsError, QueueError, StorageError, StoreUnavailableError
 from dfs.core.model import DebtSummary, StoreState
+from dfs.core.tracing import NO_SPANS, Spans
 from dfs.db.repository import IndexRepository
 from dfs.queue.base import JobQueue
 from dfs.services.breaker import find_breaker
@@ -85,6 +86,7 @@ class Replicas:
         locations: by name of the store: its path or URL, as it was set.
         queue: None if there is none, and so nobody who works in the background.
         start_scrub: see `Scrub.start`.
+        spans: the jobs belong to the one in which they are asked for.
     """
 
     def __init__(
@@ -97,7 +99,9 @@ class Replicas:
         locations: Mapping[str, str],
         queue: JobQueue | None,
         start_scrub: Callable[[str], bool],
+        spans: Spans = NO_SPANS,
     ) -> None:
+        self._spans = spans
         self._log = log
         self._index = index
         self._ledger = ledger
@@ -210,7 +214,7 @@ class Replicas:
         asked_at_ms, end = now_ms(), self._log.position
         self._end_pauses(names)
         for store in names:
-            REPLICATE.enqueue(queue, store)
+            REPLICATE.enqueue(queue, store, carried=self._spans.carry())
         return SyncReport(
             jobs=tuple(map(REPLICATE.id_of, names)),
             is_done=self._await(lambda: self._is_paid(names, asked_at_ms, end), wait_s),
@@ -249,7 +253,7 @@ class Replicas:
                     raise
                 faults[store] = error.message
         for store in begun:
-            SCRUB.enqueue(queue, store)
+            SCRUB.enqueue(queue, store, carried=self._spans.carry())
         return ScrubStart(
             jobs=tuple(map(SCRUB.id_of, begun)),
             faults=faults,

@@ -28,13 +28,14 @@ from dfs.core.errors import (
 )
 from dfs.core.filelock import FileLock
 from dfs.core.model import REMOVALS, BlobKind, Debt, DebtKind, StoreState
+from dfs.core.tracing import NO_SPANS, Spans
 from dfs.db.repository import IndexRepository
 from dfs.services.adoption import adopt
 from dfs.services.breaker import note_failure, note_success
 from dfs.services.copying import BlobCopier
 from dfs.services.damage import DamageBook
 from dfs.services.dropping import SegmentDropper
-from dfs.services.ledger import Ledger
+from dfs.services.ledger import Ledger, take_batch
 from dfs.services.removal import BlobRemover
 from dfs.services.shipping import NOWHERE, LogShipper, advance, position_of
 from dfs.services.stores import ReplicaStore, Stores, copying_gate
@@ -85,6 +86,7 @@ class Replication:
         mend_segment: has a segment of this node's own log whole again, or raises DfsError.
         locks: by name of the replica; held while its segments are changed.
         turns: gives up a store that hangs.
+        spans: told of what is shipped and copied.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Replication:
         dropper: SegmentDropper,
         locks: dict[str, FileLock],
         turns: Turns,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._log = log
         self._index = index
@@ -112,8 +115,9 @@ class Replication:
         self._remover = remover
         self._dropper = dropper
         self._locks = locks
-        self._shipper = LogShipper(log=log)
+        self._shipper = LogShipper(log=log, spans=spans)
         self._turns = turns
+        self._spans = spans
 
     def adopt_new(self) -> None:
         """Take in stores that the index does not know yet; forget those no longer in the settings.
@@ -286,7 +290,7 @@ class Replication:
             (debts paid, whether any is left that can be worked on at once).
         """
         due = self._index.due_debts(store.name, now_ms=now_ms(), limit=BATCH_COUNT_MAX + 1)
-        batch = _take_batch(due)
+        batch = take_batch(due, count_max=BATCH_COUNT_MAX, bytes_max=BATCH_BYTES_MAX)
         if not batch:
             return 0, False
         removals = [debt for debt in batch if debt.kind in REMOVALS]
@@ -316,6 +320,7 @@ class Replication:
             threads=threads,
             on_progress=turn.note_progress,
             publish_lock=self._log.lock if store is self._stores.primary else nullcontext,
+            spans=self._spans,
         )
         with copying_gate(self._log.path, store.name).passing():
             copied = copier.copy([blob for blob in blobs.values() if blob.digest not in going])
@@ -384,15 +389,3 @@ class Replication:
             changed = change(known)
             if changed != known:
                 index.put_store_state(changed)
-
-
-def _take_batch(debts: Sequence[Debt]) -> list[Debt]:
-    """Return the first debts, within the bounds of a batch, at least one if there is any."""
-    batch: list[Debt] = []
-    bytes_left = BATCH_BYTES_MAX
-    for debt in debts[:BATCH_COUNT_MAX]:
-        bytes_left -= debt.size
-        if batch and bytes_left < 0:
-            break
-        batch.append(debt)
-    return batch

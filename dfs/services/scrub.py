@@ -17,6 +17,7 @@ import structlog
 from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, StorageError
 from dfs.core.model import BLOCK_BYTES, DebtKind, ScrubState, StoreState
+from dfs.core.tracing import NO_SPANS, Spans
 from dfs.db.repository import IndexRepository
 from dfs.db.transaction import IndexTransaction
 from dfs.services.breaker import Breaker, find_breaker
@@ -94,6 +95,7 @@ class Scrub:
     Args:
         bytes_per_s: for each store; 0: none is ever read.
         interval_s: from the beginning of one run to that of the next.
+        spans: told of each slice.
     """
 
     def __init__(
@@ -106,7 +108,9 @@ class Scrub:
         stores: Stores,
         bytes_per_s: int,
         interval_s: float,
+        spans: Spans = NO_SPANS,
     ) -> None:
+        self._spans = spans
         self._survey = survey
         self._quarantine = quarantine
         self._index = index
@@ -217,7 +221,9 @@ class Scrub:
         else:
             steps = walk.steps
         try:
-            self._read(steps, part, budget_s, on_progress)
+            with self._spans.span("replication.scrub", store=store.name) as span:
+                self._read(steps, part, budget_s, on_progress)
+                span.note(bytes=part.read_bytes, damaged=part.damaged)
         except StorageError:
             with suppress(StorageError):
                 self._survey.require_same(store)  # else the place is not to blame

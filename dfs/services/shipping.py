@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from dfs.core.durable import storage_error
 from dfs.core.errors import BlobMissingError, StoreUnavailableError
 from dfs.core.model import StoreState
+from dfs.core.tracing import NO_SPANS, Spans
+from dfs.services.stores import ReplicaStore
 from dfs.storage.base import KeepsSegments
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Flag
@@ -49,12 +51,17 @@ class Shipped:
 
 
 class LogShipper:
-    """Copies the log of this node to stores. Holds nothing between two calls."""
+    """Copies the log of this node to stores. Holds nothing between two calls.
 
-    def __init__(self, *, log: WriteAheadLog) -> None:
+    Args:
+        spans: told of each call.
+    """
+
+    def __init__(self, *, log: WriteAheadLog, spans: Spans = NO_SPANS) -> None:
         self._log = log
+        self._spans = spans
 
-    def ship(self, store: KeepsSegments, position: LogPosition, *, bytes_max: int) -> Shipped:
+    def ship(self, store: ReplicaStore, position: LogPosition, *, bytes_max: int) -> Shipped:
         """Copy the next part of the log, every record checked, every copy read back.
 
         What the store has already, and is the same, is left as it is. For one caller at a time.
@@ -70,6 +77,12 @@ class LogShipper:
 
         Durability: everything up to the position reached is durable on the store.
         """
+        with self._spans.span("replication.ship", store=store.name) as span:
+            shipped = self._ship(store, position, bytes_max)
+            span.note(bytes=shipped.bytes, lsn=shipped.position.lsn)
+            return shipped
+
+    def _ship(self, store: ReplicaStore, position: LogPosition, bytes_max: int) -> Shipped:
         end = self._log.position
         if (position.segment_id, position.offset) > (end.segment_id, end.offset):
             position = NOWHERE  # of another life of the log

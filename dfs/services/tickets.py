@@ -49,6 +49,7 @@ class Ticket:
         is_settled: it is known what became of it.
         sleeper: the thread that sleeps until then, if any does. is_leader: it is to lead instead.
         on_settled: called then, if anything is to be.
+        origin: the span that asks for the change, see `dfs.core.tracing`.
     """
 
     __slots__ = (
@@ -62,16 +63,23 @@ class Ticket:
         "log_bytes_max",
         "lsn",
         "on_settled",
+        "origin",
         "sleeper",
         "stores",
     )
 
     def __init__(
-        self, command: Command, *, copies: int = 1, holders: Holders | None = None
+        self,
+        command: Command,
+        *,
+        copies: int = 1,
+        holders: Holders | None = None,
+        origin: object | None = None,
     ) -> None:
         self.command = command
         self.copies = copies
         self.holders = holders
+        self.origin = origin
         self.log_bytes_max = command.log_bytes_max
         self.stores: tuple[str, ...] = ()
         self.lsn = 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+
+from dfs.core.tracing import in_context
 
 Result = TypeVar("Result")
 
@@ -22,9 +23,7 @@ class Turn(Generic[Result]):
         self._report: Result | None = None
         self._error: BaseException | None = None
         self._progress_s = time.monotonic()
-        self._thread = threading.Thread(
-            target=contextvars.copy_context().run, args=(self._run,), daemon=True, name="turn"
-        )
+        self._thread = threading.Thread(target=in_context(self._run), daemon=True, name="turn")
         self._thread.start()
 
     def is_running(self) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http.errors import InvalidResponseHeader
 
-from dfs.api.responses import Answer
+from dfs.api.responses import CLOSING_KEY, Answer
 from dfs.server.answering import JOINED_BYTES_MAX, JoiningResponse
 
 
@@ -31,7 +31,8 @@ def send(answer: Answer, method: str = "GET") -> tuple[list[bytes], JoiningRespo
     sock = CountingSocket()
     req = SimpleNamespace(method=method, version=(1, 1), headers=[], should_close=lambda: False)
     response = JoiningResponse(req, sock, Config())
-    body = answer({"REQUEST_METHOD": method}, response.start_response)
+    environ = {"REQUEST_METHOD": method, CLOSING_KEY: response.force_close}
+    body = answer(environ, response.start_response)
     for piece in body:
         response.write(piece)
     response.close()

@@ -50,6 +50,8 @@ def test_layers_of_the_program_are_kept() -> None:
         ("dfs/wiring.py", "import workers", "Imports go downwards only"),
         ("dfs/services/commit.py", "import dfs.telemetry", "Metrics are set up from above"),
         ("dfs/telemetry/metrics.py", "import dfs.services", "uses nothing of dfs but dfs.core"),
+        ("dfs/services/commit.py", "import opentelemetry.trace", "OpenTelemetry only in"),
+        ("workers/run.py", "import opentelemetry.sdk.trace", "OpenTelemetry only in"),
         ("dfs/services/files.py", "import peewee", "Databases only in dfs.db"),
         ("workers/jobs.py", "import sqlite3", "Databases only in dfs.db"),
         ("dfs/services/files.py", "import redis", "rq and redis only in dfs.queue"),

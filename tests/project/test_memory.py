@@ -52,8 +52,9 @@ def arenas_of(pid: int) -> list[str]:
 @pytest.mark.parametrize(
     ("module", "spared"),
     [
-        ("dfs.app", {"psycopg", "obstore"}),
-        ("workers.run", {"psycopg", "obstore", "flask"}),
+        ("dfs.app", {"psycopg", "obstore", "opentelemetry"}),
+        ("workers.run", {"psycopg", "obstore", "flask", "opentelemetry"}),
+        ("workers.scheduler", {"psycopg", "obstore", "flask", "opentelemetry"}),
         ("workers.scheduler", {"psycopg", "obstore", "flask", "peewee", "prometheus_client"}),
         ("scripts.run", {"psycopg", "obstore", "flask", "redis", "valkey", "urllib3", "peewee"}),
     ],

@@ -5,13 +5,21 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from importlib.metadata import packages_distributions
+from collections.abc import Mapping
+from importlib.metadata import files, packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ("dfs", "workers", "scripts")
-THROUGH_ANOTHER = {"werkzeug", "webargs", "prometheus-client", "botocore"}
-"""Imported, and brought by flask, flask-smorest, the exporter and boto3, which decide on theirs."""
+THROUGH_ANOTHER = {
+    "werkzeug",  # by flask
+    "webargs",  # by flask-smorest
+    "prometheus-client",  # by the exporter
+    "botocore",  # by boto3
+    "opentelemetry-proto",  # by the exporter of OTLP
+    "opentelemetry-instrumentation",  # by the instrumentations
+}
+"""Imported, and brought by others, which decide on theirs."""
 NEEDED_UNIMPORTED = {
     "hiredis",  # redis uses it by itself: replies parsed in C
     "six",  # rq-dashboard uses it
@@ -38,13 +46,27 @@ def imported_packages(*folders: str) -> set[str]:
     for path in [*files, ROOT / "wsgi.py", ROOT / "gunicorn.conf.py"]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                modules |= {alias.name.partition(".")[0] for alias in node.names}
+                modules |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                modules.add(node.module.partition(".")[0])
+                modules.add(node.module)
     own = {*PROGRAM, "tests", "bench", "torture", "_typeshed"}
-    foreign = modules - sys.stdlib_module_names - own
+    spared = sys.stdlib_module_names | own
     known = packages_distributions()
-    return {re.sub(r"[._]", "-", known[module][0]).lower() for module in foreign}
+    return {
+        re.sub(r"[._]", "-", find_owner(module, known)).lower()
+        for module in modules
+        if module.partition(".")[0] not in spared
+    }
+
+
+def find_owner(module: str, known: Mapping[str, list[str]]) -> str:
+    """Return the distribution that a module is of; several may share the first part of a name."""
+    owners = sorted(set(known[module.partition(".")[0]]))
+    if len(owners) == 1:
+        return owners[0]
+    path = module.replace(".", "/")
+    wanted = {f"{path}.py", f"{path}/__init__.py"}
+    return next(name for name in owners if wanted & set(map(str, files(name) or ())))
 
 
 def test_requirements_cover_what_is_imported() -> None:

@@ -29,6 +29,7 @@ from workers.run import NodeWorker, StopSignals
 from workers.schedule import periodic_jobs
 
 GOOD = f"{__name__}.note_call"
+SPAN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 called: list[str] = []
 
 
@@ -135,6 +136,41 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "unknown status": {"data": FINE, "status": "happy"},
     "no date": {"data": FINE, "created_at": "yesterday"},
 }
+
+
+CARRIED = {
+    "good": (SPAN, SPAN),
+    "none": (None, None),
+    "empty": ("", None),
+    "junk": ("00-junk", None),
+    "another version": (f"ff{SPAN[2:]}", None),
+    "a line more": (f"{SPAN}\n", None),
+    "long": (SPAN * 40, None),
+    "number": (7, None),
+    "nested": ({"traceparent": SPAN}, None),
+}
+
+
+@pytest.mark.parametrize("what", CARRIED)
+def test_job_tells_the_span_that_it_belongs_to_and_junk_is_ignored(
+    redis: Redis, worker: NodeWorker, what: str
+) -> None:
+    """The job runs in any case, and never gets what is carried with it."""
+    carried, expected = CARRIED[what]
+    plant(redis, {"data": call(GOOD, {"traceparent": carried})})
+    job = CheckedJob.fetch("planted", connection=redis, serializer=JSONSerializer)
+    assert (job.carried, job.kwargs) == (expected, {})
+    worker.work(burst=True)
+    assert called == ["good"]
+
+
+def test_enqueued_job_carries_the_span(redis: Redis, redis_server: RedisServer) -> None:
+    """What is given with a job is with it when it is read, and not among its arguments."""
+    queue = RqQueue(url=redis_server.url, name="test")
+    REPLICATE.enqueue(queue, "primary", carried=SPAN)
+    queue.close()
+    job = CheckedJob.fetch("test_replicate-primary", connection=redis, serializer=JSONSerializer)
+    assert (job.carried, job.kwargs) == (SPAN, {"store": "primary"})
 
 
 @pytest.mark.parametrize("what", HOSTILE)
