@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 from honcho.environ import parse_procfile
 
+from dfs.core.address import own_address
 from dfs.core.config import Config, load_config
 from dfs.core.errors import ConfigError
 from dfs.core.modes import keep_files_private
@@ -159,8 +160,7 @@ def start_queue(run_path: Path) -> tuple[Part, str]:
 def node_url(config: Config, port: int) -> str:
     """Return the address under which a browser on this machine finds the node."""
     scheme = "http" if config.tls_cert_path is None else "https"
-    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-    host = anywhere.get(config.host, config.host)
+    host = own_address(config.host)
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 

@@ -20,9 +20,6 @@ from rq.job import JobStatus
 from dfs.core.durable import storage_error
 from dfs.core.filelock import FileLock
 
-PRESENCE_NAME = "workers"
-"""Of the directory of these files, below DFS_RUN_PATH."""
-
 
 class Presence:
     """The sign that this process lives, for the other worker processes of its node.

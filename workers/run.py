@@ -34,6 +34,7 @@ from dfs.core.errors import DfsError
 from dfs.core.filelock import FileLock
 from dfs.core.logging import configure_logging, configure_stdlib_logging, style_of
 from dfs.core.modes import keep_files_private
+from dfs.core.signs import SCHEDULER_NAME, WORKERS_NAME
 from dfs.core.tracing import NO_SPANS, Spans
 from dfs.counting import count_events, name_stores
 from dfs.queue.checked import CALLS, CheckedJob
@@ -47,9 +48,9 @@ from dfs.telemetry.stores import StoreCounters
 from dfs.telemetry.tracing import Tracing, open_tracing
 from dfs.wal.control import REMOVED_REASON, ControlFile
 from dfs.wiring import Services, open_services
-from workers.abandoned import PRESENCE_NAME, Presence, drop_abandoned, showing_presence
+from workers.abandoned import Presence, drop_abandoned, showing_presence
 from workers.jobs import jobs_use
-from workers.schedule import LOCK_NAME, Schedule, has_no_scheduler, periodic_jobs
+from workers.schedule import Schedule, has_no_scheduler, periodic_jobs
 
 MAINTENANCE_INTERVAL_S = 60
 CONNECT_TIMEOUT_S = 5
@@ -205,14 +206,14 @@ def run_worker(
         tmp_age_s=config.tmp_age_s, stores=[store.name for store in services.stores.all()]
     )
     counters = JobCounters(registry=CollectorRegistry(), jobs=map(_short_name, CALLS))
-    lock = FileLock(config.run_path / LOCK_NAME)
+    lock = FileLock(config.run_path / SCHEDULER_NAME)
     schedule = Schedule(queue=services.queue, jobs=jobs, is_ours=partial(has_no_scheduler, lock))
     schedule.start()
     try:
         with (
             suppress(StopRequested),
             jobs_use(services),
-            showing_presence(config.run_path / PRESENCE_NAME) as presence,
+            showing_presence(config.run_path / WORKERS_NAME) as presence,
         ):
             pause_s = PAUSE_S
             started_s = time.monotonic()

@@ -22,8 +22,6 @@ from dfs.core.filelock import FileLock
 from dfs.queue.base import JobArguments, JobQueue
 from dfs.services.hints import REPLICATE, SCRUB
 
-LOCK_NAME = "scheduler.lock"
-"""In DFS_RUN_PATH: held by the scheduler process as long as it lives."""
 SWEEP_INTERVAL_S_MAX = 3600
 REPLICATE_INTERVAL_S = 2.0
 """What a lost hint costs at most."""

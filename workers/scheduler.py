@@ -21,9 +21,10 @@ from dfs.core.errors import DfsError, StorageError
 from dfs.core.filelock import FileLock
 from dfs.core.logging import configure_logging, configure_stdlib_logging, style_of
 from dfs.core.modes import keep_files_private
+from dfs.core.signs import SCHEDULER_NAME
 from dfs.queue.rq_queue import RqQueue, queue_name
 from dfs.storage.identity import read_identity
-from workers.schedule import LOCK_NAME, Schedule, periodic_jobs
+from workers.schedule import Schedule, periodic_jobs
 
 LOOK_INTERVAL_S = 1.0
 
@@ -38,7 +39,7 @@ def run_scheduler(config: Config, redis_url: str, stop: threading.Event) -> None
         config.run_path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, path=config.run_path) from error
-    lock = FileLock(config.run_path / LOCK_NAME)
+    lock = FileLock(config.run_path / SCHEDULER_NAME)
     is_waiting = False
     try:
         while not stop.is_set():

@@ -22,6 +22,12 @@ def is_loopback(host: str) -> bool:
     return address.is_loopback
 
 
+def own_address(host: str) -> str:
+    """Return the address at which this machine finds what listens on `host`."""
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    return anywhere.get(host, host)
+
+
 def network_of(address: str) -> str:
     """Return what one client can hardly change of its address: of IPv6, the upper half."""
     if ":" not in address:

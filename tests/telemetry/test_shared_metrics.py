@@ -7,6 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from dfs.telemetry.files import list_pids, remove_dead_files
+
 ROOT = Path(__file__).resolve().parents[2]
 
 COUNT = """
@@ -44,6 +50,19 @@ for number in range(SERIES_MAX + 100):
 for kind, file in files.items():
     assert file.stat().st_size == FILE_BYTES[kind], f"{kind} grew"
 assert set(files.values()) == set(files["counter"].parent.glob("*.db"))
+"""
+
+JOIN = """
+import sys
+from pathlib import Path
+from prometheus_client import CollectorRegistry, Counter
+from dfs.telemetry import files
+
+files._NAMESPACE_PATH = Path(sys.argv[2])
+files.join_metrics(Path(sys.argv[1]), ("counter",))
+Counter("joined", "test", registry=CollectorRegistry()).inc(7)
+print("counted", flush=True)
+sys.stdin.read()
 """
 
 
@@ -93,3 +112,30 @@ def test_metrics_without_directory_are_counted_in_memory(tmp_path: Path) -> None
     result = run_python(COUNT, tmp_path / "absent")
     assert "metrics_not_shared" in result.stdout, result.stderr
     assert 'flask_http_request_total{method="GET",status="200",url_rule="/a"} 1.0' in result.stdout
+
+
+@pytest.mark.parametrize("is_near", [True, False])
+def test_metrics_of_a_worker_in_its_own_container_count_as_long_as_it_lives(
+    tmp_path: Path, is_near: bool
+) -> None:
+    """Its process id means nothing to the web server, which must not take it for a dead one."""
+    namespace = "/proc/self/ns/pid" if is_near else str(tmp_path)
+    shared = tmp_path / "shared"
+    command = [sys.executable, "-c", JOIN, str(shared), namespace]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "counted\n"
+        remove_dead_files(shared)
+        (file,) = shared.iterdir()
+        assert (worker.pid in list_pids(shared)) == is_near
+        collector = MultiProcessCollector(CollectorRegistry(), path=str(shared))
+        assert [(m.name, m.samples[0].value) for m in collector.collect()] == [("joined", 7.0)]
+        worker.kill()
+    # Somebody here may have the id that it had there.
+    file.rename(
+        file.with_name(file.name.replace(str(worker.pid), "1" if not is_near else "9999999"))
+    )
+    remove_dead_files(shared)
+    assert list(shared.iterdir()) == []
