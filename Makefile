@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run worker scheduler key up down format lint types arch test test-unit \
 	test-contract test-crash test-integration audit check torture bench scaling soak peers damage model siege truth \
-	wal-golden tables constraints clean
+	image-check deploy-check wal-golden tables constraints clean
 
 help: ## List these tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -115,6 +115,14 @@ damage: setup-dev ## Damage every file of a node in every way and see what comes
 
 model: setup-dev ## Try all interleavings, crash points and power cuts, two crashes in a row; hours
 	@$(BIN)/python -m tests.model
+
+image-check: setup-dev ## Take the Dockerfile's steps without an engine, and run the node in it; root, debootstrap
+	@$(BIN)/python -m deploy.check
+
+deploy-check: setup-dev ## Hold Dockerfile, compose file, manifests and units against their own tools
+	@$(PYTHON) -m venv build/deploy-check && build/deploy-check/bin/pip install --quiet \
+	  --disable-pip-version-check --requirement deploy/check/requirements.txt
+	@$(BIN)/python -m deploy.check.tools build/deploy-check
 
 siege: setup-dev ## Besiege a node: slow clients, 10,000 that go away, 100,000 damaged requests; minutes
 	@$(BIN)/python -m tests.hostile.siege

@@ -49,7 +49,7 @@ def imported_packages(*folders: str) -> set[str]:
                 modules |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules.add(node.module)
-    own = {*PROGRAM, "tests", "bench", "torture", "_typeshed"}
+    own = {*PROGRAM, "tests", "bench", "torture", "deploy", "_typeshed"}
     spared = sys.stdlib_module_names | own
     known = packages_distributions()
     return {
@@ -77,7 +77,7 @@ def test_requirements_cover_what_is_imported() -> None:
 def test_dev_requirements_cover_what_the_tests_import() -> None:
     """`make test` on a fresh machine finds everything that tests, benchmark and torture import."""
     known = requirements().keys() | requirements("requirements-dev.txt").keys()
-    assert imported_packages("tests", "bench", "torture") - THROUGH_ANOTHER <= known
+    assert imported_packages("tests", "bench", "torture", "deploy") - THROUGH_ANOTHER <= known
 
 
 def test_requirements_hold_nothing_unused() -> None:

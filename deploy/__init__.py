@@ -1,0 +1,1 @@
+"""How a node is deployed: docs/deploy.md. What is Python here only checks the rest."""
