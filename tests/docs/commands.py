@@ -11,6 +11,8 @@ from itertools import dropwhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from opentelemetry.sdk import environment_variables
+
 from dfs.api.permissions import NEEDED
 from dfs.core.settings import MORE_REPLICAS, SETTINGS
 from tests.docs.clone import DOCUMENTED_ADDRESS
@@ -122,7 +124,8 @@ def _take_variables(words: list[str]) -> list[str]:
 
 def _is_setting(name: str) -> bool:
     known = {setting.name for setting in SETTINGS} | PLAIN_VARIABLES
-    return name in known or MORE_REPLICAS.fullmatch(name) is not None
+    is_standard = name.startswith("OTEL_") and hasattr(environment_variables, name)
+    return name in known or is_standard or MORE_REPLICAS.fullmatch(name) is not None
 
 
 def _find_make_faults(words: list[str]) -> Iterator[str]:

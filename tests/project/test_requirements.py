@@ -65,8 +65,10 @@ def find_owner(module: str, known: Mapping[str, list[str]]) -> str:
     if len(owners) == 1:
         return owners[0]
     path = module.replace(".", "/")
-    wanted = {f"{path}.py", f"{path}/__init__.py"}
-    return next(name for name in owners if wanted & set(map(str, files(name) or ())))
+    starts = (f"{path}.py", f"{path}/")
+    return next(
+        name for name in owners if any(str(p).startswith(starts) for p in files(name) or ())
+    )
 
 
 def test_requirements_cover_what_is_imported() -> None:
