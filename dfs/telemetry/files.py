@@ -91,6 +91,19 @@ def list_pids(directory: Path) -> set[int]:
     return {int(match[1]) for match in matches if match and match[2] in (None, namespace)}
 
 
+def count_elsewhere(directory: Path) -> int:
+    """Return how many processes live and count that it cannot see: those of other containers."""
+    namespace = _read_namespace()
+    matches = ((path, _FILE_NAME.fullmatch(path.name)) for path in directory.iterdir())
+    return len(
+        {
+            match.groups()
+            for path, match in matches
+            if match and match[2] not in (None, namespace) and is_shown(path)
+        }
+    )
+
+
 def remove_dead_files(directory: Path) -> None:
     """Remove what processes have counted that live no more: another life of the node begins."""
     namespace = _read_namespace()

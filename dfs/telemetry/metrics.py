@@ -20,10 +20,10 @@ from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMet
 
 from dfs.telemetry.commits import CommitMetrics
 from dfs.telemetry.disks import DiskGauges, collect_disks
-from dfs.telemetry.files import MULTIPROCESS_VARIABLE, list_pids
+from dfs.telemetry.files import MULTIPROCESS_VARIABLE, count_elsewhere, list_pids
 from dfs.telemetry.lookup import AllLookups
 from dfs.telemetry.node import NodeGauges, collect_node
-from dfs.telemetry.processes import ProcessGauges, collect_processes, read_processes
+from dfs.telemetry.processes import Processes, collect_processes, read_processes
 from dfs.telemetry.queue import QueueGauges, collect_queue
 from dfs.telemetry.requests import METRICS_PATH, RequestMetrics
 from dfs.telemetry.stores import StoreCounters, StoreGauges, collect_stores
@@ -34,11 +34,13 @@ def _know_nothing() -> None:
     """Return that it is not known."""
 
 
-def find_processes() -> list[ProcessGauges]:
+def find_processes() -> Processes:
     """Return how the processes of this node are: those that share their counts, or only this."""
     directory = os.environ.get(MULTIPROCESS_VARIABLE)
-    pids = () if directory is None else list_pids(Path(directory))
-    return read_processes(pids, own_pid=os.getpid())
+    if directory is None:
+        return Processes(read_processes((), own_pid=os.getpid()))
+    seen = read_processes(list_pids(Path(directory)), own_pid=os.getpid())
+    return Processes(seen, workers_elsewhere=count_elsewhere(Path(directory)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Readers:
     disks: Callable[[], DiskGauges | None] = _know_nothing
     usage: Callable[[], UsageGauges | None] = _know_nothing
     queue: Callable[[], QueueGauges | None] = _know_nothing
-    processes: Callable[[], Sequence[ProcessGauges] | None] = find_processes
+    processes: Callable[[], Processes | None] = find_processes
 
     def lookups(self) -> AllLookups:
         """Return what tells all of it."""

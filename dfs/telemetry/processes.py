@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dfs.telemetry.lookup import Lookup, LookupCollector, Values
 
 PROC_PATH = Path("/proc")
-ROLES = ("master", "web", "worker")
+ROLES = (MASTER, WEB, WORKER) = ("master", "web", "worker")
 _WORKER_WORD, _WEB_WORD = b"workers.run", b"gunicorn"
 
 
@@ -33,6 +33,19 @@ class ProcessGauges:
     started_at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of a node.
+
+    Attributes:
+        seen: those that can be looked at.
+        workers_elsewhere: those that run jobs in another container, of which no more is known.
+    """
+
+    seen: Sequence[ProcessGauges]
+    workers_elsewhere: int = 0
+
+
 def read_processes(pids: Iterable[int], *, own_pid: int) -> list[ProcessGauges]:
     """Return how these processes are, and the masters of those that serve.
 
@@ -45,17 +58,17 @@ def read_processes(pids: Iterable[int], *, own_pid: int) -> list[ProcessGauges]:
     found: dict[int, ProcessGauges] = {}
     masters: set[int] = set()
     for pid in {*pids, own_pid}:
-        role = "web" if pid == own_pid else find_role(pid)
+        role = WEB if pid == own_pid else find_role(pid)
         stat = _read_stat(pid)
         if role is None or stat is None:
             continue
         found[pid] = _describe(pid, role, stat, since_s)
-        if role == "web" and find_role(stat.parent) == "web":
+        if role == WEB and find_role(stat.parent) == WEB:
             masters.add(stat.parent)
     for pid in masters - found.keys():
         stat = _read_stat(pid)
         if stat is not None:
-            found[pid] = _describe(pid, "master", stat, since_s)
+            found[pid] = _describe(pid, MASTER, stat, since_s)
     return [found[pid] for pid in sorted(found)]
 
 
@@ -66,8 +79,8 @@ def find_role(pid: int) -> str | None:
     except OSError:
         return None
     if _WORKER_WORD in command:
-        return "worker"
-    return "web" if _WEB_WORD in command else None
+        return WORKER
+    return WEB if _WEB_WORD in command else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +133,22 @@ def _describe(pid: int, role: str, stat: _Stat, boot_s: float) -> ProcessGauges:
     )
 
 
-_Rows = Sequence[ProcessGauges]
-
-
 def _of_each(
     name: str, text: str, find: Callable[[ProcessGauges], float], *, is_counter: bool = False
-) -> Lookup[_Rows]:
-    def find_values(rows: _Rows) -> Values:
-        return {(row.role, str(row.pid)): float(find(row)) for row in rows}
+) -> Lookup[Processes]:
+    def find_values(found: Processes) -> Values:
+        return {(row.role, str(row.pid)): float(find(row)) for row in found.seen}
 
     return Lookup(name, text, ("role", "pid"), find_values, is_counter)
 
 
-def _count_roles(rows: _Rows) -> Mapping[tuple[str, ...], float]:
-    return {(role,): float(sum(row.role == role for row in rows)) for role in ROLES}
+def _count_roles(found: Processes) -> Values:
+    counts = {role: sum(row.role == role for row in found.seen) for role in ROLES}
+    counts[WORKER] += found.workers_elsewhere
+    return {(role,): float(count) for role, count in counts.items()}
 
 
-_METRICS: tuple[Lookup[_Rows], ...] = (
+_METRICS: tuple[Lookup[Processes], ...] = (
     Lookup(
         "dfs_processes",
         "Processes of the node: its master, those that serve, and those that run jobs",
@@ -168,6 +180,6 @@ _METRICS: tuple[Lookup[_Rows], ...] = (
 )
 
 
-def collect_processes(read: Callable[[], _Rows | None]) -> LookupCollector[_Rows]:
+def collect_processes(read: Callable[[], Processes | None]) -> LookupCollector[Processes]:
     """Return what tells how the processes of the node are."""
     return LookupCollector(read, _METRICS, name="process")

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from dfs.telemetry.catalog import describe_metrics
 from dfs.telemetry.lookup import AllLookups, LookupCollector
 from dfs.telemetry.node import LogGauges, NodeGauges, StartGauges, collect_node
-from dfs.telemetry.processes import collect_processes, read_processes
+from dfs.telemetry.processes import Processes, collect_processes, read_processes
 from dfs.telemetry.queue import JobCounters, QueueGauges, collect_queue
 
 BUILD = {"version": "1.2", "python": "3.11.7"}
@@ -111,14 +111,14 @@ def test_processes_are_told_with_what_they_take() -> None:
     assert 10 << 20 < own.resident_bytes < 4 << 30
     assert own.threads >= 1
     assert own.open_fds > 2
-    registry = register(collect_processes(lambda: rows))
+    registry = register(collect_processes(lambda: Processes(rows, workers_elsewhere=2)))
     labels = {"role": "web", "pid": str(own.pid)}
     assert registry.get_sample_value("dfs_process_cpu_seconds_total", labels) == own.cpu_s
     counts: Sequence[float | None] = [
         registry.get_sample_value("dfs_processes", {"role": role})
         for role in ("master", "web", "worker")
     ]
-    assert counts == [0, 1, 0]
+    assert counts == [0, 1, 2]
 
 
 def test_process_started_when_it_did() -> None:

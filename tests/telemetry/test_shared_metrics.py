@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from dfs.telemetry.files import list_pids, remove_dead_files
+from dfs.telemetry.files import count_elsewhere, list_pids, remove_dead_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,9 +130,11 @@ def test_metrics_of_a_worker_in_its_own_container_count_as_long_as_it_lives(
         remove_dead_files(shared)
         (file,) = shared.iterdir()
         assert (worker.pid in list_pids(shared)) == is_near
+        assert count_elsewhere(shared) == (not is_near)
         collector = MultiProcessCollector(CollectorRegistry(), path=str(shared))
         assert [(m.name, m.samples[0].value) for m in collector.collect()] == [("joined", 7.0)]
         worker.kill()
+    assert count_elsewhere(shared) == 0
     # Somebody here may have the id that it had there.
     file.rename(
         file.with_name(file.name.replace(str(worker.pid), "1" if not is_near else "9999999"))
