@@ -4,6 +4,7 @@
     <!-- errors -->                     the codes of errors, with their status
     <!-- routes -->                     the routes, with what they need and answer
     <!-- metrics -->                    the metrics, with their type and labels
+    <!-- records -->                    the types of records of the log
 
 Each ends with its name and a slash, such as `<!-- /settings -->`. What stands between is replaced.
 """
@@ -25,14 +26,17 @@ from dfs.core.config import load_config
 from dfs.core.errors import InvalidRequestError
 from dfs.core.settings import SETTINGS
 from dfs.telemetry.catalog import describe_metrics
+from dfs.wal.record import STRUCTURES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/settings.md", "docs/metrics.md")
+PAGES = ("README.md", "docs/settings.md", "docs/api.md", "docs/log-format.md", "docs/metrics.md")
+_NAMES = "settings|errors|routes|records|metrics"
 _MARKED = re.compile(
-    r"(?P<begin><!-- (?P<name>settings|errors|routes|metrics)(?P<words>(?: [A-Z0-9_]+)*) -->\n)"
+    rf"(?P<begin><!-- (?P<name>{_NAMES})(?P<words>(?: [A-Z0-9_]+)*) -->\n)"
     r".*?(?P<end><!-- /(?P=name) -->)",
     re.DOTALL,
 )
+_METHODS = frozenset(("delete", "get", "head", "patch", "post", "put"))
 _FIELDS_STATUS = "422 if it names fields, else "
 
 
@@ -77,7 +81,8 @@ def _errors_rows(_: object) -> Iterator[Sequence[str]]:
 def _routes_rows(_: object) -> Iterator[Sequence[str]]:
     yield from _head("route", "what it does", "scope", "answers")
     for path, operations in read_document()["paths"].items():
-        for method, operation in operations.items():
+        for method in sorted(operations.keys() & _METHODS):
+            operation = operations[method]
             needed = re.search(r"Needs the scope (`\w+`)", operation.get("description", ""))
             public = {} in operation["security"]
             scope = needed[1] if needed else "none" if public else "any"
@@ -90,6 +95,15 @@ def _metrics_rows(_: object) -> Iterator[Sequence[str]]:
     for metric in describe_metrics():
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         yield f"`{metric.name}`", metric.kind, labels, metric.text
+
+
+def _records_rows(_: object) -> Iterator[Sequence[str]]:
+    yield from _head("type", "name", "what happened", "fields of meta")
+    for kind, structure in STRUCTURES.items():
+        said = " ".join((structure.__doc__ or "").split("\n\n")[0].split())
+        fields = msgspec.structs.fields(structure)
+        shown = (f"`{field.name}{'' if field.required else '?'}`" for field in fields)
+        yield str(int(kind)), f"`{structure.__name__}`", said, ", ".join(shown)
 
 
 def _head(*names: str) -> Iterator[Sequence[str]]:
@@ -108,6 +122,7 @@ _TABLES: dict[str, Callable[[Iterable[str]], Iterator[Sequence[str]]]] = {
     "errors": _errors_rows,
     "routes": _routes_rows,
     "metrics": _metrics_rows,
+    "records": _records_rows,
 }
 
 

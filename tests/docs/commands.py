@@ -68,11 +68,11 @@ def _leads_away(word: str) -> bool:
 def _read_lines(block: Block) -> Iterator[list[str]]:
     """Yield the words of each line, and of each substitution in it."""
     for step in read_steps(block, DOCUMENTED_ADDRESS):
-        for text in _flatten(step.text):
+        for text in flatten(step.text):
             yield shlex.split(text, comments=True)
 
 
-def _flatten(text: str) -> Iterator[str]:
+def flatten(text: str) -> Iterator[str]:
     """Yield a command without its substitutions, which come after it."""
     inner: list[str] = []
     while (start := text.find("$(")) >= 0:
@@ -84,7 +84,7 @@ def _flatten(text: str) -> Iterator[str]:
         text = f"{text[:start]}SUBSTITUTE{text[end:]}"
     yield text
     for substitution in inner:
-        yield from _flatten(substitution)
+        yield from flatten(substitution)
 
 
 def _split(words: list[str]) -> Iterator[list[str]]:
@@ -163,11 +163,15 @@ def _source(module: str) -> str:
 def _is_route(path: str) -> bool:
     """Tell whether dfs has this path; parts of it may be variables of the shell."""
     parts = urlsplit(path).path.split("/")
-    return path in ("", "/") or any(
-        len(parts) == len(rule.split("/"))
-        and all(
-            given == part or part.startswith("<")
-            for given, part in zip(parts, rule.split("/"), strict=True)
+    return (
+        path in ("", "/")
+        or path.startswith("$")
+        or any(
+            len(parts) == len(rule.split("/"))
+            and all(
+                given == part or part.startswith("<")
+                for given, part in zip(parts, rule.split("/"), strict=True)
+            )
+            for rule in NEEDED
         )
-        for rule in NEEDED
     )
