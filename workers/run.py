@@ -116,10 +116,9 @@ class NodeWorker(SimpleWorker):
         name = _short_name(str(job.func_name))
         started_s = time.monotonic()
         is_done = False
-        with bound_contextvars(job=name, job_id=job.id):
+        with bound_contextvars(job=name, job_id=job.id), self._span(job, name):
             try:
-                with self._span(job, name):
-                    is_done = super().perform_job(job, queue, execution)
+                is_done = super().perform_job(job, queue, execution)
             finally:
                 duration_s = time.monotonic() - started_s
                 self.counters.observe_job(name, duration_s=duration_s, has_failed=not is_done)

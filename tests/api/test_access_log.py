@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.contextvars import merge_contextvars
+from structlog.contextvars import clear_contextvars, merge_contextvars
 from structlog.testing import capture_logs
 
+from dfs.core.errors import DfsError
 from tests.api.conftest import MakeApp
 from tests.api.keys import basic, bearer_of, make_key
-from tests.api.test_parking import LARGE, Parking
+from tests.api.test_parking import LARGE, Parking, finish
 
 Events = list[Any]
 
@@ -151,3 +153,22 @@ def test_commits_are_told_of_when_all_is_to_be(make_app: MakeApp) -> None:
     assert told["log_bytes"] > 0
     assert told["sync_ms"] > 0
     assert told["lock_wait_ms"] >= 0
+
+
+def test_events_of_a_streamed_answer_name_its_request(make_app: MakeApp, tmp_path: Path) -> None:
+    """What is logged while a body is sent, long after the view has returned, is of its request."""
+    parking = Parking(make_app())
+    parked = parking.upload(b"x" * (3 << 20), "a")
+    parking.crew.do_chore()
+    finish(parked)
+    file_id = parking.headers["Location"].rpartition("/")[2]
+    (blob,) = [path for path in (tmp_path / "primary" / "blobs").rglob("*") if path.is_file()]
+    with blob.open("r+b") as file:
+        file.seek(2 << 20)
+        file.write(b"damage")
+    body: Any = parking.ask("GET", f"/download/{file_id}", HTTP_X_REQUEST_ID="mine")
+    clear_contextvars()  # as in a thread that serves something else
+    with capture_logs(processors=[merge_contextvars]) as events, pytest.raises(DfsError):
+        list(body)
+    told = {event["event"]: event.get("request_id") for event in events}
+    assert (told["damage_found"], told["download_cut"]) == ("mine", "mine")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.integration
 BEFORE_ANY_EXPORT = "600000"
 """Milliseconds between exports: so only the end of a process sends what it has."""
 UPLOADS = 6
+CROWD = range(100, 116)
 WHOLE = {
     "POST /upload",
     "store.write",
@@ -48,6 +51,22 @@ def upload(node: RunningNode, number: int) -> None:
     assert (status, json.loads(synced)["done"]) == (202, True)
 
 
+def upload_at_once(node: RunningNode, numbers: Sequence[int]) -> None:
+    """Store small files from as many clients at the same time, each with a trace of its own."""
+
+    def store(number: int) -> int:
+        headers = {"traceparent": f"00-{number:032x}-{number:016x}-01"}
+        path = f"{node.url}/upload?name=hush-{number}"
+        status: int = clients.request("POST", path, body=b"x" * number, headers=headers).status
+        return status
+
+    with (
+        urllib3.PoolManager(maxsize=len(numbers), retries=False, timeout=20) as clients,
+        ThreadPoolExecutor(len(numbers)) as threads,
+    ):
+        assert set(threads.map(store, numbers)) == {201}
+
+
 def refuse_early(node: RunningNode) -> bytes:
     """Return the answer to an upload whose body, still to come, is not worth receiving."""
     address = urlsplit(node.url)
@@ -69,10 +88,12 @@ def test_node_makes_one_trace_from_upload_to_replica(tmp_path: Path) -> None:
             "OTEL_BSP_SCHEDULE_DELAY": BEFORE_ANY_EXPORT,
             "OTEL_SERVICE_NAME": "dfs-test",
             "DFS_ACCESS_LOG": "on",
+            "DFS_LOG_LEVEL": "debug",
         }
         with running_node(tmp_path, **settings) as node:
             for number in range(1, UPLOADS + 1):
                 upload(node, number)
+            upload_at_once(node, CROWD)
             refusal = refuse_early(node)
             status, output = node.end(signal.SIGTERM)
     assert status == 0
@@ -83,9 +104,20 @@ def test_node_makes_one_trace_from_upload_to_replica(tmp_path: Path) -> None:
     whole = [spans for spans in traces if {span.name for span in spans} >= WHOLE]
     assert whole, [sorted({span.name for span in spans}) for spans in traces]
     assert_connected(whole[0])
+    assert_told(output, whole[0][0].trace_id)
+    for number in CROWD:
+        (request,) = [s for s in spans_of(collector.spans, number) if s.name == "POST /upload"]
+        assert request.parent_id == f"{number:016x}"
     assert any("redis" in str(span.attributes) for span in whole[0])
     assert {span.resource["service.name"] for span in collector.spans} == {"dfs-test"}
     assert "hush" not in repr(collector.spans) + output
+
+
+def assert_told(output: str, trace_id: str) -> None:
+    """Check that the logs of the request and of its job name the trace."""
+    events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    told = {event["event"] for event in events if event.get("trace_id") == trace_id}
+    assert {"request", "job_ended"} <= told
 
 
 def spans_of(spans: list[TakenSpan], number: int) -> list[TakenSpan]:

@@ -13,17 +13,21 @@ import pytest
 import structlog
 from flask import Flask
 from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
+from redis import Redis
+from rq.serializers import JSONSerializer
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from dfs.app import create_app
 from dfs.core.config import load_config
 from dfs.core.tracing import TRACEPARENT, Spans, in_context
+from dfs.queue.checked import CheckedJob
 from dfs.telemetry import recording
 from dfs.telemetry.recording import open_recording
 from dfs.telemetry.tracing import is_wanted
 from tests.api.test_parking import Parking, finish
 from tests.otlp import Collector, TakenSpan, running_collector
+from tests.redis_server import running_redis
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACE_ID, CLIENT_SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -409,6 +413,27 @@ def test_sampled_out_requests_are_not_sent(
     client.get("/files", headers={"traceparent": TRACEPARENT_HEADER})
     app.extensions["dfs.tracing"].close()
     assert [span.name for span in collector.spans] == ["GET /files"]
+
+
+def test_job_asked_for_by_a_request_carries_its_trace(
+    make_traced: MakeTraced, collector: Collector, tmp_path: Path
+) -> None:
+    """A worker that runs it goes on with the trace; the commands to Redis are a part of it."""
+    with running_redis(tmp_path / "redis") as server, Redis.from_url(server.url) as redis:
+        client = make_traced(REDIS_URL=server.url).test_client()
+        headers = {"traceparent": TRACEPARENT_HEADER}
+        for path in ("/admin/replicas/sync", "/admin/replicas/scrub"):
+            assert client.post(path, headers=headers).status_code == 202
+        keys = redis.keys("rq:job:*")
+        jobs = [
+            CheckedJob.fetch(key.decode()[7:], connection=redis, serializer=JSONSerializer)
+            for key in keys
+        ]
+        collector.named("POST /admin/replicas/sync", "POST /admin/replicas/scrub")
+    assert {job.func_name for job in jobs} == {"workers.jobs.replicate", "workers.jobs.scrub"}
+    assert {str(job.carried)[:36] for job in jobs} == {TRACEPARENT_HEADER[:36]}
+    commands = [span for span in collector.spans if "redis" in str(span.attributes)]
+    assert {span.trace_id for span in commands} == {TRACE_ID}
 
 
 def test_statements_to_postgres_belong_to_requests(
