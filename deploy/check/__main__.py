@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import re
 import secrets
 import shutil
 import subprocess
@@ -88,9 +89,7 @@ def check_node(image: Image, volumes: Path, output: Path) -> None:
             check_files(stored, key)
             answer = ask("POST", "/admin/replicas/sync?wait=60", key)
             require(answer.json()["done"], f"the replica was not caught up: {answer.data!r}")
-            metrics = ask("GET", "/metrics", key).data.decode()
-            # Its own count, in a file that the web server shares with it.
-            require('dfs_jobs_total{job="replicate",result=' in metrics, "no job was counted")
+            await_count('dfs_jobs_total{result="finished",task="replicate"}', key)
             for container in reversed(containers):
                 began_s = time.monotonic()
                 status = container.stop()
@@ -158,6 +157,15 @@ def check_files(stored: dict[tuple[str, str], int], key: str) -> None:
         data = ask("GET", f"/download/{file_id}", key).data
         require((len(data), sha256(data).hexdigest()) == (size_bytes, digest), "other bytes")
     tell(f"{len(stored)} files of up to {max(SIZES_BYTES) >> 20} MiB came back byte for byte")
+
+
+def await_count(name: str, key: str) -> None:
+    """Wait until the web server tells of what the worker counts, in files that they share."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    wanted = re.compile(rf"^{re.escape(name)} [1-9]".encode(), re.MULTILINE)
+    while not wanted.search(ask("GET", "/metrics", key).data):
+        require(time.monotonic() < deadline_s, f"{name} is not counted")
+        time.sleep(1)
 
 
 def ask(method: str, path: str, key: str, body: bytes | None = None) -> urllib3.BaseHTTPResponse:

@@ -157,6 +157,16 @@ def test_process_is_started_alike_everywhere(process: str) -> None:
         assert (ROOT / command[2]).is_file()
 
 
+def test_platform_that_builds_the_image_starts_all_of_the_node() -> None:
+    """On Heroku one dyno has all processes: what starts there is there."""
+    found = yaml.safe_load((ROOT / "heroku.yml").read_text())
+    assert (ROOT / found["build"]["docker"]["web"]).is_file()
+    program, flag, module = found["run"]["web"].split()
+    assert (program, flag) == ("python", "-m")
+    assert find_spec(module) is not None
+    assert f"scripts/{module.partition('.')[2]}.py" in map(str, list_context(ROOT))
+
+
 def test_every_container_is_confined() -> None:
     """No root file system can be written, no capability is there, none can be had."""
     services = compose()["services"]
