@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -71,7 +72,7 @@ limit_request_field_size = node_config.head_bytes_max
 forwarder_headers = ""  # no client chooses the name of the application, not even on this machine
 keepalive = 30
 timeout = 60  # seconds without a sign of life of a worker's main loop; threads may take longer
-graceful_timeout = 30  # seconds that requests in flight get at a stop
+graceful_timeout = 32  # seconds: 30 that requests in flight get at a stop, 2 to close files
 
 control_socket_disable = not node_config.gunicorn_control_socket
 if node_config.gunicorn_control_socket:
@@ -91,10 +92,32 @@ def ssl_context(config: Any, default_ssl_context_factory: Callable[[], SSLContex
 
 
 def on_starting(server: Any) -> None:
-    """Set what this process and its workers may take: little memory, all files, theirs alone."""
+    """Set what this process and its workers may take: little memory, all files, theirs alone.
+
+    And how SIGUSR2 starts another master: by its path, as Gunicorn does it, a module that was run
+    by `-m` finds its own directory in the place of the library's.
+    """
+    server.START_CTX["args"] = [sys.executable, "-m", "gunicorn", *sys.argv[1:]]
     share_arena()
     keep_files_private()
     raise_descriptor_limit()
+
+
+def when_ready(server: Any) -> None:
+    """Have SIGHUP refused, instead of ending the node, when the new settings are wrong."""
+    server.handle_hup = partial(reload_if_sound, server, server.handle_hup)
+
+
+def reload_if_sound(server: Any, reload: Callable[[], None]) -> None:
+    """Do what SIGHUP asks for, unless this file cannot be run any more: then all stays as it is."""
+    config, of_application = server.cfg, server.app.cfg
+    try:
+        reload()
+    except SystemExit:
+        if server.cfg is not config:  # it got further, or this is a new worker that ends
+            raise
+        server.app.cfg = of_application
+        structlog.get_logger().error("reload_refused", hint="The node goes on as it was.")
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -171,9 +194,9 @@ def post_worker_init(worker: Any) -> None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Close what the worker opened."""
+    """Close what the worker opened, unless threads still work with it, which the end cuts off."""
     application = getattr(worker, "wsgi", None)
-    if application is not None:
+    if application is not None and worker.is_drained:
         application.extensions["dfs"].close()
         application.extensions["dfs.tracing"].close()
 

@@ -120,9 +120,15 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
         self.has_begun = False
         return True
 
-    def has_more(self) -> bool:
-        """Tell whether something of the next request is here already."""
+    def holds_more(self) -> bool:
+        """Tell whether something of the next request was received already."""
+        if self.parser is None:
+            return False
         return bool(self.parser.unreader.buf.getbuffer().nbytes) or self.sock.has_more()
+
+    def has_more(self) -> bool:
+        """Tell whether something of the next request has come, received or not, or its end."""
+        return self.holds_more() or self.sock.is_readable()
 
     def has_body_left(self) -> bool:
         """Tell whether something of the request's body was not read, and may be still to come."""

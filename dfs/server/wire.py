@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import ssl
 import struct
@@ -230,6 +231,12 @@ class Wire:
     def has_more(self) -> bool:
         """Tell whether TLS holds bytes of which a poll knows nothing."""
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+
+    def is_readable(self) -> bool:
+        """Tell whether the kernel has something of the client, or the end of what it sends."""
+        look = select.poll()
+        look.register(self._sock, select.POLLIN)
+        return bool(look.poll(0))
 
     def _now(self, call: Callable[..., Any], *args: object) -> Any:
         self._sock.settimeout(0)

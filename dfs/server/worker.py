@@ -9,16 +9,21 @@ A request has a thread only while its head is here and something is to be done f
   lent out: another takes its place (`threads`), until the client has run out of patience (`wire`).
 
 What Gunicorn itself refuses is answered with a problem, as everything else is.
+
+A worker that is told to stop, which others may outlive, loses no request: it takes in no more
+connections, answers all that has come, says with the last answer on each connection that it is the
+last, and closes those on which nothing has come (`_drain`, `lobby`).
 """
 
 from __future__ import annotations
 
 import errno
+import selectors
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +31,7 @@ from typing import Any
 import structlog
 from gunicorn.http.errors import ParseException
 from gunicorn.http.wsgi import create
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+from gunicorn.workers.gthread import ThreadWorker
 
 from dfs.api.parking import PARKING_KEY, Parked
 from dfs.api.responses import CLOSING_KEY
@@ -35,18 +40,20 @@ from dfs.core.ulid import UlidFactory
 from dfs.server.answering import JoiningResponse
 from dfs.server.arrivals import Arrivals
 from dfs.server.connection import Connection
+from dfs.server.lobby import Lobby
 from dfs.server.refusals import refuse, refuse_late_head
 from dfs.server.shares import Shares
 from dfs.server.threads import ServingThreads
-from dfs.server.waiting import ServingRoom, WaitingRoom
 from dfs.server.wire import HOLD_S, Terms, limit_waits
 
 log = structlog.get_logger()
 
 YIELD_S = 0.005
 """How long a new connection is left to a worker that has fewer."""
-LINGER_S = 2.0
-"""How long a client may take to hear that its connection is closed."""
+LOOK_S, STOPPING_LOOK_S = 1.0, 0.1
+"""How long the main thread waits for something to happen until it looks at the time."""
+CLOSING_S = 2.0
+"""Of the time that Gunicorn gives a worker to stop, what is left to close files in."""
 _PARKED: Any = object()
 """What becomes of a connection is not known yet: its request was left."""
 _NO_CONNECTION = (errno.EAGAIN, errno.ECONNABORTED)
@@ -70,6 +77,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         crew: says which of its threads runs.
         share: of the connections of the node.
         let_go: called in a thread that will not serve another request, or not for long.
+        is_drained: it was stopped, and nothing that it does is under way any more.
     """
 
     alive: bool
@@ -82,6 +90,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         self.cfg.__dict__.update({name: item.get() for name, item in self.cfg.settings.items()})
         self.share = Shares().claim()
         self.let_go: Callable[[], None] = lambda: None
+        self.is_drained = False
         self._slow_clients_max = config.slow_clients_max
         self._has_access_log = config.access_log
         self._head_bytes_max = config.head_bytes_max
@@ -107,17 +116,55 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         )
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until told to stop, and then what has come until then."""
         for listener in self.sockets:
             limit_waits(listener, HOLD_S)
-        room = partial(WaitingRoom, self.poller)
-        self._heads = room(timeout_s=self._head_timeout_s, on_readable=self._collect)
-        self._idle = ServingRoom(self._arrivals, timeout_s=self.cfg.keepalive)
-        self._ending = room(timeout_s=LINGER_S, on_readable=self._drain)
-        super().run()
+        self._lobby = Lobby(
+            self.poller,
+            self._arrivals,
+            head_timeout_s=self._head_timeout_s,
+            idle_timeout_s=self.cfg.keepalive,
+            refuse_late=self._refuse_late,
+            on_closed=partial(self._count, -1),
+        )
+        queue = self.method_queue
+        self.poller.register(queue.fileno(), selectors.EVENT_READ, queue.run_callbacks)
+        while self.alive and self.is_parent_alive():
+            self.set_accept_enabled(self.nr_conns < self.worker_connections)
+            self._look(LOOK_S)
+        self.alive = False
+        self._drain()
+        self.tpool.shutdown()
 
-    def accept(self, listener: socket.socket) -> None:
-        """Take in a new connection; one of those that only wait has to go if there are too many."""
+    def _drain(self) -> None:
+        """Answer all that has come, and close every connection.
+
+        Others may go on listening to the same sockets. Whoever is the last to close one has taken
+        in before who had connected to it.
+        """
+        until_s = time.monotonic() + self.cfg.graceful_timeout - CLOSING_S
+        self.set_accept_enabled(False)
+        for listener in self.sockets:
+            left = self.cfg.backlog
+            while left and self.accept(listener):
+                left -= 1
+            listener.close()
+        while self.nr_conns and time.monotonic() < until_s:
+            self._look(STOPPING_LOOK_S)
+        self.is_drained = not self.nr_conns
+
+    def _look(self, timeout_s: float) -> None:
+        """Wait for what happens next, and see to it and to those who have waited too long."""
+        self.notify()
+        self.wait_for_and_dispatch_events(timeout_s)
+        self._lobby.close_expired(is_stopping=not self.alive)
+
+    def accept(self, listener: socket.socket) -> bool:
+        """Take in a new connection; one of those that only wait has to go if there are too many.
+
+        Returns:
+            Whether there was one.
+        """
         is_left = self.share.is_ahead()
         if is_left:
             time.sleep(YIELD_S)
@@ -125,10 +172,10 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             sock, client = listener.accept()
         except OSError as error:
             if error.errno in _NO_DESCRIPTOR:
-                self._make_room()
+                self._lobby.make_room()
             elif error.errno not in _NO_CONNECTION:
                 raise
-            return
+            return False
         if is_left:
             self.share.insist()
         self._count(1)
@@ -141,10 +188,10 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             threads=self.tpool,
             head_bytes_max=self._head_bytes_max,
         )
-        self._arrivals.add(connection)
-        self._heads.add(connection)
+        self._lobby.enter(connection)
         if self.nr_conns >= self.worker_connections:
-            self._make_room()
+            self._lobby.make_room()
+        return True
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Begin, or cease, to take in connections."""
@@ -190,9 +237,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
-            self.alive = False
-        if not self.alive:
-            response.force_close()
+            self.handle_exit(signal.SIGTERM, None)
         body = self.wsgi(environ, response.start_response)
         if isinstance(body, Parked):
             if not connection.has_body_left():
@@ -200,10 +245,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
                 body.when_ready(partial(self._go_on, left))
                 return _PARKED
             body = body.wait()  # who answers for others waits for no body, which may never come
-        return self._send(response, body)
+        return self._send(connection, response, body)
 
-    def _send(self, response: JoiningResponse, body: Any) -> bool:
+    def _send(self, connection: Connection, response: JoiningResponse, body: Any) -> bool:
         """Send an answer. Returns whether the connection can be kept; raises what it meets."""
+        if not self.alive and not connection.has_more():
+            response.force_close()
         try:
             for piece in body:
                 response.write(piece)
@@ -227,14 +274,14 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         connection.sock.hurry()
         kept = False
         try:
-            kept = self._send(left.response, left.parked.go_on())
+            kept = self._send(connection, left.response, left.parked.go_on())
         except OSError as error:
             self.log.debug("Ignored a client that has gone: %s", error)
         except Exception as error:
             self.handle_error(left.request, connection.sock, connection.client, error)
         connection.is_kept = kept
         if connection.sock.has_unsent():
-            self._idle.push(connection)
+            self._lobby.push(connection)
         else:
             self._settle(connection, kept)
 
@@ -257,31 +304,17 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             return None
         return str(addr[0]) if isinstance(addr, tuple) else str(addr)
 
-    def murder_keepalived(self, force: bool = False) -> None:
-        """Close the connections that have waited for long enough, or all of them."""
-        limit_s = 0.0 if force else None if self.alive else STOP_KEEPALIVE_LINGER
-        for connection in self._heads.pop_expired(timeout_s=limit_s):
-            if connection.has_begun:
-                with suppress(OSError):
-                    refuse_late_head(
-                        connection.sock,
-                        request_id=self._ulids.make(),
-                        told_of=self._find_told_of(connection.client),
-                    )
-                self._end(connection)
-            else:
-                self._close(connection)
-        for connection in self._idle.pop_expired(timeout_s=limit_s):
-            self._close(connection)
-        for connection in self._ending.pop_expired(timeout_s=0.0 if force else None):
-            self._close(connection)
+    def _refuse_late(self, connection: Connection) -> None:
+        """Answer a head that does not come. Raises OSError."""
+        told_of = self._find_told_of(connection.client)
+        refuse_late_head(connection.sock, request_id=self._ulids.make(), told_of=told_of)
 
     def _let_go(self) -> None:
         self.let_go()  # which is set after the threads have been made
 
     def _serve(self, connection: Connection) -> None:
         """Serve a request, and see to what becomes of the connection; in a thread."""
-        if not self._idle.remove(connection):
+        if not self._lobby.take(connection):
             return
         kept: bool | None = False
         try:
@@ -295,54 +328,18 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _settle(self, connection: Connection, kept: bool | None) -> None:
         """See to what becomes of a connection after a request."""
-        if not kept:
-            self.method_queue.defer(self._finish, connection, kept)
-        elif connection.has_more():
-            self._idle.push(connection)
+        if kept:
+            self._lobby.keep(connection)
         else:
-            self._idle.add(connection)
+            self.method_queue.defer(self._finish, connection, kept)
 
     def _finish(self, connection: Connection, kept: bool | None) -> None:
         if kept is None:
-            self._heads.add(connection)
+            self._lobby.wait_for_head(connection)
         else:
-            self._end(connection)
-
-    def _collect(self, connection: Connection) -> None:
-        """Go on with a head that has begun; a thread does the rest, and whatever is wrong."""
-        if connection.has_begun:
-            with suppress(OSError, ParseException):
-                if not connection.collect():
-                    return
-        self._heads.remove(connection)
-        self._idle.push(connection)
-
-    def _end(self, connection: Connection) -> None:
-        """Close a connection so that the client gets what was sent to it."""
-        if connection.end():
-            self._ending.add(connection)
-        else:
-            self._close(connection)
-
-    def _drain(self, connection: Connection) -> None:
-        if not connection.drain():
-            self._ending.remove(connection)
-            self._close(connection)
-
-    def _close(self, connection: Connection) -> None:
-        self._count(-1)
-        self._arrivals.remove(connection)
-        connection.close()
+            self._lobby.end(connection)
 
     def _count(self, change: int) -> None:
         self.nr_conns += change
         if self._accepting:
             self.share.note(self.nr_conns)
-
-    def _make_room(self) -> None:
-        """Close the connection that has done nothing for longest."""
-        for room in (self._ending, self._heads, self._idle):
-            connection = room.pop_oldest()
-            if connection is not None:
-                self._close(connection)
-                return
