@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev run worker scheduler key up down format lint types arch test test-unit \
 	test-contract test-crash test-integration audit check torture bench scaling soak peers damage model siege truth \
-	image-check deploy-check wal-golden tables constraints clean
+	image-check deploy-check wal-golden data-golden upgrade-check upgrade tables constraints clean
 
 help: ## List these tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ up: setup ## Run a node in the background; returns when it is ready
 
 down: setup ## Stop the node that `make up` started
 	@$(BIN)/python -m scripts.run down
+
+upgrade-check: setup ## Tell what a start of this version would change, and what cannot be taken back
+	@$(BIN)/python -m scripts.upgrade check
+
+upgrade: setup ## Replace the processes of a running node by those of this version, without a stop
+	@$(BIN)/python -m scripts.upgrade apply
 
 format: setup-dev ## Format the code
 	@$(BIN)/ruff format .
@@ -132,6 +138,9 @@ truth: setup-dev ## Hold a node against its OpenAPI document, with all checks of
 
 wal-golden: setup-dev ## Write the golden segment of a new log format to tests/data/wal
 	@$(BIN)/python -m tests.wal.golden
+
+data-golden: setup-dev ## Write the data of a node of this version: make data-golden NAME=schema-6
+	@$(BIN)/python -m tests.upgrades.golden_nodes '$(NAME)'
 
 tables: setup ## Write the tables of settings, errors, routes and metrics into README.md and docs
 	@$(BIN)/python -m scripts.doc_tables

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
+from gunicorn.systemd import sd_notify
 
 from dfs.core.allocation import share_arena
 from dfs.core.config import load_config
@@ -26,6 +27,7 @@ from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, library_formatter, style_of
 from dfs.core.modes import keep_files_private
+from dfs.core.parent import end_with_parent
 from dfs.server.shares import Shares
 
 GC_THRESHOLD = 5_000  # objects made and not freed until the collector looks at the young ones
@@ -104,8 +106,20 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Have SIGHUP refused, instead of ending the node, when the new settings are wrong."""
+    """Have SIGHUP refused, instead of ending the node, when the new settings are wrong.
+
+    And a master that has replaced another end with whoever supervised that one.
+    """
     server.handle_hup = partial(reload_if_sound, server, server.handle_hup)
+    server.maybe_promote_master = partial(promote, server, server.maybe_promote_master)
+
+
+def promote(server: Any, promote_if_alone: Callable[[], None]) -> None:
+    """Take the place of the old master, if it has ended."""
+    old = server.master_pid
+    promote_if_alone()
+    if old != server.master_pid:
+        end_with_parent()
 
 
 def reload_if_sound(server: Any, reload: Callable[[], None]) -> None:
@@ -168,6 +182,7 @@ def post_fork(server: Any, worker: Any) -> None:
     from dfs.telemetry.files import reserve_metrics_files  # noqa: PLC0415
 
     reserve_metrics_files()
+    worker.is_outgoing = bool(server.reexec_pid)  # of a master that another is to replace
 
 
 def post_worker_init(worker: Any) -> None:
@@ -186,11 +201,25 @@ def post_worker_init(worker: Any) -> None:
         _ = node.services
     except DfsError as error:
         structlog.get_logger().error("services_unopened", code=error.code, error=str(error))
+    else:
+        if not worker.is_outgoing:
+            note_serving(worker.ppid)
     # What lives as long as the process is never looked at again, and the rest not every few
     # requests: collecting took a tenth of the time of small uploads.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
+
+
+def note_serving(master: int) -> None:
+    """Tell whoever looks (`scripts.upgrade`), and systemd, that a worker of this master serves."""
+    if "GUNICORN_PID" in os.environ:
+        sd_notify(f"MAINPID={master}", structlog.get_logger())
+    path = node_config.run_path / "web.pid"
+    with suppress(OSError):
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_text(f"{master}\n")
+        draft.rename(path)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

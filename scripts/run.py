@@ -32,6 +32,7 @@ from dfs.core.address import own_address
 from dfs.core.config import Config, load_config
 from dfs.core.errors import ConfigError
 from dfs.core.modes import keep_files_private
+from dfs.core.parent import adopt_orphans
 from dfs.core.settings import MORE_REPLICAS, SETTINGS
 from scripts.embedded_redis import find_server, free_port, launch, start_redis
 from scripts.supervisor import (
@@ -141,7 +142,8 @@ def start_parts(environ: Mapping[str, str]) -> list[Part]:
             continue
         command = ["/bin/sh", "-c", f"exec {line}"]
         start = partial(start_child, name, command, environ=environ, directory=ROOT)
-        parts.append(Part(start=start, child=start(), vital=name == VITAL))
+        is_vital = name == VITAL
+        parts.append(Part(start=start, child=start(), vital=is_vital, renewed=not is_vital))
     return parts
 
 
@@ -184,6 +186,7 @@ def run_node(config: Config) -> int:
         StartError: it cannot start.
     """
     with claim_run_path(config.run_path):
+        adopt_orphans()  # of whom one may be the web server of an upgrade
         port = choose_port(config)
         queue: list[Part] = []
         parts: list[Part] = []

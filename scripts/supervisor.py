@@ -7,7 +7,6 @@ it is killed itself its children stay. So only the Procfile's parser is honcho's
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -17,6 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
+
+from dfs.core.parent import end_with_parent
+from scripts.processes import children_of, find_successor
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_INTERVAL_S = 0.2
@@ -25,15 +28,69 @@ STOP_TIMEOUT_S = 35
 PAUSE_S = 1
 """Before a part is started again; twice as long each time until it has run for PAUSE_S_MAX."""
 PAUSE_S_MAX = 30
-_PR_SET_PDEATHSIG = 1
+
+
+class Process(Protocol):
+    """What is needed of a process, as `subprocess.Popen` has it."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Return how it ended, None if it has not."""
+
+    def wait(self) -> int | None:
+        """Wait for its end, and return how it ended."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal, if it has not ended."""
+
+
+class AdoptedProcess:
+    """A process that a child of ours has started, and that is our own child once that one ends.
+
+    See `dfs.core.parent.adopt_orphans`.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """See `Process`."""
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+            except ChildProcessError:  # not ours yet; if it has ended, nobody can tell how
+                if not Path(f"/proc/{self.pid}").exists():
+                    self.returncode = 0
+        return self.returncode
+
+    def wait(self) -> int | None:
+        """See `Process`."""
+        while self.poll() is None:
+            time.sleep(0.05)
+        return self.returncode
+
+    def send_signal(self, sig: int) -> None:
+        """See `Process`."""
+        if self.poll() is None:
+            os.kill(self.pid, sig)
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process that was started, under the name it is spoken of."""
+    """A process that was started, under the name it is spoken of.
+
+    Attributes:
+        session: id of its session, which is that of whoever it has replaced.
+    """
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Process
+    session: int
 
 
 @dataclass(slots=True)
@@ -42,13 +99,16 @@ class Part:
 
     Attributes:
         start: starts it, without waiting for it to be ready.
-        vital: its end is the node's end; any other part is started again.
+        vital: its end is the node's end, unless another process has taken its place; any other
+            part is started again.
+        renewed: is started again when a vital part is replaced, since its program may be new, too.
         child: its process; None while it is missing.
     """
 
     start: Callable[[], Child]
     child: Child | None
     vital: bool = False
+    renewed: bool = False
     _failures: int = field(default=0, init=False)
     _since_s: float = field(default_factory=time.monotonic, init=False)
     _due_s: float = field(default=0.0, init=False)
@@ -83,7 +143,7 @@ class Part:
 
 def describe_end(child: Child) -> str:
     """Return how a process ended, as the rest of a sentence."""
-    status = child.process.returncode
+    status = child.process.poll() or 0
     return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
@@ -105,15 +165,13 @@ def start_child(
     Args:
         log: file descriptor for its output; None: ours.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     parent_pid = os.getpid()
 
     def prepare() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        if libc is not None:  # if we are killed, so that we cannot stop it, the kernel does
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent_pid:
-                os.kill(os.getpid(), signal.SIGTERM)
+        end_with_parent()  # if we are killed, so that we cannot stop it, the kernel does
+        if os.getppid() != parent_pid:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     process = subprocess.Popen(
         command,
@@ -125,7 +183,7 @@ def start_child(
         start_new_session=True,
         preexec_fn=prepare,  # noqa: PLW1509 # we have one thread only
     )
-    return Child(name, process)
+    return Child(name, process, session=process.pid)
 
 
 def keep_running(parts: Sequence[Part]) -> Child | None:
@@ -139,20 +197,48 @@ def keep_running(parts: Sequence[Part]) -> Child | None:
             if part.child is None:
                 part.start_when_due()
             elif part.child.process.poll() is not None:
-                if part.vital:
+                if not part.vital:
+                    part.note_end(part.child)
+                    continue
+                successor = successor_of(part.child)
+                if successor is None:
                     return part.child
-                part.note_end(part.child)
+                print(f"dfs: {successor.name} was replaced.", file=sys.stderr, flush=True)
+                part.child = successor
+                renew(parts)
     return None
+
+
+def successor_of(child: Child) -> Child | None:
+    """Return the process that takes the place of another, ended or not; None if there is none.
+
+    Gunicorn's master starts another one after SIGUSR2, which goes on when it ends itself.
+    """
+    pid = child.process.pid
+    successor = find_successor(pid, among=[*children_of(pid), *children_of(os.getpid())])
+    if successor is None:
+        return None
+    return Child(child.name, AdoptedProcess(successor), child.session)
+
+
+def renew(parts: Sequence[Part]) -> None:
+    """Have parts end that are to run the program that is there now; they are started again."""
+    for part in parts:
+        if part.renewed and part.child is not None:
+            part.child.process.send_signal(signal.SIGTERM)
 
 
 def stop_children(children: Sequence[Child], *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     """Stop processes: SIGTERM to each, SIGKILL to the whole session of one that does not end.
 
-    A further stop signal from outside means: at once.
+    Those that are about to replace one of them are stopped like it. A further stop signal from
+    outside means: at once.
 
     Returns:
         True if all of them ended by themselves.
     """
+    successors = filter(None, map(successor_of, children))
+    children = [*children, *successors]
     for child in children:
         if child.process.poll() is None:
             child.process.send_signal(signal.SIGTERM)
@@ -169,5 +255,5 @@ def stop_children(children: Sequence[Child], *, timeout_s: float = STOP_TIMEOUT_
 def kill_session(child: Child) -> None:
     """Kill what is left of a child's session: itself, or processes it started and left behind."""
     with suppress(ProcessLookupError):
-        os.killpg(child.process.pid, signal.SIGKILL)
+        os.killpg(child.session, signal.SIGKILL)
     child.process.wait()

@@ -28,7 +28,7 @@ from dfs.db.connections import (
 )
 from dfs.db.faults import REBUILD_HINT, driver_errors, index_error
 from dfs.db.files import measure_files, put_files_aside, require_files
-from dfs.db.migrations import migrate
+from dfs.db.migrations import BeforeMigrating, ignore_migrations, migrate
 from dfs.db.models import TABLES
 from dfs.db.rows import Row, read_node_state, read_text, read_unit
 from dfs.db.statements import Statements
@@ -105,8 +105,11 @@ class IndexDatabase:
             self.close()
             raise
 
-    def migrate(self) -> None:
+    def migrate(self, *, before: BeforeMigrating = ignore_migrations) -> None:
         """Bring the schema up to the newest; does nothing if it is. Call under the node lock.
+
+        Args:
+            before: see `dfs.db.migrations`.
 
         Raises:
             MetadataError: a newer program made the schema.
@@ -117,11 +120,11 @@ class IndexDatabase:
             try:
                 database = connections.writing_database()
                 if not self.is_postgres:
-                    migrate(database)
+                    migrate(database, before=before)
                     return
                 # Nodes that share the database may start at the same moment.
                 database.execute_sql("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
-                migrate(database)
+                migrate(database, before=before)
                 database.execute_sql("SELECT pg_advisory_unlock(%s)", (_MIGRATION_LOCK,))
             except BaseException as error:
                 # A lock of the server's lasts as long as the connection.

@@ -32,6 +32,7 @@ from dfs.db.session import IndexDatabase
 from dfs.services.abandoned import leave_failed_segment, note_abandoned
 from dfs.services.apply import apply, preload
 from dfs.services.dropping import owe_returned
+from dfs.services.schema import open_index, recreate_index
 from dfs.storage.base import BlobStore, SweepsTemporaries
 from dfs.storage.identity import new_identity, read_identity, require_cluster, write_identity
 from dfs.wal.control import CONTROL_NAME, LogPosition
@@ -103,11 +104,11 @@ def recover(
         cluster_id, is_lost = _settle_identity(log, storage_path, has_replicas=has_replicas)
         _check_lengths(log)
         try:
-            _open_index(index, rebuild_marker=log.path / REBUILD_NAME)
+            open_index(log, index, rebuild_marker=log.path / REBUILD_NAME)
             leave_failed_segment(log, index)
             position, replayed, cut = roll_forward(log, index, node_id=node_id)
         except IndexDamagedError as error:
-            _recreate_index(log, index, error)
+            recreate_index(log, index, error)
             leave_failed_segment(log, index)
             position, replayed, cut = roll_forward(log, index, node_id=node_id)
         owe_returned(log, index, lsn=position.lsn)
@@ -252,26 +253,6 @@ def _check_lengths(log: WriteAheadLog) -> None:
             raise WalCorruptError(
                 "A segment of the log is shorter than it was.", hint=COPY_HINT, path=segment.path
             )
-
-
-def _open_index(index: IndexDatabase, *, rebuild_marker: Path) -> None:
-    if rebuild_marker.exists():
-        raise IndexDamagedError("The index is marked for rebuilding.", path=rebuild_marker)
-    index.open()
-    index.migrate()
-
-
-def _recreate_index(log: WriteAheadLog, index: IndexDatabase, error: IndexDamagedError) -> None:
-    """Put a damaged index aside and open an empty one, unless somebody still works with it."""
-    if log.control.has_others():
-        raise IndexDamagedError(
-            "The index has to be rebuilt, but other processes of this node still use it.",
-            hint="Stop all processes of the node, web and workers, then start them again.",
-        ) from error
-    logger.warning("index_rebuilding", reason=str(error))
-    index.destroy()
-    index.open()
-    index.migrate()
 
 
 def _read_state(index: IndexDatabase, *, node_id: str, cluster_id: bytes) -> NodeState:

@@ -290,7 +290,7 @@ def decode_meta(frame: Frame) -> Meta:
     if decoder is None or frame.flags & _UNKNOWN_FLAGS:
         raise WalFormatError(
             f"The log holds a record of type {frame.type} with flags {frame.flags}, "
-            "which this program does not know.",
+            f"which this program does not know; it knows types 1 to {max(RecordType)}.",
             hint="Start the newer version of dfs that wrote it.",
             segment_id=frame.segment_id,
             offset=frame.offset,

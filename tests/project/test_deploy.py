@@ -21,7 +21,7 @@ from dfs.core.settings import MORE_REPLICAS, SETTINGS
 from torture.node import ROOT
 
 CERTIFICATES = ROOT / "tests/data/tls"
-GRACEFUL_S = 30
+GRACEFUL_S = 32
 NODE = ("web", "worker", "scheduler")
 FOREIGN = {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
 MADE_BY_OPERATORS = {"deploy/certs": "/", "deploy/prometheus/dfs.key": ""}

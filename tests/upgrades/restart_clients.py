@@ -25,6 +25,8 @@ PIECES = 24
 PIECE_PAUSE_S = 0.05
 """A slow upload takes more than a second, so that some are under way whenever something happens."""
 PIPELINED = 5
+PAUSE_S = 0.01
+"""Of each client between two requests: the load is to be constant, not as high as can be."""
 
 
 def encode_request(method: str, path: str, body: bytes = b"") -> bytes:
@@ -184,6 +186,7 @@ class Load:
         try:
             while not self._is_over.is_set():
                 job(client)
+                self._is_over.wait(PAUSE_S)
         except (LostError, AssertionError) as error:
             self.lost.append(f"{job.__name__}: {error}")
         finally:

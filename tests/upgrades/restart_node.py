@@ -47,7 +47,7 @@ class WebNode:
         """Send SIGHUP, and wait until all workers are others."""
         before = self.workers()
         os.kill(self.masters[-1], signal.SIGHUP)
-        assert wait_until(lambda: not before & self.workers(), timeout_s=WAIT_S)
+        assert wait_until(lambda: not before & self.workers(), timeout_s=WAIT_S, pause_s=0.05)
         assert len(self.workers()) == len(before)
 
     def upgrade(self) -> None:
@@ -56,14 +56,14 @@ class WebNode:
         before = children_of(old)
         os.kill(old, signal.SIGUSR2)
         assert wait_until(
-            lambda: any(map(children_of, children_of(old) - before)), timeout_s=WAIT_S
+            lambda: any(map(children_of, children_of(old) - before)), timeout_s=WAIT_S, pause_s=0.05
         )
         (new,) = (pid for pid in children_of(old) - before if children_of(pid))
         self.masters.append(new)
 
     def wait_for_log(self, text: str) -> None:
         """Wait until something is logged."""
-        assert wait_until(lambda: text in self.log, timeout_s=WAIT_S)
+        assert wait_until(lambda: text in self.log, timeout_s=WAIT_S, pause_s=0.05)
 
     def end(self, master: int, signal_number: int = signal.SIGTERM) -> None:
         """Send a signal to a master, and wait for its end."""
@@ -83,15 +83,20 @@ def children_of(pid: int) -> set[int]:
 
 
 @contextmanager
-def running_web(directory: Path, **settings: str) -> Iterator[WebNode]:
-    """Run the web processes of a node without replicas and queue; end them whatever happens."""
+def running_web(directory: Path, *, code: Path | None = None, **settings: str) -> Iterator[WebNode]:
+    """Run the web processes of a node without replicas and queue; end them whatever happens.
+
+    Args:
+        code: where they run, instead of in the directory, and find what they run.
+    """
     port = free_port()
     places = {"WAL_PATH": "wal", "REPLICA1_PATH": "", "REPLICA2_PATH": ""}
     chosen = {"PORT": str(port), **places, **settings}
-    command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), "wsgi:app"]
+    config_path = "gunicorn.conf.py" if code else str(ROOT / "gunicorn.conf.py")
+    command = [sys.executable, "-m", "gunicorn", "-c", config_path, "wsgi:app"]
     environ = program_environ(directory, chosen)
     with (directory / "web.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=directory, env=environ, stderr=log)
+        process = subprocess.Popen(command, cwd=code or directory, env=environ, stderr=log)
     node = WebNode(directory, port, process, [process.pid])
     try:
         wait_until_ready(port, process, None)
