@@ -6,9 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.nodeid import NodeId
 
 from tests.s3 import S3Server, running_s3
 from torture.postgres import PostgresServer, running_postgres
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have tests of one `xdist_group` run in one process, so that they share their fixtures.
+
+    pytest-xdist 3.8 tells the groups by an attribute that pytest has not read since 9.2.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        for mark in item.iter_markers("xdist_group"):
+            item._id = NodeId.parse(f"{item.nodeid}@{mark.args[0]}")  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

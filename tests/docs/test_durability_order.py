@@ -217,6 +217,12 @@ def test_synced_before_the_answer_is_what_the_page_says(
     assert by_store(seen[request_name]) == by_store(rows()[request_name])
 
 
+def test_tests_of_this_module_share_a_process(request: pytest.FixtureRequest) -> None:
+    """Under xdist they are of one group, so that one node serves them all."""
+    is_parallel = hasattr(request.config, "workerinput")
+    assert request.node.nodeid.endswith("@traced") is is_parallel
+
+
 def test_page_names_every_kind_of_request() -> None:
     """A row of the table that nobody tries, or a request without a row, cannot exist."""
     assert list(rows()) == list(REQUESTS)
