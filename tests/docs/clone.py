@@ -34,8 +34,12 @@ def make_clone(directory: Path) -> None:
 
 
 def clone_environ(directory: Path, **settings: str) -> dict[str, str]:
-    """Return the environment of somebody who works there, with nothing of the tests' own."""
-    environ = program_environ(directory, {"PORT": str(free_port()), **settings})
+    """Return the environment of somebody who works there, with nothing of the tests' own.
+
+    Unless other settings are given: on a free port, with one web worker.
+    """
+    chosen = {"PORT": str(free_port()), "WEB_CONCURRENCY": "1", **settings}
+    environ = program_environ(directory, chosen)
     programs = directory / ".venv" / "bin"
     return {**environ, "PATH": f"{programs}{os.pathsep}{environ['PATH']}", "MAKEFLAGS": ""}
 
