@@ -11,7 +11,7 @@ import pytest
 
 from tests.docs.clone import DOCUMENTED_ADDRESS
 from tests.docs.commands import find_dangers, find_faults
-from tests.docs.pages import Block, Page, all_pages
+from tests.docs.pages import ROOT, Block, Page, all_pages
 
 REASON_CHARS_MIN = 10
 SHELL_PAGES = [page for page in all_pages() if page.blocks("sh")]
@@ -44,6 +44,18 @@ def test_commands_that_are_run_do_no_harm(page: Page) -> None:
         if block.reason is None
         for danger in find_dangers(block)
     ] == []
+
+
+def test_every_program_is_listed() -> None:
+    """Whatever can be run with `python -m` by an operator stands in docs/operations.md."""
+    programs = [
+        f"{folder}.{path.stem}"
+        for folder in ("scripts", "workers")
+        for path in sorted((ROOT / folder).glob("*.py"))
+        if 'if __name__ == "__main__":' in path.read_text()
+    ]
+    listed = Page.read(Path("docs/operations.md")).code()
+    assert [program for program in programs if program not in listed] == []
 
 
 WRONG = f"""
