@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import peewee
@@ -14,6 +15,7 @@ import dfs.db.migrations
 from dfs.core.errors import MetadataError
 from dfs.core.model import Debt, DebtKind
 from dfs.db.connections import Connections
+from dfs.db.migrations import find_applied, list_migrations
 from dfs.db.models import MIGRATION_TABLE, MODELS, TABLES
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
@@ -63,6 +65,29 @@ def test_migrate_schema_of_an_older_program_has_the_log_read_again(
     owed = Debt("replica1", DebtKind.BLOB, b"d", 1, 5)
     assert repository.due_debts("replica1", now_ms=9, limit=9) == [owed]
     database.close()
+
+
+def test_migrate_says_before_what_it_is_about_to_change(index_url: str) -> None:
+    """Nobody is told of an index that begins; what is raised keeps an old one as it is."""
+    assert find_applied(index_url) == []
+    database = IndexDatabase(url=index_url, node_id=NODE_ID)
+    database.open()
+    told: list[Sequence[str]] = []
+    database.migrate(before=told.append)
+    assert told == []
+    assert find_applied(index_url) == list_migrations()
+    newest = list_migrations()[-1]
+    with database.begin():
+        database.write(f"DELETE FROM {MIGRATION_TABLE} WHERE name = '{newest}'")
+        database.write("COMMIT")
+
+    def refuse(names: Sequence[str]) -> None:
+        raise MetadataError(", ".join(names))
+
+    with pytest.raises(MetadataError, match=f"^{newest}"):
+        database.migrate(before=refuse)
+    database.close()
+    assert find_applied(index_url) == list_migrations()[:-1]
 
 
 def test_migrate_newer_schema_is_refused(index_url: str, database: IndexDatabase) -> None:
