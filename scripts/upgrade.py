@@ -81,7 +81,7 @@ def replace_processes(config: Config) -> None:
         raise UpgradeError("Another upgrade is under way.")
     os.kill(old, signal.SIGUSR2)
     new = wait_for_successor(config, old)
-    print(f"Process {new} serves; process {old} answers what it has begun, and ends.", flush=True)
+    print(f"Process {new} serves; {old} answers what has come to it, and ends.", flush=True)
     wait_for_end(old)
     print("Done.")
 
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UpgradeError as error:
         print(f"dfs: {error}", file=sys.stderr)
         return CHANGES
-    except DfsError as error:
+    except (DfsError, OSError) as error:
         print(f"dfs: {error}", file=sys.stderr)
         return REFUSED
 

@@ -6,9 +6,17 @@ Looking changes nothing, and can be done while the node runs.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from dfs.core.errors import DfsError, IndexDamagedError, StoreUnavailableError
+from dfs.core.errors import (
+    DfsError,
+    IndexDamagedError,
+    StoreUnavailableError,
+    WalCorruptError,
+    WalGapError,
+)
 from dfs.db.migrations import find_applied, list_migrations, require_known
 from dfs.services.schema import WAY_BACK
 from dfs.services.stores import Stores
@@ -56,11 +64,12 @@ def examine(log: WriteAheadLog, index_url: str, stores: Stores) -> Findings:
         log: opened. index_url: the setting DATABASE_URL.
     """
     findings = Findings()
-    for look in (_look_at_log, _look_at_stores, _look_at_index):
-        try:
-            look(findings, log, index_url, stores)
-        except DfsError as error:
-            findings.refusals.append(str(error))
+    with _noting_refusal(findings):
+        _look_at_log(findings, log)
+    with _noting_refusal(findings):
+        _look_at_stores(findings, stores)
+    with _noting_refusal(findings):
+        _look_at_index(findings, index_url)
     return findings
 
 
@@ -106,7 +115,18 @@ def _describe_return(findings: Findings) -> list[str]:
     ]
 
 
-def _look_at_log(findings: Findings, log: WriteAheadLog, index_url: str, stores: Stores) -> None:
+@contextmanager
+def _noting_refusal(findings: Findings) -> Iterator[None]:
+    """Go on behind what a start would be refused for."""
+    try:
+        yield
+    except (WalCorruptError, WalGapError) as error:
+        findings.refusals.append(f"{error} Unless a replica has it whole: then it is restored.")
+    except DfsError as error:
+        findings.refusals.append(str(error))
+
+
+def _look_at_log(findings: Findings, log: WriteAheadLog) -> None:
     with log.lock():
         findings.is_running = log.control.has_others()
     findings.segments = len(log.segments())
@@ -119,7 +139,7 @@ def _look_at_log(findings: Findings, log: WriteAheadLog, index_url: str, stores:
         findings.notes.append("A start cuts off the end of the log, which was never acknowledged.")
 
 
-def _look_at_stores(findings: Findings, log: WriteAheadLog, index_url: str, stores: Stores) -> None:
+def _look_at_stores(findings: Findings, stores: Stores) -> None:
     for store in stores.all():
         try:
             identity = store.read_identity()
@@ -135,7 +155,7 @@ def _look_at_stores(findings: Findings, log: WriteAheadLog, index_url: str, stor
             )
 
 
-def _look_at_index(findings: Findings, log: WriteAheadLog, index_url: str, stores: Stores) -> None:
+def _look_at_index(findings: Findings, index_url: str) -> None:
     try:
         applied = find_applied(index_url)
     except IndexDamagedError:

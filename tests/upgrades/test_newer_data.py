@@ -150,6 +150,22 @@ def test_check_of_nothing_and_of_a_damaged_index_says_so(
     assert not (config.wal_path / "rebuild-index").exists()
 
 
+def test_check_of_a_damaged_log_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It cannot tell what is in there; nothing is restored by looking."""
+    unpack(NAMES[-1], tmp_path)
+    config = config_of(tmp_path)
+    open_services(config).close()
+    path = config.wal_path / "wal.active"
+    content = bytearray(path.read_bytes())
+    content[SEGMENT_HEADER_BYTES + 40] ^= 1
+    path.write_bytes(content)
+    assert check(config)[0] == REFUSED
+    assert "Unless a replica has it whole" in capsys.readouterr().out
+    assert path.read_bytes() == content
+
+
 def test_replica_of_a_newer_program_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
