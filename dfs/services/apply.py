@@ -213,7 +213,8 @@ def _put_key(frame: Frame, meta: PutKey, index: IndexTransaction) -> None:
 def _revoke_key(frame: Frame, meta: RevokeKey, index: IndexTransaction) -> None:
     index.add_tombstone(frame.segment_id, frame.length, meta.first_lsn)
     known = index.keys.find(meta.id)
-    if known is not None and known.lsn < frame.lsn:
+    revoked_lsn = meta.at_lsn or frame.lsn  # one that was moved says nothing of a later key
+    if known is not None and known.lsn < revoked_lsn:
         index.keys.remove(known)
 
 

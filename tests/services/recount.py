@@ -72,7 +72,8 @@ def recount_dead(services: Services) -> dict[int, int]:
                 keys[meta.id] = frame.lsn
             case RevokeKey() as meta:
                 live.add(frame.lsn)
-                keys.pop(meta.id, None)
+                if keys.get(meta.id, 0) < (meta.at_lsn or frame.lsn):
+                    keys.pop(meta.id, None)
             case DropBlob() as meta:
                 live.add(frame.lsn)
                 blobs.pop(meta.digest, None)

@@ -11,7 +11,7 @@ import pytest
 from dfs.core.access import ALL_SCOPES, NODE_ID, OPERATOR, Caller, Key, Scope
 from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, LastKeyError, NoSuchKeyError
-from dfs.core.signing import KEY_ID_CHARS, hash_secret
+from dfs.core.signing import KEY_ID_CHARS, hash_secret, make_token
 from dfs.services import keyring
 from dfs.services.keys import NewKey
 from dfs.wal.record import PutKey, RevokeKey
@@ -232,6 +232,30 @@ def test_revocation_is_moved_while_a_segment_too_small_to_go_has_the_key(open_no
     assert 1 not in stub_ids(node)
     node.index.destroy()
     assert len(open_node().keys.list()) == 1
+
+
+def test_key_given_anew_outlives_its_old_revocation(open_node: Opener) -> None:
+    """DFS_FIRST_KEY can bring back a key: what revoked it then, moved to the end, does not again."""
+    node = open_node(wal_segment_bytes=100_000, compact_bytes_per_s=1 << 40)
+    token = make_token()
+    gone = create(node, token=token)
+    while node.log.position.segment_id <= 1:  # stays alive
+        store_many(node, 4)
+    node.keys.revoke(gone.key.id, caller=ALICE, may_be_last=True)
+    ids: list[str] = []
+    while node.log.position.segment_id <= 2:
+        ids += store_many(node, 4, prefix=f"x{len(ids)}-")
+    again = create(node, token=token)
+    while node.log.position.segment_id <= 3:  # stays alive
+        store_many(node, 4, prefix="y")
+    purge(node, *ids)
+    compact(node)
+    (moved,) = [meta for meta in metas(node) if isinstance(meta, RevokeKey)]
+    assert moved.at_lsn > 0
+    assert [key.id for key in node.keys.list()] == [again.key.id]
+    check_figures(node)
+    node.index.destroy()
+    assert [key.id for key in open_node().keys.list()] == [again.key.id]
 
 
 def test_last_use_is_noted_once_a_minute(node: Services, clock: Clock) -> None:
