@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,10 @@ class DfsFlask(Flask):
         course = self._serve(environ, start_response)
         if self.access_log is not None:
             course = self.access_log.watch(course, environ)
-        return begin_course(course) if PARKING_KEY in environ else finish_course(course)
+        if PARKING_KEY in environ:
+            return begin_course(course)
+        # What is said of this request must not be said of the next one of the thread.
+        return contextvars.copy_context().run(finish_course, course)
 
     def _serve(
         self, environ: WSGIEnvironment, start_response: StartResponse

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from structlog.contextvars import clear_contextvars, merge_contextvars
 from structlog.testing import capture_logs
 
@@ -140,6 +141,17 @@ def test_events_of_a_request_name_request_and_key(make_app: MakeApp) -> None:
     assert answer.json["code"] == "wal_read_only"
     failed = next(event for event in events if event["event"] == "request_failed")
     assert (failed["request_id"], failed["key_id"]) == (answer.json["request_id"], made.key.id)
+
+
+def test_events_of_the_next_request_name_no_key_of_the_last(make_app: MakeApp) -> None:
+    """On a server that cannot leave requests, too, a thread forgets who has asked before."""
+    app = make_app()
+    made = make_key(app.extensions["dfs"].services)
+    with capture_logs(processors=[merge_contextvars]) as events:
+        assert app.test_client().get("/files", headers=bearer_of(made)).status_code == 200
+        structlog.get_logger().info("next")
+    (told,) = [event for event in events if event["event"] == "next"]
+    assert told.keys() == {"event", "log_level"}
 
 
 def test_commits_are_told_of_when_all_is_to_be(make_app: MakeApp) -> None:
