@@ -156,11 +156,10 @@ def recover_before_fork(server: Any) -> Any:
     # So SIGHUP brings new settings but never new code; that takes a restart or SIGUSR2.
     import dfs.app  # noqa: PLC0415
     from dfs.telemetry.files import remove_dead_files  # noqa: PLC0415
-    from dfs.telemetry.tracing import is_wanted  # noqa: PLC0415
+    from dfs.telemetry.tracing import load_tracing  # noqa: PLC0415
     from dfs.wiring import recover_node  # noqa: PLC0415
 
-    if is_wanted(os.environ):
-        import dfs.telemetry.recording  # noqa: F401, PLC0415
+    load_tracing()
     if "GUNICORN_PID" not in os.environ:  # else the workers of the old arbiter still count
         remove_dead_files(metrics_path)
     with suppress(OSError):  # without it each worker counts for itself

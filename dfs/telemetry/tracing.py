@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -53,6 +54,16 @@ def open_tracing(*, node_id: str, database_url: str) -> Tracing:
     except Exception as error:  # whatever is wrong with one of its variables
         structlog.get_logger().error("tracing_not_started", exc_info=error)
         return Tracing()
+
+
+def load_tracing() -> None:
+    """Import what records spans, if it is wanted: before a fork, it costs each process less.
+
+    It never fails; whoever opens it says why it cannot.
+    """
+    if is_wanted(os.environ):
+        with suppress(Exception):  # a variable is senseless
+            import dfs.telemetry.recording  # noqa: F401, PLC0415
 
 
 def is_wanted(environ: Mapping[str, str]) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -119,6 +122,20 @@ def test_tracing_with_a_senseless_variable_stops_no_node(
         app = make_traced()
     assert [event["event"] for event in events] == ["tracing_not_started"]
     assert app.test_client().post("/upload?name=a", data=b"x").status_code == 201
+
+
+def test_tracing_that_cannot_be_imported_stops_no_node() -> None:
+    """Some variables are looked at by an import, which the master does before it forks."""
+    code = (
+        "from dfs.telemetry.tracing import Tracing, load_tracing, open_tracing; load_tracing();"
+        "print(type(open_tracing(node_id='a', database_url='')) is Tracing)"
+    )
+    environ = {**os.environ, ENDPOINT: "http://127.0.0.1:9", "OTEL_PROPAGATORS": "unknown"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert "tracing_not_started" in result.stdout
+    assert result.stdout.endswith("True\n")
 
 
 def test_upload_is_one_trace_down_to_the_sync(
