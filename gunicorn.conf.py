@@ -154,7 +154,7 @@ def recover_before_fork(server: Any) -> Any:
     """Recover the node; return what was done. Raises HaltServer."""
     # The application's modules, too: imported once, before the fork, they cost each worker nothing.
     # So SIGHUP brings new settings but never new code; that takes a restart or SIGUSR2.
-    import dfs.app  # noqa: PLC0415
+    import dfs.app  # noqa: F401, PLC0415
     from dfs.telemetry.files import remove_dead_files  # noqa: PLC0415
     from dfs.telemetry.tracing import load_tracing  # noqa: PLC0415
     from dfs.wiring import recover_node  # noqa: PLC0415
@@ -230,8 +230,8 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Let the metrics forget what only a living process has."""
-    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
+    """Put what the worker has counted where it takes no room; forget what only the living have."""
+    from dfs.telemetry.ended import fold_ended  # noqa: PLC0415
 
     server.dfs_shares.release(worker.share)
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    fold_ended(metrics_path)

@@ -1,8 +1,8 @@
 """The files in which the processes of a node count, so that each of them can tell the sum.
 
-They are named by process ids. Processes in containers of their own have ids of their own, and
-cannot see each other: so a file of one that joins has the number of its PID namespace, too, and is
-locked as long as the process lives.
+Each is locked as long as its process lives, from before others see it. They are named by process
+ids. Processes in containers of their own have ids of their own, and cannot see each other: so a
+file of one that joins has the number of its PID namespace, too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import structlog
 from prometheus_client import values
 
 from dfs.core.signs import is_shown
+from dfs.telemetry.ended import fold_ended, list_ended
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 METRICS_NAME = "metrics"
@@ -49,11 +50,10 @@ def reserve_metrics_files(
     paths = {kind: directory / f"{kind}_{name}.db" for kind in kinds}
     try:
         for kind, path in paths.items():
-            with path.open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, FILE_BYTES[kind])
+            _make_file(path, FILE_BYTES[kind])
     except OSError as error:
         structlog.get_logger().warning("metrics_not_shared", error=str(error))
-        for path in paths.values():  # the other processes could not read half a file
+        for path in paths.values():
             with suppress(OSError):
                 path.unlink()
         del os.environ[MULTIPROCESS_VARIABLE]
@@ -74,14 +74,9 @@ def join_metrics(directory: Path, kinds: Iterable[str]) -> None:
     """
     with suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)
+    fold_ended(directory)  # one that cannot start, and is started again and again, fills no disk
     os.environ[MULTIPROCESS_VARIABLE] = str(directory)
-    kinds, name = tuple(kinds), f"{os.getpid()}-{_read_namespace()}"
-    if reserve_metrics_files(kinds, name=name):
-        for kind in kinds:
-            # Never closed: the kernel lets go of the lock when the process ends.
-            with suppress(OSError):
-                fd = os.open(directory / f"{kind}_{name}.db", os.O_RDWR | os.O_CLOEXEC)
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    reserve_metrics_files(tuple(kinds), name=f"{os.getpid()}-{_read_namespace()}")
 
 
 def list_pids(directory: Path) -> set[int]:
@@ -106,15 +101,24 @@ def count_elsewhere(directory: Path) -> int:
 
 def remove_dead_files(directory: Path) -> None:
     """Remove what processes have counted that live no more: another life of the node begins."""
-    namespace = _read_namespace()
-    for path in directory.glob("*"):
-        match = _FILE_NAME.fullmatch(path.name)
-        if match is not None:
-            is_near = match[2] in (None, namespace)
-            if _is_alive(int(match[1])) if is_near else is_shown(path):
-                continue
+    for path in list_ended(directory, "*"):
         with suppress(OSError):
             path.unlink()
+
+
+def _make_file(path: Path, size: int) -> None:
+    """Make a file whole and locked before anybody sees it. Raises OSError."""
+    draft = path.with_suffix(".draft")
+    fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.posix_fallocate(fd, 0, size)
+        draft.rename(path)
+    except OSError:
+        os.close(fd)
+        draft.unlink(missing_ok=True)
+        raise
+    # It stays open: the kernel lets go of the lock when the process ends.
 
 
 def _read_namespace() -> str:
@@ -123,13 +127,3 @@ def _read_namespace() -> str:
         return str(_NAMESPACE_PATH.stat().st_ino)
     except OSError:
         return "0"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True

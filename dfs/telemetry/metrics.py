@@ -6,13 +6,13 @@ The endpoint and the merging over processes are prometheus-flask-exporter's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flask import Flask
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_flask_exporter import PrometheusMetrics
@@ -20,6 +20,7 @@ from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMet
 
 from dfs.telemetry.commits import CommitMetrics
 from dfs.telemetry.disks import DiskGauges, collect_disks
+from dfs.telemetry.ended import reading
 from dfs.telemetry.files import MULTIPROCESS_VARIABLE, count_elsewhere, list_pids
 from dfs.telemetry.lookup import AllLookups
 from dfs.telemetry.node import NodeGauges, collect_node
@@ -77,6 +78,16 @@ class Metrics:
     stores: StoreCounters
 
 
+class _SharedCounts(MultiProcessCollector):
+    """Tells the sums of what processes have counted, of those that have ended, too."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics as they are now."""
+        with reading(Path(self._path)):
+            metrics: Iterable[Metric] = super().collect()  # type: ignore[no-untyped-call]
+            return metrics
+
+
 class _SharedMetrics(GunicornInternalPrometheusMetrics):  # type: ignore[misc] # it has no types
     """Tells what all processes have counted, and besides what one of them finds out for all.
 
@@ -92,7 +103,7 @@ class _SharedMetrics(GunicornInternalPrometheusMetrics):  # type: ignore[misc] #
     ) -> tuple[str, str]:
         """Return (text, its media type). All metrics are told, whatever names are asked for."""
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        _SharedCounts(registry)  # type: ignore[no-untyped-call]
         registry.register(self._lookups)
         encode, content_type = choose_encoder(accept_header or "")
         return encode(registry).decode(), content_type

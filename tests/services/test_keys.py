@@ -235,7 +235,7 @@ def test_revocation_is_moved_while_a_segment_too_small_to_go_has_the_key(open_no
 
 
 def test_key_given_anew_outlives_its_old_revocation(open_node: Opener) -> None:
-    """DFS_FIRST_KEY can bring back a key: what revoked it then, moved to the end, does not again."""
+    """As DFS_FIRST_KEY gives it: what revoked it then, moved to the end, does not do so again."""
     node = open_node(wal_segment_bytes=100_000, compact_bytes_per_s=1 << 40)
     token = make_token()
     gone = create(node, token=token)

@@ -6,12 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from dfs.core.signs import is_shown
+from dfs.telemetry import ended, files
+from dfs.telemetry.ended import fold_ended
 from dfs.telemetry.files import count_elsewhere, list_pids, remove_dead_files
+from dfs.telemetry.metrics import _SharedCounts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,8 +141,81 @@ def test_metrics_of_a_worker_in_its_own_container_count_as_long_as_it_lives(
         worker.kill()
     assert count_elsewhere(shared) == 0
     # Somebody here may have the id that it had there.
-    file.rename(
-        file.with_name(file.name.replace(str(worker.pid), "1" if not is_near else "9999999"))
-    )
+    file.rename(file.with_name(file.name.replace(str(worker.pid), "1")))
     remove_dead_files(shared)
     assert list(shared.iterdir()) == []
+
+
+def count_in(shared: Path) -> float:
+    """Return what processes that have joined and ended have counted."""
+    collector = _SharedCounts(CollectorRegistry(), path=str(shared))
+    (metric,) = collector.collect()
+    return metric.samples[0].value
+
+
+def join_and_end(shared: Path) -> None:
+    """Have a process count 7, and end."""
+    command = [sys.executable, "-c", JOIN, str(shared), "/proc/self/ns/pid"]
+    subprocess.run(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True
+    )
+
+
+def test_metrics_of_ended_processes_stay_and_take_no_room(tmp_path: Path) -> None:
+    """However often a process ends and another begins, one file has what they have counted."""
+    shared = tmp_path / "shared"
+    for _ in range(3):
+        join_and_end(shared)
+    assert sorted(path.name for path in shared.iterdir())[1:] == ["counter_ended.db"]
+    assert count_in(shared) == 21
+    (shared / "gauge_liveall_1.db").touch()
+    fold_ended(shared)
+    (file,) = shared.iterdir()
+    assert count_in(shared) == 21
+    assert file.stat().st_size < 1000
+
+
+def test_metrics_are_told_while_nothing_is_folded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a count could be told twice, or not at all."""
+    shared = tmp_path / "shared"
+    join_and_end(shared)
+    (file,) = shared.iterdir()
+    monkeypatch.setattr(ended, "GATE_WAIT_S", 0)
+    read = MultiProcessCollector.merge
+
+    def merge(files: list[str], accumulate: bool = True) -> Any:
+        fold_ended(shared)
+        return read(files, accumulate)
+
+    monkeypatch.setattr(MultiProcessCollector, "merge", staticmethod(merge))
+    assert count_in(shared) == 7
+    assert list(shared.iterdir()) == [file]
+
+
+def test_metrics_files_are_seen_when_they_are_whole_and_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can read half of one, nor take its process for one that has ended."""
+    seen: list[list[Path]] = []
+    path = tmp_path / "counter_1.db"
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: seen.append(list(tmp_path.glob("*.db"))))
+    files._make_file(path, 1)
+    assert seen == [[]]
+    assert list(tmp_path.iterdir()) == [path]
+    assert is_shown(path)
+
+
+@pytest.mark.parametrize("name", ["counter_1.db", "gauge_liveall_1.db"])
+@pytest.mark.parametrize("is_file", [True, False])
+def test_metrics_that_cannot_be_folded_stop_nobody(
+    tmp_path: Path, name: str, is_file: bool
+) -> None:
+    """The master looks after them, on whose end the node ends."""
+    if is_file:
+        (tmp_path / name).write_bytes(b"\xff")
+    else:
+        (tmp_path / name).mkdir()
+    fold_ended(tmp_path)
+    fold_ended(tmp_path / "absent" / "absent")
