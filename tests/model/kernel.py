@@ -289,10 +289,10 @@ def _watch_index(kernel: Kernel, patch: Callable[[Any, str, Any], None]) -> None
     real_begin, real_sync = IndexDatabase.begin, IndexDatabase.sync
     real_commit, real_end = IndexTransaction.commit, IndexDatabase.end_transaction
 
-    def migrate(index: IndexDatabase) -> None:
+    def migrate(index: IndexDatabase, **options: Any) -> None:
         process = kernel.process()
         if process is None or process.world.indexes[-1] is None:  # else it is the newest already
-            real_migrate(index)
+            real_migrate(index, **options)
 
     def begin(index: IndexDatabase) -> IndexTransaction:
         process = kernel.process()

@@ -366,7 +366,7 @@ def test_sync_write_that_took_too_long_is_refused(node: Services) -> None:
     with pytest.raises(QuorumError):
         submit(Holders(seen.names, until_s=0.0))
     assert quorum.HOLD_S < DELAY_S
-    assert submit(seen) == STORES
+    assert len(submit(seen)) > 1  # the slower one of the replicas is not waited for
     blob.discard()
 
 
