@@ -20,6 +20,9 @@ from rq.job import JobStatus
 from dfs.core.durable import storage_error
 from dfs.core.filelock import FileLock
 
+LOOKED_AT_S = 1.0
+"""Longer than others hold the lock to see whether anybody does."""
+
 
 class Presence:
     """The sign that this process lives, for the other worker processes of its node.
@@ -70,7 +73,7 @@ def showing_presence(directory: Path) -> Iterator[Presence]:
         raise storage_error(error, path=directory) from error
     lock = FileLock(directory / name)
     try:
-        with lock.hold(timeout_s=0):
+        with lock.hold(timeout_s=LOOKED_AT_S):
             yield Presence(directory=directory, name=name)
     finally:
         lock.close()

@@ -31,10 +31,9 @@ from dfs.core.allocation import share_arena
 from dfs.core.config import Config, load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
-from dfs.core.filelock import FileLock
 from dfs.core.logging import configure_logging, configure_stdlib_logging, style_of
 from dfs.core.modes import keep_files_private
-from dfs.core.signs import SCHEDULER_NAME, WORKERS_NAME
+from dfs.core.signs import WORKERS_NAME
 from dfs.core.tracing import NO_SPANS, Spans
 from dfs.counting import count_events, name_stores
 from dfs.queue.checked import CALLS, CheckedJob
@@ -205,8 +204,8 @@ def run_worker(
         tmp_age_s=config.tmp_age_s, stores=[store.name for store in services.stores.all()]
     )
     counters = JobCounters(registry=CollectorRegistry(), jobs=map(_short_name, CALLS))
-    lock = FileLock(config.run_path / SCHEDULER_NAME)
-    schedule = Schedule(queue=services.queue, jobs=jobs, is_ours=partial(has_no_scheduler, lock))
+    is_ours = partial(has_no_scheduler, config.run_path)
+    schedule = Schedule(queue=services.queue, jobs=jobs, is_ours=is_ours)
     schedule.start()
     try:
         with (
@@ -236,7 +235,6 @@ def run_worker(
                 started_s = time.monotonic()
     finally:
         schedule.stop()
-        lock.close()
 
 
 def run_jobs(

@@ -14,11 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
-from dfs.core.errors import QueueError, StorageError
-from dfs.core.filelock import FileLock
+from dfs.core.errors import QueueError
+from dfs.core.signs import SCHEDULER_NAME, is_shown
 from dfs.queue.base import JobArguments, JobQueue
 from dfs.services.hints import REPLICATE, SCRUB
 
@@ -85,13 +86,9 @@ def periodic_jobs(*, tmp_age_s: int, stores: Sequence[str]) -> tuple[Periodic, .
     )
 
 
-def has_no_scheduler(lock: FileLock) -> bool:
-    """Tell whether no scheduler process holds its lock; none either if that cannot be told."""
-    try:
-        with lock.hold(timeout_s=0) as is_free:
-            return is_free
-    except StorageError:
-        return True
+def has_no_scheduler(run_path: Path) -> bool:
+    """Tell whether no scheduler process lives; none either if that cannot be told."""
+    return not is_shown(run_path / SCHEDULER_NAME)
 
 
 def always() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from rq.exceptions import InvalidJobOperation
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from dfs.core.signs import is_shown
 from dfs.queue import checked
 from dfs.queue.rq_queue import RqQueue, name_job, queue_name
 from tests.project.chaos_clients import wait_until
@@ -65,6 +67,28 @@ def test_presence_ends_with_its_process(tmp_path: Path) -> None:
     sign.touch()  # as it stays behind when the process is killed
     assert mine.is_gone(name)
     assert not sign.exists()
+
+
+def test_presence_is_shown_although_somebody_looks_as_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A health check, say, holds the lock for a moment; nobody would try again later."""
+    looks: list[bool] = []
+
+    def flock(fd: int, operation: int) -> None:
+        with next(tmp_path.iterdir()).open() as sign:
+            fcntl_flock(sign, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as `is_shown` does
+            if not looks:
+                looks.append(True)
+                fcntl_flock(fd, operation)
+        monkeypatch.undo()
+        fcntl_flock(fd, operation)
+
+    fcntl_flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with showing_presence(tmp_path):
+        (sign,) = tmp_path.iterdir()
+        assert is_shown(sign)
 
 
 def test_drop_abandoned_leaves_what_runs(tmp_path: Path, queue: Queue) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from pathlib import Path
 
+import pytest
+
 from dfs.core.errors import QueueError
 from dfs.core.filelock import FileLock
+from dfs.core.signs import SCHEDULER_NAME
 from dfs.queue.inline_queue import InlineQueue
 from workers.schedule import Periodic, Schedule, has_no_scheduler, periodic_jobs
 
@@ -42,11 +46,11 @@ def test_schedule_goes_on_when_the_queue_is_down() -> None:
 def test_schedule_of_a_worker_rests_while_a_scheduler_lives(tmp_path: Path) -> None:
     """Nothing is asked for while the lock is held, and all of it at the next turn after that."""
     ticked, asked = threading.Event(), threading.Semaphore(0)
-    own, its = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    its = FileLock(tmp_path / SCHEDULER_NAME)
 
     def is_ours() -> bool:
         asked.release()
-        return has_no_scheduler(own)
+        return has_no_scheduler(tmp_path)
 
     schedule = Schedule(
         queue=InlineQueue(jobs={"jobs.tick": ticked.set}),
@@ -60,13 +64,30 @@ def test_schedule_of_a_worker_rests_while_a_scheduler_lives(tmp_path: Path) -> N
         assert not ticked.is_set()
     assert ticked.wait(10)
     schedule.stop()
-    own.close()
     its.close()
 
 
-def test_worker_whose_lock_cannot_be_made_schedules(tmp_path: Path) -> None:
+def test_worker_whose_lock_cannot_be_looked_at_schedules(tmp_path: Path) -> None:
     """What cannot be told must not leave the node without a schedule."""
-    assert has_no_scheduler(FileLock(tmp_path / "missing" / "lock"))
+    assert has_no_scheduler(tmp_path / "missing")
+
+
+def test_workers_that_look_for_a_scheduler_do_not_take_each_other_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several may look at the same moment."""
+    path = tmp_path / SCHEDULER_NAME
+    path.touch()
+    looks: list[bool] = []
+
+    def flock(fd: int, operation: int) -> None:
+        monkeypatch.undo()
+        fcntl.flock(fd, operation)
+        looks.append(has_no_scheduler(tmp_path))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert has_no_scheduler(tmp_path)
+    assert looks == [True]
 
 
 def test_periodic_jobs_sweep_often_enough() -> None:
