@@ -29,6 +29,30 @@ from workers.schedule import Schedule, periodic_jobs
 LOOK_INTERVAL_S = 1.0
 
 
+class OwnStore:
+    """The primary store of the node, asked which cluster it belongs to.
+
+    Args:
+        path: of the store.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_failing = False
+
+    def find_cluster(self) -> bytes | None:
+        """Return the id of the cluster; None if that cannot be told now."""
+        try:
+            identity = read_identity(self._path)
+        except StorageError as error:
+            if not self._is_failing:  # once an outage, not every second
+                structlog.get_logger().warning("node_awaited", error=str(error))
+            self._is_failing = True
+            return None
+        self._is_failing = False
+        return None if identity is None else identity.cluster_id
+
+
 def run_scheduler(config: Config, redis_url: str, stop: threading.Event) -> None:
     """Ask for the jobs of the node until the end, whenever no other scheduler process does.
 
@@ -40,14 +64,15 @@ def run_scheduler(config: Config, redis_url: str, stop: threading.Event) -> None
     except OSError as error:
         raise storage_error(error, path=config.run_path) from error
     lock = FileLock(config.run_path / SCHEDULER_NAME)
+    store = OwnStore(config.storage_path)
     is_waiting = False
     try:
         while not stop.is_set():
-            cluster_id = find_cluster(config.storage_path)
+            cluster_id = store.find_cluster()
             if cluster_id is not None:  # else the node was never started, or has lost its disk
                 with lock.hold(timeout_s=0) as is_held:
                     if is_held:
-                        serve_cluster(config, redis_url, cluster_id, stop)
+                        serve_cluster(config, redis_url, cluster_id, store, stop)
                     elif not is_waiting:
                         structlog.get_logger().info("scheduler_waits", reason="another one runs")
                     is_waiting = not is_held
@@ -56,7 +81,9 @@ def run_scheduler(config: Config, redis_url: str, stop: threading.Event) -> None
         lock.close()
 
 
-def serve_cluster(config: Config, redis_url: str, cluster_id: bytes, stop: threading.Event) -> None:
+def serve_cluster(
+    config: Config, redis_url: str, cluster_id: bytes, store: OwnStore, stop: threading.Event
+) -> None:
     """Ask for the jobs of the node until the end, or until its primary store is of another one."""
     name = queue_name(cluster_id=cluster_id, node_id=config.node_id)
     queue = RqQueue(url=redis_url, name=name)
@@ -65,21 +92,11 @@ def serve_cluster(config: Config, redis_url: str, cluster_id: bytes, stop: threa
     structlog.get_logger().info("scheduler_started", queue=name)
     schedule.start()
     try:
-        while find_cluster(config.storage_path) == cluster_id and not stop.wait(LOOK_INTERVAL_S):
+        while store.find_cluster() == cluster_id and not stop.wait(LOOK_INTERVAL_S):
             pass
     finally:
         schedule.stop()
         queue.close()
-
-
-def find_cluster(storage_path: Path) -> bytes | None:
-    """Return the id of the cluster that a store belongs to; None if that cannot be told now."""
-    try:
-        identity = read_identity(storage_path)
-    except StorageError as error:
-        structlog.get_logger().warning("node_awaited", error=str(error))
-        return None
-    return None if identity is None else identity.cluster_id
 
 
 def main() -> int:

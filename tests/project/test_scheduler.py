@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
 from dfs.queue.rq_queue import name_job, queue_name
 from dfs.storage.identity import new_identity, write_identity
 from tests.project.chaos_clients import wait_until
 from tests.project.nodes import running_node, running_program
 from tests.redis_server import RedisServer, running_redis
+from workers.scheduler import OwnStore
 
 pytestmark = pytest.mark.integration
 
@@ -70,6 +72,20 @@ def test_worker_leaves_the_schedule_to_a_scheduler_until_it_is_killed(
                 second.read_until("scheduler_started")
                 second.end(signal.SIGKILL)
         node.read_until("schedule_resumed")
+
+
+def test_scheduler_tells_once_that_it_cannot_read_its_store(tmp_path: Path) -> None:
+    """It looks every second, for as long as the disk is away."""
+    store, identity = OwnStore(tmp_path), new_identity()
+    assert store.find_cluster() is None
+    for _ in range(2):
+        (tmp_path / "dfs.json").write_text("junk")
+        with capture_logs() as events:
+            assert [store.find_cluster() for _ in range(3)] == [None] * 3
+        assert [event["event"] for event in events] == ["node_awaited"]
+        (tmp_path / "dfs.json").unlink()
+        write_identity(tmp_path, identity)
+        assert store.find_cluster() == identity.cluster_id
 
 
 def test_scheduler_without_queue_says_so(tmp_path: Path) -> None:
