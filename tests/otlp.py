@@ -31,7 +31,9 @@ class TakenSpan:
     attributes: dict[str, Any]
     links: tuple[str, ...]
     resource: dict[str, Any]
+    events: tuple[dict[str, Any], ...]
     is_error: bool
+    error: str
     started_ns: int
     ended_ns: int
 
@@ -138,7 +140,9 @@ def _decode(body: bytes) -> Iterator[TakenSpan]:
                     attributes=_plain(span.attributes),
                     links=tuple(link.span_id.hex() for link in span.links),
                     resource=resource,
+                    events=tuple(_plain(event.attributes) for event in span.events),
                     is_error=span.status.code == 2,
+                    error=span.status.message,
                     started_ns=span.start_time_unix_nano,
                     ended_ns=span.end_time_unix_nano,
                 )

@@ -88,6 +88,11 @@ def configure_stdlib_logging(style: LogStyle) -> None:
     root.setLevel(logging.WARNING)
 
 
+def hide_credentials(text: str) -> str:
+    """Return a text without what may let somebody in, wherever a client has put it."""
+    return _CREDENTIALS.sub(r"\1***", text)
+
+
 class _Patient:
     """A stream that may be gone, or on a full disk: what was to be said is lost then, not work."""
 
@@ -105,18 +110,17 @@ class _Patient:
 
 def _renderers(style: LogStyle) -> list[structlog.typing.Processor]:
     if not style.is_text:
-        return [structlog.processors.JSONRenderer(), _hide_credentials]
+        return [structlog.processors.JSONRenderer(), _hide_in_line]
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(),
         repr_native_str=True,  # so that each value shows where it ends, and what no one sees
         exception_formatter=structlog.dev.plain_traceback,
     )
-    return [_contain, console, _hide_credentials]
+    return [_contain, console, _hide_in_line]
 
 
-def _hide_credentials(_: object, __: str, line: Any) -> str:
-    """Return a line without what may let somebody in, wherever a client has put it."""
-    return _CREDENTIALS.sub(r"\1***", line)
+def _hide_in_line(_: object, __: str, line: Any) -> str:
+    return hide_credentials(line)
 
 
 def _contain(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

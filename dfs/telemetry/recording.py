@@ -12,12 +12,20 @@ from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import SpanKind, format_span_id, format_trace_id, get_current_span
+from opentelemetry.trace import (
+    SpanKind,
+    Status,
+    format_span_id,
+    format_trace_id,
+    get_current_span,
+)
+from opentelemetry.util.types import Attributes, AttributeValue
 
 import dfs
+from dfs.core.logging import hide_credentials
 from dfs.core.tracing import TRACE_ID_KEY
 from dfs.telemetry.spans import RecordedSpans
 from dfs.telemetry.store_spans import watch_store
@@ -67,7 +75,7 @@ class MeaningfulSampler(Sampler):
 
 
 class CarefulExporter(SpanExporter):
-    """Exports by another one, without what stands in the query of a request.
+    """Exports by another one, without what stands in the query of a request, and credentials.
 
     The log tells the begin and the end of an outage, nothing else.
     """
@@ -80,7 +88,7 @@ class CarefulExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """See `SpanExporter`."""
         try:
-            result = self._inner.export(list(map(_without_query, spans)))
+            result = self._inner.export(list(map(_without_secrets, spans)))
             reason = "The collector does not take them."
         except Exception as error:  # whatever it met: this thread must go on
             result, reason = SpanExportResult.FAILURE, f"{type(error).__name__}: {error}"[:200]
@@ -178,29 +186,41 @@ def open_recording(*, node_id: str, uses_postgres: bool) -> Recording:
     return recording
 
 
-def _without_query(span: ReadableSpan) -> ReadableSpan:
-    """Return a span without queries, in which names of files and signatures stand."""
-    attributes = dict(span.attributes or {})
-    for name, begin in _SECRETIVE.items():
-        value = attributes.get(name)
-        if isinstance(value, str):
-            attributes[name] = value.partition(begin)[0] if begin else ""
-    if attributes == span.attributes:
+def _without_secrets(span: ReadableSpan) -> ReadableSpan:
+    """Return a span without queries, in which names of files stand, and without credentials."""
+    attributes = _clean(span.attributes)
+    events = [Event(event.name, _clean(event.attributes), event.timestamp) for event in span.events]
+    if attributes == span.attributes and not events:
         return span
+    status = span.status
     return ReadableSpan(
         name=span.name,
         context=span.context,
         parent=span.parent,
         resource=span.resource,
         attributes=attributes,
-        events=span.events,
+        events=events,
         links=span.links,
         kind=span.kind,
         instrumentation_scope=span.instrumentation_scope,
-        status=span.status,
+        status=Status(
+            status.status_code, status.description and hide_credentials(status.description)
+        ),
         start_time=span.start_time,
         end_time=span.end_time,
     )
+
+
+def _clean(attributes: Attributes) -> dict[str, AttributeValue]:
+    cleaned = {
+        name: hide_credentials(value) if isinstance(value, str) else value
+        for name, value in (attributes or {}).items()
+    }
+    for name, begin in _SECRETIVE.items():
+        value = cleaned.get(name)
+        if isinstance(value, str):
+            cleaned[name] = value.partition(begin)[0] if begin else ""
+    return cleaned
 
 
 def _note_trace_id(span: Any, environ: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from structlog.testing import capture_logs
 
 from dfs.app import create_app
 from dfs.core.config import load_config
+from dfs.core.signing import make_token
 from dfs.core.tracing import TRACEPARENT, Spans, in_context
 from dfs.queue.checked import CheckedJob
 from dfs.telemetry import recording
@@ -244,6 +245,23 @@ def test_spans_hold_no_name_signature_or_credential(
     assert "hush" not in repr(spans)
     names = {name for span in spans for name in span.attributes}
     assert {"http.target", "url.query", "url.path"} <= names
+
+
+def test_spans_hold_no_key_that_stands_where_it_does_not_belong(
+    make_traced: MakeTraced, collector: Collector
+) -> None:
+    """In a path, or in what was said of an error."""
+    app = make_traced()
+    token = make_token()
+    key_id, secret = token[:16], token[17:]
+    assert app.test_client().get(f"/download/{token}").status_code == 404
+    with pytest.raises(ValueError, match="x"), app.extensions["dfs.tracing"].spans.span("fails"):
+        raise ValueError(f"x {token}")
+    asked, failed = collector.named("GET /download/<file_id>", "fails")
+    assert asked.attributes["http.target"] == f"/download/{key_id}_***"
+    assert secret not in repr(collector.spans)
+    assert (failed.events[0]["exception.message"], failed.is_error) == (f"x {key_id}_***", True)
+    assert failed.error.endswith("***")
 
 
 def test_hostile_headers_are_no_error(make_traced: MakeTraced) -> None:
