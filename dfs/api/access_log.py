@@ -133,7 +133,8 @@ class WatchedBody:
 
 def _describe(environ: dict[str, Any]) -> dict[str, Any]:
     """Return what is known of a request and its answer, without what is nobody's business."""
-    response, route = environ.get(_ANSWER_KEY, (None, None))
+    # Taken out, or the answer to a download would be in a cycle: it keeps the context it began in.
+    response, route = environ.pop(_ANSWER_KEY, (None, None))
     body = environ.get(BODY_KEY)
     caller = environ.get(CALLER_KEY)
     path = environ.get("PATH_INFO", "")[:PATH_CHARS_MAX]

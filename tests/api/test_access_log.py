@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,25 @@ def test_access_log_tells_that_an_answer_was_broken_off(make_app: MakeApp) -> No
         body.close()
     (told,) = requests_of(events)
     assert (told["status"], told["bytes_out"], told["complete"]) == (200, 1 << 20, False)
+
+
+def test_access_log_leaves_no_answer_to_the_garbage_collector(make_app: MakeApp) -> None:
+    """An answer and what it holds go with the end of its request."""
+    parking = Parking(make_app(DFS_ACCESS_LOG="on"))
+    parked = parking.upload(b"x" * 100_000, "a")
+    parking.crew.do_chore()
+    finish(parked)
+    file_id = parking.headers["Location"].rpartition("/")[2]
+    body: Any = parking.ask("GET", f"/download/{file_id}")
+    answer = weakref.ref(body._body)
+    gc.disable()
+    try:
+        assert len(b"".join(body)) == 100_000
+        body.close()
+        del body
+        assert answer() is None
+    finally:
+        gc.enable()
 
 
 def test_access_log_is_off_by_default(make_app: MakeApp) -> None:
