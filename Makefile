@@ -10,6 +10,9 @@ JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 # Of the key that `make key` makes.
 NAME ?= admin
 SCOPES ?=
+# What is measured has what a node needs, and nothing that the tests bring besides.
+NODE := $(CURDIR)/build/node
+BENCH := BENCH_NODE_PYTHON=$(NODE)/bin/python $(BIN)/python -m bench
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup
 
 .DEFAULT_GOAL := help
@@ -40,6 +43,13 @@ $(VENV)/.ready-dev: requirements-dev.txt requirements.txt constraints.txt | $(BI
 	@echo "Installing what the checks need ..."
 	@$(PIP) --requirement requirements-dev.txt
 	@touch $@ $(VENV)/.ready
+
+$(NODE)/.ready: requirements.txt constraints.txt
+	@echo "Installing what a node needs, to measure it ..."
+	@$(PYTHON) -m venv $(NODE)
+	@$(NODE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --requirement requirements.txt
+	@touch $@
 
 run: setup ## Run a node until Ctrl-C: web server, worker and, if none is configured, the queue
 	@$(BIN)/python -m scripts.run
@@ -104,17 +114,17 @@ check: lint types arch test ## All of the above checks; changes nothing
 torture: setup-dev ## Kill, starve and unplug real nodes for some minutes; needs a C compiler
 	@$(BIN)/python -m torture
 
-bench: setup-dev ## Measure this machine and write docs/benchmarks.md with its plots; needs wrk and nginx
-	@$(BIN)/python -m bench
+bench: setup-dev $(NODE)/.ready ## Measure this machine and write docs/benchmarks.md with its plots; needs wrk and nginx
+	@$(BENCH)
 
-scaling: setup-dev ## Measure workers, commits and node sizes, and write docs/scaling.md
-	@$(BIN)/python -m bench scaling
+scaling: setup-dev $(NODE)/.ready ## Measure workers, commits and node sizes, and write docs/scaling.md
+	@$(BENCH) scaling
 
-soak: setup-dev ## Load a whole node for ten minutes, watch its memory, and write docs/soak.md
-	@$(BIN)/python -m bench soak
+soak: setup-dev $(NODE)/.ready ## Load a whole node for ten minutes, watch its memory, and write docs/soak.md
+	@$(BENCH) soak
 
-peers: setup-dev ## Measure dfs beside other stores that are installed, and write docs/peers.md; 10 minutes
-	@$(BIN)/python -m bench peers
+peers: setup-dev $(NODE)/.ready ## Measure dfs beside other stores that are installed, and write docs/peers.md; 10 minutes
+	@$(BENCH) peers
 
 damage: setup-dev ## Damage every file of a node in every way and see what comes of it; half an hour
 	@$(BIN)/python -m tests.damage

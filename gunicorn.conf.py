@@ -21,7 +21,7 @@ from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 from gunicorn.systemd import sd_notify
 
-from dfs.core.allocation import share_arena
+from dfs.core.allocation import release_freed, share_arena
 from dfs.core.config import load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
@@ -170,9 +170,11 @@ def recover_before_fork(server: Any) -> Any:
         structlog.get_logger().error("recovery_failed", code=error.code, error=str(error))
         raise HaltServer(str(error), exit_status=1) from error
     # A collection writes to every object that it looks at, and thereby copies the page into the
-    # process: those of the workers shall not look at what they share.
+    # process: those of the workers shall not look at what they share. Nor shall each of them keep
+    # what modules have freed since they were imported.
     gc.collect()
     gc.freeze()
+    release_freed()
     return recovered
 
 
@@ -207,6 +209,7 @@ def post_worker_init(worker: Any) -> None:
     # requests: collecting took a tenth of the time of small uploads.
     gc.collect()
     gc.freeze()
+    release_freed()
     gc.set_threshold(GC_THRESHOLD)
 
 

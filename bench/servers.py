@@ -62,6 +62,15 @@ def find_free_port() -> int:
         return port
 
 
+def node_python() -> str:
+    """Return the Python that runs nodes: one that has what a node needs and nothing else.
+
+    What the tests need besides is imported by libraries where it is there, and takes memory. It is
+    our own without `make`, which names that Python in BENCH_NODE_PYTHON.
+    """
+    return os.environ.get("BENCH_NODE_PYTHON", sys.executable)
+
+
 def base_environ() -> dict[str, str]:
     """Return what every program may know of our environment: no settings of ours."""
     return {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -133,7 +142,7 @@ def run_whole(directory: Path, *, settings: Mapping[str, str] | None = None) -> 
         **{f"REPLICA{number}_PATH": str(directory / f"replica{number}") for number in (1, 2)},
         **(settings or {}),
     }
-    command = [sys.executable, "-m", "scripts.run"]
+    command = [node_python(), "-m", "scripts.run"]
     with run(command, environ=environ, directory=directory, port=port, path="/ready") as server:
         yield server
 
@@ -157,7 +166,7 @@ def run_worker(directory: Path, settings: Mapping[str, str]) -> Iterator[subproc
     """
     with (directory / "worker.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "workers.run"],
+            [node_python(), "-m", "workers.run"],
             env={**node_environ(directory), **settings},
             cwd=directory,
             stdin=subprocess.DEVNULL,
@@ -294,7 +303,7 @@ def get(server: Server, path: str) -> tuple[int, bytes]:
 
 
 def _gunicorn() -> list[str]:
-    return [sys.executable, "-m", "gunicorn"]
+    return [node_python(), "-m", "gunicorn"]
 
 
 def _wait_until_ready(server: Server, path: str | None, log_path: Path) -> None:

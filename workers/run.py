@@ -27,7 +27,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from structlog.contextvars import bound_contextvars
 
-from dfs.core.allocation import share_arena
+from dfs.core.allocation import release_freed, share_arena
 from dfs.core.config import Config, load_config
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
@@ -311,6 +311,7 @@ def serve(config: Config, redis_url: str, stop: StopSignals, tracing: Tracing) -
     """Open the node and run its jobs until SIGTERM or SIGINT. Raises as `open_services`."""
     hooks = replace(make_hooks(config), on_store=tracing.watch_store, spans=tracing.spans)
     services = open_services(config, hooks=hooks)
+    release_freed()
     try:
         run_worker(config, redis_url, services, stop, tracing.spans)
     finally:

@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 
 from dfs.api.problems import MEDIA_TYPE, encode_problem
 from dfs.api.responses import Answer
-from dfs.api.streams import BODY_KEY, READ_BYTES
+from dfs.api.streams import BODY_KEY
 from dfs.core import errors
 from dfs.core.tracing import TRACE_ID_KEY
 
@@ -26,6 +26,8 @@ log = structlog.get_logger()
 REQUEST_ID_KEY = "dfs.request_id"
 RETRY_AFTER_S = "1"
 LATE_STATUS = 408
+DRAINED_BYTES_MAX = 64 << 10
+"""What is left of a body is received, so that the connection can be kept, up to this much."""
 CHALLENGES = (
     ("WWW-Authenticate", 'Bearer realm="dfs"'),
     ("WWW-Authenticate", 'Basic realm="dfs", charset="UTF-8"'),
@@ -115,11 +117,11 @@ def _leaves_much_unread(environ: Mapping[str, Any]) -> bool:
     if body is not None:
         if body.complete:
             return False
-        return body.length is None or body.length - body.received > READ_BYTES // 16
+        return body.length is None or body.length - body.received > DRAINED_BYTES_MAX
     if "HTTP_TRANSFER_ENCODING" in environ:
         return True
     declared = environ.get("CONTENT_LENGTH") or "0"
-    return not declared.isdigit() or int(declared) > READ_BYTES // 16
+    return not declared.isdigit() or int(declared) > DRAINED_BYTES_MAX
 
 
 def handle_dfs_error(error: errors.DfsError) -> Answer:

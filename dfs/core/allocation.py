@@ -21,3 +21,14 @@ def share_arena() -> bool:
     with suppress(AttributeError, OSError):
         return bool(ctypes.CDLL(None).mallopt(_ARENA_MAX, 1))
     return False
+
+
+def release_freed() -> bool:
+    """Give back to the kernel what was freed and is kept; worth while when much has just been.
+
+    Returns:
+        False where the C library cannot, such as on macOS.
+    """
+    with suppress(AttributeError, OSError):
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    return False
