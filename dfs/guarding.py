@@ -9,7 +9,7 @@ import structlog
 
 from dfs.core.access import ALL_SCOPES, OPERATOR
 from dfs.core.address import is_loopback
-from dfs.core.errors import ConfigError
+from dfs.core.errors import ConfigError, InvalidRequestError
 from dfs.core.signing import TOKEN_PREFIX, is_strong_token
 from dfs.services.keys import KeyService
 
@@ -63,9 +63,13 @@ def make_first_key(keys: KeyService, first_key: str) -> None:
 
     Durability: on return the key is in the log, synced.
     """
-    made = keys.create(
-        name="first", scopes=ALL_SCOPES, token=read_first_key(first_key), caller=OPERATOR
-    )
+    token = read_first_key(first_key)
+    try:
+        made = keys.create(name="first", scopes=ALL_SCOPES, token=token, caller=OPERATOR)
+    except InvalidRequestError:
+        if not keys.list():
+            raise
+        return  # another start has made it at the same moment
     logger.info("first_key_made", key=made.key.id)
 
 

@@ -12,6 +12,7 @@ from dfs.core.access import ALL_SCOPES, NODE_ID, OPERATOR, Caller, Key, Scope
 from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, LastKeyError, NoSuchKeyError
 from dfs.core.signing import KEY_ID_CHARS, hash_secret, make_token
+from dfs.guarding import make_first_key
 from dfs.services import keyring
 from dfs.services.keys import NewKey
 from dfs.wal.record import PutKey, RevokeKey
@@ -256,6 +257,14 @@ def test_key_given_anew_outlives_its_old_revocation(open_node: Opener) -> None:
     check_figures(node)
     node.index.destroy()
     assert [key.id for key in open_node().keys.list()] == [again.key.id]
+
+
+def test_first_key_that_another_start_makes_meanwhile_is_no_fault(node: Services) -> None:
+    """Both have seen before that there is none."""
+    token = make_token()
+    for _ in range(2):
+        make_first_key(node.keys, token)
+    assert [key.id for key in node.keys.list()] == [token[4:16]]
 
 
 def test_last_use_is_noted_once_a_minute(node: Services, clock: Clock) -> None:
