@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,13 @@ UNTRACED = frozenset(
     f"{method} /{name}" for method in ("GET", "HEAD") for name in ("health", "ready", "metrics")
 )
 """Spans of requests that come every few seconds and tell nothing."""
+_HEADERS = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_"
+PATTERNS = (
+    "OTEL_PYTHON_EXCLUDED_URLS",
+    "OTEL_PYTHON_FLASK_EXCLUDED_URLS",
+    *(f"{_HEADERS}{what}" for what in ("SERVER_REQUEST", "SERVER_RESPONSE", "SANITIZE_FIELDS")),
+)
+"""Variables that hold regular expressions; some are looked at not before a request."""
 _SECRETIVE = {"http.target": "?", "http.url": "?", "url.full": "?", "url.query": ""}
 """Attributes that may hold a query, and from where on."""
 
@@ -167,6 +176,8 @@ def open_recording(*, node_id: str, uses_postgres: bool) -> Recording:
     Raises:
         Exception: a variable has a value that OpenTelemetry does not take.
     """
+    for name in PATTERNS:
+        re.compile("|".join(os.environ.get(name, "").split(",")))
     # What it has to say of a collector that is away, it says for each batch; see CarefulExporter.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
     resource = Resource(

@@ -114,11 +114,24 @@ def test_tracing_is_wanted_by_the_standard_variables(
     assert [event["event"] for event in events] == ["tracing_not_possible"] * (expected is None)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+        ("OTEL_PYTHON_FLASK_EXCLUDED_URLS", "("),
+        ("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST", "accept,["),
+        ("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE", "("),
+    ],
+)
 def test_tracing_with_a_senseless_variable_stops_no_node(
-    make_traced: MakeTraced, collector: Collector, monkeypatch: pytest.MonkeyPatch
+    make_traced: MakeTraced,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
 ) -> None:
     """The node serves without traces, and says why."""
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "-1")
+    monkeypatch.setenv(name, value)
     with capture_logs() as events:
         app = make_traced()
     assert [event["event"] for event in events] == ["tracing_not_started"]
