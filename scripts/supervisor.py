@@ -237,13 +237,19 @@ def stop_children(children: Sequence[Child], *, timeout_s: float = STOP_TIMEOUT_
     Returns:
         True if all of them ended by themselves.
     """
-    successors = filter(None, map(successor_of, children))
-    children = [*children, *successors]
-    for child in children:
-        if child.process.poll() is None:
-            child.process.send_signal(signal.SIGTERM)
+    children = list(children)
+    told: set[int] = set()
     deadline_s = time.monotonic() + timeout_s
-    while any(child.process.poll() is None for child in children):
+    while True:
+        known = {child.process.pid for child in children}
+        found = filter(None, map(successor_of, children))
+        children += [child for child in found if child.process.pid not in known]
+        for child in children:
+            if child.process.pid not in told:
+                child.process.send_signal(signal.SIGTERM)
+        told = {child.process.pid for child in children}
+        if all(child.process.poll() is not None for child in children):
+            break
         if signal.sigtimedwait(STOP_SIGNALS, 0.05) is not None or time.monotonic() > deadline_s:
             break
     left = [child for child in children if child.process.poll() is None]

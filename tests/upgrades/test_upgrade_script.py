@@ -158,3 +158,23 @@ def test_stop_in_the_middle_of_an_upgrade_stops_the_new_process_in_good_order(
     assert wait_until((tmp_path / "ready").exists, timeout_s=WAIT_S, pause_s=0.05)
     assert stop_children([child])
     assert (tmp_path / "drained").exists()
+
+
+BEGINNING = """
+new='trap "touch drained; exit" TERM; touch begun; while :; do sleep 0.05; done'
+trap 'GUNICORN_PID=$$ /bin/sh -c "$new" & until test -e begun; do sleep 0.05; done; exit' TERM
+touch ready
+while :; do sleep 0.05; done
+"""
+"""What starts a process that is to take its place at the very moment of the stop."""
+
+
+def test_stop_at_the_beginning_of_an_upgrade_stops_the_new_process_in_good_order(
+    tmp_path: Path,
+) -> None:
+    """SIGUSR2 and SIGTERM at once: the new one is told to end, though nobody knew of it before."""
+    command = ["/bin/sh", "-c", BEGINNING]
+    child = start_child("web", command, environ=dict(os.environ), directory=tmp_path)
+    assert wait_until((tmp_path / "ready").exists, timeout_s=WAIT_S, pause_s=0.05)
+    assert stop_children([child])
+    assert (tmp_path / "drained").exists()
