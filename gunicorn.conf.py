@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from ssl import SSLContext, TLSVersion
+from ssl import PROTOCOL_TLS_SERVER, SSLContext, TLSVersion
 from typing import Any
 
 import structlog
@@ -22,17 +22,19 @@ from gunicorn.glogging import Logger
 from gunicorn.systemd import sd_notify
 
 from dfs.core.allocation import release_freed, share_arena
-from dfs.core.config import load_config
+from dfs.core.config import load_config, settle_settings
 from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, library_formatter, style_of
 from dfs.core.modes import keep_files_private
-from dfs.core.parent import end_with_parent
+from dfs.server.master import tame
 from dfs.server.shares import Shares
 
 GC_THRESHOLD = 5_000  # objects made and not freed until the collector looks at the young ones
 
-node_config = load_config()
+settled = settle_settings(os.environ)
+node_config = load_config({**os.environ, **settled})
+raw_env = [f"{name}={value}" for name, value in settled.items()]
 log_style = style_of(node_config)
 configure_logging(log_style)
 
@@ -66,6 +68,8 @@ accesslog = None
 
 if node_config.tls_cert_path is not None:
     certfile, keyfile = str(node_config.tls_cert_path), str(node_config.tls_key_path)
+    # Gunicorn would find out for each connection whether they are of any use.
+    SSLContext(PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password="")
 
 http_parser = "python"  # the other one accepts bare line feeds, which lets requests be smuggled
 limit_request_line = 8190  # the most that Gunicorn allows
@@ -106,32 +110,8 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Have SIGHUP refused, instead of ending the node, when the new settings are wrong.
-
-    And a master that has replaced another end with whoever supervised that one.
-    """
-    server.handle_hup = partial(reload_if_sound, server, server.handle_hup)
-    server.maybe_promote_master = partial(promote, server, server.maybe_promote_master)
-
-
-def promote(server: Any, promote_if_alone: Callable[[], None]) -> None:
-    """Take the place of the old master, if it has ended."""
-    old = server.master_pid
-    promote_if_alone()
-    if old != server.master_pid:
-        end_with_parent()
-
-
-def reload_if_sound(server: Any, reload: Callable[[], None]) -> None:
-    """Do what SIGHUP asks for, unless this file cannot be run any more: then all stays as it is."""
-    config, of_application = server.cfg, server.app.cfg
-    try:
-        reload()
-    except SystemExit:
-        if server.cfg is not config:  # it got further, or this is a new worker that ends
-            raise
-        server.app.cfg = of_application
-        structlog.get_logger().error("reload_refused", hint="The node goes on as it was.")
+    """Have the master go on, whatever it is asked for by signals."""
+    tame(server, note_serving=note_main)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -204,7 +184,8 @@ def post_worker_init(worker: Any) -> None:
         structlog.get_logger().error("services_unopened", code=error.code, error=str(error))
     else:
         if not worker.is_outgoing:
-            note_serving(worker.ppid)
+            note = note_main if "GUNICORN_PID" in os.environ else note_serving
+            note(worker.ppid)
     # What lives as long as the process is never looked at again, and the rest not every few
     # requests: collecting took a tenth of the time of small uploads.
     gc.collect()
@@ -213,10 +194,14 @@ def post_worker_init(worker: Any) -> None:
     gc.set_threshold(GC_THRESHOLD)
 
 
+def note_main(master: int) -> None:
+    """Tell systemd, too, that this is the master of which workers serve."""
+    sd_notify(f"MAINPID={master}", structlog.get_logger())
+    note_serving(master)
+
+
 def note_serving(master: int) -> None:
-    """Tell whoever looks (`scripts.upgrade`), and systemd, that a worker of this master serves."""
-    if "GUNICORN_PID" in os.environ:
-        sd_notify(f"MAINPID={master}", structlog.get_logger())
+    """Tell whoever looks (`scripts.upgrade`) that a worker of this master serves."""
     path = node_config.run_path / "web.pid"
     with suppress(OSError):
         draft = path.with_name(f"{path.name}.{os.getpid()}")

@@ -31,6 +31,14 @@ def find_successor(master: int, *, among: Iterable[int]) -> int | None:
     return None
 
 
+def find_predecessor(master: int) -> int | None:
+    """Return the master that this one was started to replace, if it has not ended; or None."""
+    with suppress(OSError, ValueError, IndexError):
+        parent = int(Path(f"/proc/{master}/stat").read_text().rpartition(")")[2].split()[1])
+        return parent if find_successor(parent, among=[master]) is not None else None
+    return None
+
+
 def read_web_pid(run_path: Path) -> int | None:
     """Return the process id of the master that serves; None if none does."""
     with suppress(OSError, ValueError):

@@ -34,7 +34,7 @@ from dfs.services.stores import Stores
 from dfs.services.versions import Findings, describe_findings, examine
 from dfs.storage.open import open_store
 from dfs.wal.layout import Situation, find_situation
-from scripts.processes import children_of, find_successor, read_web_pid
+from scripts.processes import children_of, find_predecessor, find_successor, read_web_pid
 
 UNCHANGED, CHANGES, REFUSED = 0, 1, 2
 START_TIMEOUT_S = 600
@@ -79,7 +79,11 @@ def replace_processes(config: Config) -> None:
         raise UpgradeError(f"No web server runs with DFS_RUN_PATH={config.run_path}.")
     if find_successor(old, among=children_of(old)) is not None:
         raise UpgradeError("Another upgrade is under way.")
-    os.kill(old, signal.SIGUSR2)
+    before = find_predecessor(old)
+    if before is not None:
+        print(f"An upgrade was broken off: process {before} is ended first.", flush=True)
+        wait_for_end(before)
+    send(old, signal.SIGUSR2)
     new = wait_for_successor(config, old)
     print(f"Process {new} serves; {old} answers what has come to it, and ends.", flush=True)
     wait_for_end(old)
@@ -99,8 +103,16 @@ def wait_for_successor(config: Config, old: int) -> int:
             return new
         time.sleep(PAUSE_S)
     if new is not None:
-        os.kill(new, signal.SIGTERM)
+        send(new, signal.SIGTERM)
     raise UpgradeError("The new version does not serve; the old one goes on. See the log.")
+
+
+def send(pid: int, signal_number: int) -> None:
+    """Send a signal to a process. Raises UpgradeError, ProcessLookupError."""
+    try:
+        os.kill(pid, signal_number)
+    except PermissionError:
+        raise UpgradeError(f"Process {pid} is another user's.") from None
 
 
 def wait_for_end(pid: int) -> None:
@@ -108,7 +120,7 @@ def wait_for_end(pid: int) -> None:
     with suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
         try:
-            signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+            send(pid, signal.SIGTERM)
             if not select.select([descriptor], [], [], END_TIMEOUT_S)[0]:
                 raise UpgradeError(f"Process {pid} does not end. The new ones serve.")
         finally:

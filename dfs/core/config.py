@@ -91,6 +91,8 @@ class Config:
     debug: bool
 
 
+_SETTLED = "DFS_SETTINGS_ARE_SETTLED"
+"""In the environment of a process for which `.env` was read."""
 _CREDENTIALS = re.compile(r"(?<=[:/])[^:/].*(?=@)")
 """User and password of a URL, coded as they must be or not: what is wrong ends up in logs."""
 
@@ -105,10 +107,8 @@ def load_config(environ: Mapping[str, str] | None = None, env_file: str = ".env"
     Raises:
         ConfigError: naming every setting that is wrong, with its value and the reason.
     """
-    from_file = {
-        name: value for name, value in dotenv_values(env_file).items() if value is not None
-    }
-    given = {**from_file, **(os.environ if environ is None else environ)}
+    environ = os.environ if environ is None else environ
+    given = {**settle_settings(environ, env_file), **environ}
     values: dict[str, Any] = {}
     faults: list[str] = []
     locations: dict[int, str] = {}
@@ -133,6 +133,27 @@ def load_config(environ: Mapping[str, str] | None = None, env_file: str = ".env"
     if faults:
         raise ConfigError("These settings are wrong: " + "; ".join(faults))
     return Config(**values)
+
+
+def settle_settings(environ: Mapping[str, str], env_file: str = ".env") -> dict[str, str]:
+    """Return what `environ` lacks so that it says all settings, whatever becomes of the file.
+
+    Whoever has that in its environment reads no file: a process that takes the place of another
+    one must not find settings that nobody has looked at.
+    """
+    if _SETTLED in environ:
+        return {}
+    from_file = dotenv_values(env_file).items()
+    settings = {
+        name: value
+        for name, value in from_file
+        if value is not None and name not in environ and _is_setting(name)
+    }
+    return {**settings, _SETTLED: "1"}
+
+
+def _is_setting(name: str) -> bool:
+    return bool(MORE_REPLICAS.fullmatch(name)) or any(name == item.name for item in SETTINGS)
 
 
 def _more_replicas(given: Mapping[str, str]) -> list[Setting]:
