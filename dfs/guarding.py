@@ -10,6 +10,7 @@ import structlog
 from dfs.core.access import ALL_SCOPES, OPERATOR
 from dfs.core.address import is_loopback
 from dfs.core.errors import ConfigError, InvalidRequestError
+from dfs.core.regular import read_start
 from dfs.core.signing import TOKEN_PREFIX, is_strong_token
 from dfs.services.keys import KeyService
 
@@ -78,11 +79,11 @@ def read_first_key(first_key: str) -> str:
     token = first_key
     if not first_key.startswith(TOKEN_PREFIX):
         try:
-            with Path(first_key).open("rb") as file:
-                token = file.read(FIRST_KEY_BYTES_MAX).decode("ascii", "replace").strip()
+            start, _ = read_start(Path(first_key), FIRST_KEY_BYTES_MAX)
         except (OSError, ValueError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or "that is no path"
             raise _no_first_key(f"names no file that can be read: {reason}") from None
+        token = start.decode("ascii", "replace").strip()
     if not is_strong_token(token):
         raise _no_first_key("holds no key")
     return token

@@ -164,9 +164,13 @@ def test_first_key_that_somebody_thought_of_is_refused(
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["/", "/missing/key", "a\0b"])
-def test_first_key_in_no_file_is_refused(path: str) -> None:
-    """With the reason, and without a traceback."""
+@pytest.mark.parametrize("path", ["/", "/missing/key", "a\0b", "/dev/zero", "fifo"])
+def test_first_key_in_no_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """With the reason, without a traceback, and without waiting for who writes into a pipe."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
     with pytest.raises(ConfigError, match="names no file"):
         read_first_key(path)
 
