@@ -224,8 +224,9 @@ def tell_end(dead: Child | None, *, orderly: bool) -> int:
 
 
 def start_in_background(config: Config) -> int:
-    """Start a node that outlives this process. Returns 0 once it is ready."""
-    config.run_path.mkdir(parents=True, exist_ok=True)
+    """Start a node that outlives this process. Returns 0 once it is ready. Raises StartError."""
+    with claim_run_path(config.run_path):
+        pass  # else the log of a node that runs would be emptied
     log_path = config.run_path / "node.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
@@ -286,6 +287,8 @@ def main() -> int:
         print(f"dfs: {error.message.replace('; ', chr(10) + '  ')}", file=sys.stderr)
     except StartError as error:
         print(f"dfs: {error}", file=sys.stderr)
+    except PermissionError as error:
+        print(f"dfs: {error.filename or 'the node'} is another user's.", file=sys.stderr)
     return 2
 
 

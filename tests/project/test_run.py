@@ -41,10 +41,10 @@ def has_clients(url: str) -> bool:
     return any(row[2].endswith(f":{port}") and row[3] == ESTABLISHED for row in rows)
 
 
-def refused(directory: Path, **settings: str) -> str:
+def refused(directory: Path, *action: str, **settings: str) -> str:
     """Return what a node says that does not start."""
     result = subprocess.run(
-        [sys.executable, "-m", "scripts.run"],
+        [sys.executable, "-m", "scripts.run", *action],
         cwd=directory,
         env=program_environ(directory, settings),
         capture_output=True,
@@ -110,7 +110,20 @@ def test_run_same_files_twice_is_refused(tmp_path: Path) -> None:
     with running_node(tmp_path) as node:
         message = refused(tmp_path, PORT="0")
         assert f"process {node.process.pid}" in message
+        log = tmp_path / "data" / "run" / "node.log"
+        log.write_text("what a node in the background has logged")
+        assert message == refused(tmp_path, "up", PORT="0")
+        assert log.read_text() == "what a node in the background has logged"
         assert node.request("GET", "/ready")[0] == 200
+
+
+@pytest.mark.parametrize("action", [(), ("up",)])
+def test_run_without_a_place_for_its_files_is_refused(
+    tmp_path: Path, action: tuple[str, ...]
+) -> None:
+    """The directory that cannot be made is named."""
+    (tmp_path / "file").touch()
+    assert "/file/run: Not a directory." in refused(tmp_path, *action, DFS_RUN_PATH="file/run")
 
 
 def test_run_wrong_settings_are_all_named(tmp_path: Path) -> None:
