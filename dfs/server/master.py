@@ -7,6 +7,7 @@ asks for something else meanwhile: a stop takes as long as one drain, whatever w
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
@@ -16,6 +17,8 @@ import structlog
 from dfs.core.parent import end_with_parent
 
 log = structlog.get_logger()
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class _ReloadedError(Exception):
@@ -31,6 +34,7 @@ def tame(server: Any, *, note_serving: Callable[[int], None]) -> None:
     """
     server.app.reload = partial(_read_settings, server, server.app.reload)
     server.handle_hup = partial(_reload_if_sound, server, server.handle_hup)
+    server.spawn_worker = partial(_spawn, server.spawn_worker)
     server.reexec = partial(_start_successor, server, server.reexec)
     server.reap_workers = partial(_reap, server, server.reap_workers, note_serving)
     server.maybe_promote_master = partial(_promote, server, server.maybe_promote_master)
@@ -70,6 +74,19 @@ def _reload_if_sound(server: Any, reload: Callable[[], None]) -> None:
 
 def _wait_no_longer() -> NoReturn:
     raise _ReloadedError
+
+
+def _spawn(spawn: Callable[[], int]) -> int:
+    """Start a worker that is told to end, however early that comes.
+
+    Until it has handlers of its own it would put a signal on the master's list, where nobody looks.
+    It unblocks them then (`Worker.init_signals`).
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        return spawn()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _start_successor(server: Any, start: Callable[[], None]) -> None:

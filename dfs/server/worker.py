@@ -41,6 +41,7 @@ from dfs.server.answering import JoiningResponse
 from dfs.server.arrivals import Arrivals
 from dfs.server.connection import Connection
 from dfs.server.lobby import Lobby
+from dfs.server.master import STOP_SIGNALS
 from dfs.server.refusals import refuse, refuse_late_head
 from dfs.server.shares import Shares
 from dfs.server.threads import ServingThreads
@@ -100,6 +101,11 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         )
         self._gather_s = config.commit_gather_us / 1e6
         self._ulids = UlidFactory()
+
+    def init_signals(self) -> None:
+        """Take over the signals, and get those that have come since the fork."""
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def get_thread_pool(self) -> ServingThreads[Connection]:
         """Return the threads."""

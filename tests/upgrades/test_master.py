@@ -95,6 +95,15 @@ def test_stop_takes_one_drain_although_another_one_was_under_way(tmp_path: Path)
     assert "Traceback" not in node.log
 
 
+def test_worker_that_was_just_started_is_told_to_end(tmp_path: Path) -> None:
+    """A SIGTERM that comes before it can see to signals does not leave it serving until a kill."""
+    with running_web(tmp_path, WEB_CONCURRENCY="4") as node:
+        os.kill(node.process.pid, signal.SIGHUP)
+        os.kill(node.process.pid, signal.SIGTERM)
+        assert node.process.wait(SOON_S) == 0
+    assert "SIGKILL" not in node.log
+
+
 def test_upgrade_that_was_taken_back_or_broken_off_can_be_made_again(tmp_path: Path) -> None:
     """The old master is named again when the new one has ended; two that serve become one."""
     run_path = tmp_path / "data" / "run"
