@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
+from urllib.parse import parse_qs, urlsplit
 
 from peewee import Database, PostgresqlDatabase, SqliteDatabase
 
@@ -26,7 +27,18 @@ Aside = Callable[[], AbstractContextManager[None]]
 SQLITE_PREFIX = "sqlite:///"
 POSTGRES_PREFIX = "postgresql://"
 LOCK_WAIT_S = 30
-CONNECT_TIMEOUT_S = 5
+SERVER_OPTIONS: dict[str, Any] = {
+    "connect_timeout": 5,  # seconds
+    # A network that drops what is sent tells nobody: the kernel gives the connection up by itself.
+    "tcp_user_timeout": 15_000,  # milliseconds
+    "keepalives_idle": 5,  # seconds, as the next
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
+"""Of the connections to a PostgreSQL server. Its address may say otherwise.
+
+Source: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+"""
 CACHED_STATEMENTS = 512
 """Room for a statement of each size of batch, see `statements.chunks`, for upload, replay and
 debts."""
@@ -241,10 +253,11 @@ def _new_database(url: str, *, thread_safe: bool) -> Database:
     """
     if is_postgres(url):
         load_psycopg()
-        options: dict[str, Any] = {"client_encoding": "UTF8", "prefer_psycopg3": True}
-        if "connect_timeout" not in url:
-            options["connect_timeout"] = CONNECT_TIMEOUT_S
-        return PostgresqlDatabase(url, thread_safe=thread_safe, **options)
+        said = parse_qs(urlsplit(url).query)
+        options = {name: value for name, value in SERVER_OPTIONS.items() if name not in said}
+        return PostgresqlDatabase(
+            url, thread_safe=thread_safe, client_encoding="UTF8", prefer_psycopg3=True, **options
+        )
     cache_kib = READER_CACHE_KIB if thread_safe else WRITER_CACHE_KIB
     return SqliteDatabase(
         str(Path(url.removeprefix(SQLITE_PREFIX))),

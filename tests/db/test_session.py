@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from dfs.core.errors import (
 )
 from dfs.core.model import NodeState
 from dfs.db import session
+from dfs.db.connections import Connections
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
 from tests.db.conftest import NODE_ID, count_files, make_blob, make_file, put_files
@@ -355,6 +357,21 @@ def test_connection_that_the_server_has_cut_is_opened_again(
     _terminate_backends(postgres_url)
     use(database)
     database.close()
+
+
+@pytest.mark.parametrize(("said", "timeout_ms"), [("", 15_000), ("?tcp_user_timeout=7000", 7_000)])
+def test_connection_over_which_nothing_comes_is_given_up(
+    postgres_url: str, said: str, timeout_ms: int
+) -> None:
+    """By the kernel, whether or not something was sent; later or sooner, if the address says so."""
+    connections = Connections(url=f"{postgres_url}{said}")
+    connection = connections.writing_database().connection()
+    with socket.socket(fileno=os.dup(connection.fileno())) as sock:
+        level = socket.IPPROTO_TCP
+        options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
+        assert [sock.getsockopt(level, option) for option in options] == [timeout_ms, 5, 5]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    connections.close()
 
 
 def test_connection_broken_inside_transaction_undoes_it(postgres_url: str) -> None:
