@@ -241,15 +241,18 @@ def stop_children(children: Sequence[Child], *, timeout_s: float = STOP_TIMEOUT_
     told: set[int] = set()
     deadline_s = time.monotonic() + timeout_s
     while True:
+        # First: whoever was started before the last of them ended is found below, as our own child.
+        have_ended = all(child.process.poll() is not None for child in children)
         known = {child.process.pid for child in children}
         found = filter(None, map(successor_of, children))
-        children += [child for child in found if child.process.pid not in known]
+        new = [child for child in found if child.process.pid not in known]
+        if have_ended and not new:
+            break
+        children += new
         for child in children:
             if child.process.pid not in told:
                 child.process.send_signal(signal.SIGTERM)
         told = {child.process.pid for child in children}
-        if all(child.process.poll() is not None for child in children):
-            break
         if signal.sigtimedwait(STOP_SIGNALS, 0.05) is not None or time.monotonic() > deadline_s:
             break
     left = [child for child in children if child.process.poll() is None]

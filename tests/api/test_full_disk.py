@@ -166,7 +166,8 @@ def test_upload_is_refused_before_the_inodes_are_used_up(make_app: MakeApp, disk
     client = start(make_app, full, DFS_RESERVE_BYTES="0", DFS_RESERVE_INODES=str(reserve))
     stored = upload_until_full(client, 70_000)
     assert len(stored) > DISK_INODES // 2 // 4
-    assert full.free_inodes >= reserve - 1
+    # Room is looked at while an upload lacks the two directories that it has been given room for.
+    assert full.free_inodes >= reserve - 2
     require_the_rest_works(client, stored)
     require_nothing_half(client.application.extensions["dfs"].services)
 

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,6 +244,7 @@ def running_target(
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=output)
     try:
         wait_until_ready(port, process, tls)
+        wait_for_workers(process.pid, environ)
         yield Target(
             host="127.0.0.1",
             port=port,
@@ -255,6 +256,20 @@ def running_target(
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
+
+
+def wait_for_workers(master: int, environ: Mapping[str, str]) -> None:
+    """Wait until all workers have all their threads, of which one was enough to answer."""
+    workers = int(environ.get("WEB_CONCURRENCY", "2"))
+    threads = int(environ.get("DFS_THREADS", "16"))
+    children = Path(f"/proc/{master}/task/{master}/children")
+    while True:
+        pids = children.read_text().split()
+        if len(pids) == workers and all(
+            sum(1 for _ in Path(f"/proc/{pid}/task").iterdir()) > threads for pid in pids
+        ):
+            return
+        time.sleep(0.02)
 
 
 def wait_until_ready(

@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from dfs.core.parent import adopt_orphans
 from scripts.processes import read_web_pid
 from scripts.supervisor import start_child, stop_children
+from tests.forked import run_forked
 from tests.project.chaos_clients import wait_until
 from tests.project.nodes import RunningNode, running_node, wait_for_end
 from tests.upgrades.restart_clients import running_load
@@ -169,12 +171,19 @@ while :; do sleep 0.05; done
 """What starts a process that is to take its place at the very moment of the stop."""
 
 
+def stop_at_the_beginning(directory: str) -> None:
+    """Start and stop that, as the supervisor of a node does."""
+    adopt_orphans()
+    command = ["/bin/sh", "-c", BEGINNING]
+    child = start_child("web", command, environ=dict(os.environ), directory=Path(directory))
+    assert wait_until(Path(directory, "ready").exists, timeout_s=WAIT_S, pause_s=0.05)
+    assert stop_children([child])
+
+
 def test_stop_at_the_beginning_of_an_upgrade_stops_the_new_process_in_good_order(
     tmp_path: Path,
 ) -> None:
     """SIGUSR2 and SIGTERM at once: the new one is told to end, though nobody knew of it before."""
-    command = ["/bin/sh", "-c", BEGINNING]
-    child = start_child("web", command, environ=dict(os.environ), directory=tmp_path)
-    assert wait_until((tmp_path / "ready").exists, timeout_s=WAIT_S, pause_s=0.05)
-    assert stop_children([child])
+    ended = run_forked(stop_at_the_beginning, str(tmp_path))
+    assert ended.status == 0, ended.stderr
     assert (tmp_path / "drained").exists()
