@@ -14,8 +14,8 @@ from pathlib import Path
 
 import structlog
 from rq import Queue
-from rq.exceptions import InvalidJobOperation
-from rq.job import JobStatus
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.job import Job, JobStatus
 
 from dfs.core.durable import storage_error
 from dfs.core.filelock import FileLock
@@ -81,6 +81,17 @@ def showing_presence(directory: Path) -> Iterator[Presence]:
             (directory / name).unlink(missing_ok=True)
 
 
+def look_up(queue: Queue, job_id: str) -> Job | None:
+    """Return a job of a queue; None if there is none of that id.
+
+    `Queue.fetch_job` would then remove the id from the queue, into which another process may have
+    put a job of that id this very moment. That one would wait for ever.
+    """
+    with suppress(NoSuchJobError):
+        return Job.fetch(job_id, connection=queue.connection, serializer=queue.serializer)
+    return None
+
+
 def drop_abandoned(queue: Queue, presence: Presence) -> list[str]:
     """Remove the jobs of a queue that were running when their worker process ended.
 
@@ -95,7 +106,7 @@ def drop_abandoned(queue: Queue, presence: Presence) -> list[str]:
     """
     dropped: list[str] = []
     for job_id in queue.started_job_registry.get_job_ids(cleanup=False):
-        job = queue.fetch_job(job_id)
+        job = look_up(queue, job_id)
         if job is None or job.get_status(refresh=False) is not JobStatus.STARTED:
             continue
         if job.worker_name and presence.is_gone(job.worker_name):

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from peewee import Database, PostgresqlDatabase, SqliteDatabase
 
+from dfs.core.errors import IndexUnavailableError
 from dfs.db.drivers import load_psycopg
 from dfs.db.faults import driver_errors
 
@@ -126,6 +127,7 @@ class Connections:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._reading: list[tuple[threading.Thread, Connection]] = []
+        self._is_closed = False
 
     def reader(self) -> Connection:
         """Return the connection on which the calling thread reads."""
@@ -144,7 +146,7 @@ class Connections:
         try:
             return reader.execute(sql, parameters).fetchall()
         except driver_errors():
-            if not _is_lost(reader):
+            if self._is_closed or not _is_lost(reader):
                 raise
         self.drop_reader()
         return self.reader().execute(sql, parameters).fetchall()
@@ -158,7 +160,7 @@ class Connections:
         try:
             _run_all(writer, statements)
         except driver_errors():
-            if not _is_lost(writer):
+            if self._is_closed or not _is_lost(writer):
                 raise
             with contextlib.suppress(*driver_errors()):
                 self._writers.close()
@@ -197,8 +199,9 @@ class Connections:
                 self._writers.close()
 
     def close(self) -> None:
-        """Close the connections of all threads. None may be in use."""
+        """Close the connections of all threads, for good. None should be in use."""
         with self._lock:
+            self._is_closed = True
             reading, self._reading = self._reading, []
             self._local = threading.local()
         _close_all(connection for _, connection in reading)
@@ -212,8 +215,12 @@ class Connections:
             ended = [entry[1] for entry in self._reading if not entry[0].is_alive()]
             self._reading = [entry for entry in self._reading if entry[0].is_alive()]
             self._reading.append((threading.current_thread(), connection))
+            is_late = self._is_closed
         _close_all(ended)
         self._local.connection = connection
+        if is_late:  # by a thread that was left behind: nobody would close it any more
+            self.drop_reader()
+            raise IndexUnavailableError("The index is not open.")
         return connection
 
     def _fit(self, connection: Connection) -> Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sqlite3
@@ -372,6 +373,18 @@ def test_connection_over_which_nothing_comes_is_given_up(
         assert [sock.getsockopt(level, option) for option in options] == [timeout_ms, 5, 5]
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     connections.close()
+
+
+def test_thread_that_was_left_behind_connects_no_more(index_url: str) -> None:
+    """When the index is closed, whether the thread was connected or not; nobody would end that."""
+    open_index(index_url).close()
+    connections = Connections(url=index_url)
+    assert connections.read("SELECT 1", ())
+    connections.close()
+    for _ in range(2):
+        with pytest.raises(IndexUnavailableError):
+            connections.read("SELECT 1", ())
+    gc.collect()  # which would find an open one
 
 
 def test_connection_broken_inside_transaction_undoes_it(postgres_url: str) -> None:

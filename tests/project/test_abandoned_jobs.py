@@ -22,7 +22,7 @@ from tests.project.chaos_clients import wait_until
 from tests.project.endless_worker import CALLS, ENDLESS
 from tests.project.nodes import running_program
 from tests.redis_server import RedisServer, running_redis
-from workers.abandoned import Presence, drop_abandoned, showing_presence
+from workers.abandoned import Presence, drop_abandoned, look_up, showing_presence
 
 JOB_ID = "replicate-replica1"
 WORKER = "tests.project.endless_worker"
@@ -97,9 +97,19 @@ def test_drop_abandoned_leaves_what_runs(tmp_path: Path, queue: Queue) -> None:
     with showing_presence(tmp_path) as other:
         let_run(queue, other.worker_name())
         assert drop_abandoned(queue, mine) == []
-        assert queue.fetch_job(JOB_ID) is not None
+        assert look_up(queue, JOB_ID) is not None
     assert drop_abandoned(queue, mine) == [JOB_ID]
-    assert queue.fetch_job(JOB_ID) is None
+    assert look_up(queue, JOB_ID) is None
+
+
+def test_drop_abandoned_leaves_a_job_that_is_just_being_put_in(
+    tmp_path: Path, queue: Queue
+) -> None:
+    """One that it does not find may be in the queue before it looks on."""
+    queue.connection.zadd(queue.started_job_registry.key, {f"{JOB_ID}:1": 4e9})
+    queue.connection.delete(Job.key_for(JOB_ID))
+    assert drop_abandoned(queue, Presence(directory=tmp_path, name="mine")) == []
+    assert queue.job_ids == [JOB_ID]
 
 
 @pytest.mark.crash
@@ -128,7 +138,7 @@ def replace_by_endless(queue: Queue, url: str) -> None:
     adder = RqQueue(url=url, name=queue.name)
 
     def is_endless() -> bool:
-        job = queue.fetch_job(name_job(queue.name, JOB_ID))
+        job = look_up(queue, name_job(queue.name, JOB_ID))
         with suppress(InvalidJobOperation):  # the worker has just done the one of before
             if job is not None and job.func_name == ENDLESS:
                 return job.is_started
@@ -142,5 +152,5 @@ def replace_by_endless(queue: Queue, url: str) -> None:
 
 def is_replicated(queue: Queue) -> bool:
     """Tell whether the work of that id was done."""
-    job = queue.fetch_job(name_job(queue.name, JOB_ID))
+    job = look_up(queue, name_job(queue.name, JOB_ID))
     return job is not None and job.is_finished and job.func_name == "workers.jobs.replicate"
