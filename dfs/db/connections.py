@@ -48,7 +48,8 @@ SQLITE_PRAGMAS = {
     # A power cut may take the newest transactions, which the log replays, but damages nothing.
     "synchronous": 1,
     "mmap_size": 0,  # a bad sector under a mapping kills the process; a read reports it
-    "wal_autocheckpoint": 4000,  # pages of 4 KiB: less often than by default, longer each time
+    # Pages of 4 KiB, far more than `checkpoint` leaves: should that fail, commits do its work.
+    "wal_autocheckpoint": 16000,
     "journal_size_limit": 64 << 20,  # bytes
 }
 
@@ -120,6 +121,7 @@ class Connections:
     """
 
     def __init__(self, *, url: str, aside: Aside = nullcontext) -> None:
+        self._url = url
         self._aside = aside
         self._is_postgres = is_postgres(url)
         self._readers = _new_database(url, thread_safe=True)
@@ -177,6 +179,12 @@ class Connections:
         if self._writers.is_closed():
             self._connect(self._writers)
         return self._writers
+
+    def connect_apart(self) -> Connection:
+        """Return a new connection, which is the caller's to close."""
+        database = _new_database(self._url, thread_safe=False)
+        self._connect(database)
+        return cast(Connection, database.connection())
 
     def drop_reader(self) -> None:
         """Close this thread's connection; the next use opens another."""

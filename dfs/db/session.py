@@ -18,6 +18,7 @@ from dfs.core.errors import (
     IndexUnavailableError,
     MetadataError,
 )
+from dfs.db.checkpoint import Checkpointer
 from dfs.db.connections import (
     LOCK_WAIT_S,
     SQLITE_PREFIX,
@@ -76,6 +77,8 @@ class IndexDatabase:
         self._writer_lock = threading.Lock()
         self._connections: Connections | None = None
         self._writing: Connection | None = None
+        self._checkpointer: Checkpointer | None = None
+        self._values_written = 0
 
     @property
     def directory(self) -> Path | None:
@@ -101,6 +104,7 @@ class IndexDatabase:
             else:
                 # The first page and the schema are parsed here: most damage shows.
                 self.read_all("SELECT name FROM sqlite_master")
+                self._checkpointer = Checkpointer(self._connections.connect_apart)
         except BaseException:
             self.close()
             raise
@@ -221,6 +225,9 @@ class IndexDatabase:
         Needed before a fork: a connection must not be carried into another process. Afterwards
         everything but `open` and `destroy` raises IndexUnavailableError.
         """
+        checkpointer, self._checkpointer = self._checkpointer, None
+        if checkpointer is not None:
+            checkpointer.close()
         connections, self._connections = self._connections, None
         if connections is not None:
             connections.close()
@@ -282,6 +289,7 @@ class IndexDatabase:
         Raises:
             IndexUnavailableError, IndexDamagedError, NoSpaceError, MetadataError.
         """
+        self._values_written += len(parameters)
         try:
             self._in_transaction().execute(sql, parameters)
         except driver_errors() as error:
@@ -303,9 +311,12 @@ class IndexDatabase:
                 undoes it too, and is opened again at the next use.
         """
         self._writing = None
+        values, self._values_written = self._values_written, 0
         try:
             if abandon and self._connections is not None:
                 self._connections.roll_back()
+            elif self._checkpointer is not None:
+                self._checkpointer.note(values)
         finally:
             self._writer_lock.release()
 

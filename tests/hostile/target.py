@@ -19,8 +19,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTLE_S = 30.0
-LATE_THREADS = 1 + min(32, (os.cpu_count() or 1) + 4)
-"""Threads that a process starts when it first needs them: the hinter, and those that hash."""
+LATE_THREADS = 2 + min(32, (os.cpu_count() or 1) + 4)
+"""Threads that a process starts when it first needs them: the hinter, the checkpointer, and those
+that hash."""
 LATE_DESCRIPTORS = 80
 """Those of the index, which each thread opens when it first needs it, and of a new segment."""
 ALARMS = ("Traceback", "request_crashed", '"level": "error"', '"level": "critical"')
