@@ -21,18 +21,11 @@ from dfs.queue.rq_queue import RqQueue, name_job, queue_name
 from tests.project.chaos_clients import wait_until
 from tests.project.endless_worker import CALLS, ENDLESS
 from tests.project.nodes import running_program
-from tests.redis_server import RedisServer, running_redis
+from tests.redis_server import RedisServer
 from workers.abandoned import Presence, drop_abandoned, look_up, showing_presence
 
 JOB_ID = "replicate-replica1"
 WORKER = "tests.project.endless_worker"
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A queue server of the test's own."""
-    with running_redis(tmp_path / "redis") as server:
-        yield server
 
 
 @pytest.fixture

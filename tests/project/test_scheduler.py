@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,10 @@ from dfs.queue.rq_queue import name_job, queue_name
 from dfs.storage.identity import new_identity, write_identity
 from tests.project.chaos_clients import wait_until
 from tests.project.nodes import running_node, running_program
-from tests.redis_server import RedisServer, running_redis
+from tests.redis_server import RedisServer
 from workers.scheduler import OwnStore
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A queue server of the test's own."""
-    with running_redis(tmp_path / "redis") as server:
-        yield server
 
 
 def test_scheduler_waits_for_its_node_and_asks_for_its_jobs(

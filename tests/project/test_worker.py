@@ -38,13 +38,6 @@ WAITING = ("blmove", "brpoplpush", "blpop")
 """What a client of Redis does that waits for a job."""
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A queue server of the test's own."""
-    with running_redis(tmp_path / "redis") as server:
-        yield server
-
-
 def test_worker_sweeps_old_temporaries_and_stops_on_term(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
