@@ -27,6 +27,7 @@ from dfs.core.descriptors import raise_descriptor_limit
 from dfs.core.errors import DfsError
 from dfs.core.logging import configure_logging, library_formatter, style_of
 from dfs.core.modes import keep_files_private
+from dfs.core.signs import WEB_PID_NAME
 from dfs.server.master import tame
 from dfs.server.shares import Shares
 
@@ -202,7 +203,7 @@ def note_main(master: int) -> None:
 
 def note_serving(master: int) -> None:
     """Tell whoever looks (`scripts.upgrade`) that a worker of this master serves."""
-    path = node_config.run_path / "web.pid"
+    path = node_config.run_path / WEB_PID_NAME
     with suppress(OSError):
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         draft.write_text(f"{master}\n")

@@ -17,7 +17,7 @@ from dfs.api.streams import find_received
 from dfs.api.traffic import install_traffic
 from dfs.core.config import Config, load_config
 from dfs.core.logging import style_of
-from dfs.counting import count_events, name_stores
+from dfs.counting import count_events
 from dfs.gauges import make_readers
 from dfs.node import Node
 from dfs.telemetry.metrics import install_metrics
@@ -42,7 +42,7 @@ def create_app(config: Config | None = None) -> Flask:
     metrics = install_metrics(
         app,
         readers=make_readers(lambda: app.extensions["dfs"]),
-        stores=name_stores(config),
+        stores=config.store_names,
         find_received=find_received,
     )
     is_verbose = style_of(config).level <= logging.DEBUG

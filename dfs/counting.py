@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import structlog
 
-from dfs.core.config import Config
-from dfs.core.model import PRIMARY_NAME, Debt, DebtKind
+from dfs.core.model import Debt, DebtKind
 from dfs.services.batch import CommitReport
 from dfs.services.hooks import Hooks
 from dfs.telemetry.commits import CommitMetrics
 from dfs.telemetry.stores import StoreCounters
-
-
-def name_stores(config: Config) -> list[str]:
-    """Return the names of all stores of a node."""
-    return [PRIMARY_NAME, *(name for name, _ in config.replicas)]
 
 
 def count_events(

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-WEB_PID_NAME = "web.pid"
-"""In DFS_RUN_PATH: the newest master of which a worker serves, see gunicorn.conf.py."""
+from dfs.core.signs import WEB_PID_NAME
 
 
 def children_of(pid: int) -> list[int]:

@@ -35,7 +35,7 @@ from dfs.core.logging import configure_logging, configure_stdlib_logging, style_
 from dfs.core.modes import keep_files_private
 from dfs.core.signs import WORKERS_NAME
 from dfs.core.tracing import NO_SPANS, Spans
-from dfs.counting import count_events, name_stores
+from dfs.counting import count_events
 from dfs.queue.checked import CALLS, CheckedJob
 from dfs.queue.junk import removing_junk
 from dfs.queue.rq_queue import queue_name
@@ -326,7 +326,7 @@ def make_hooks(config: Config) -> Hooks:
     """Return what has the services counted where the web workers' `/metrics` looks."""
     join_metrics(config.run_path / METRICS_NAME, COUNTED_KINDS)
     registry = CollectorRegistry()
-    stores = StoreCounters(registry=registry, stores=name_stores(config))
+    stores = StoreCounters(registry=registry, stores=config.store_names)
     return count_events(CommitMetrics(registry=registry), stores)
 
 

@@ -15,7 +15,6 @@ import structlog
 
 from dfs.core.allocation import share_arena
 from dfs.core.config import Config, load_config
-from dfs.core.disk import PRIMARY
 from dfs.core.durable import storage_error
 from dfs.core.errors import DfsError, StorageError
 from dfs.core.filelock import FileLock
@@ -87,8 +86,8 @@ def serve_cluster(
     """Ask for the jobs of the node until the end, or until its primary store is of another one."""
     name = queue_name(cluster_id=cluster_id, node_id=config.node_id)
     queue = RqQueue(url=redis_url, name=name)
-    stores = [PRIMARY, *(replica for replica, _ in config.replicas)]
-    schedule = Schedule(queue=queue, jobs=periodic_jobs(tmp_age_s=config.tmp_age_s, stores=stores))
+    jobs = periodic_jobs(tmp_age_s=config.tmp_age_s, stores=config.store_names)
+    schedule = Schedule(queue=queue, jobs=jobs)
     structlog.get_logger().info("scheduler_started", queue=name)
     schedule.start()
     try:

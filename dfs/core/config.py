@@ -16,6 +16,7 @@ from typing import Any
 from dotenv import dotenv_values
 
 from dfs.core.errors import ConfigError
+from dfs.core.model import PRIMARY_NAME
 from dfs.core.parsers import Rate, parse_location, trust_any_certificate
 from dfs.core.settings import MORE_REPLICAS, SETTINGS, Setting
 
@@ -89,6 +90,11 @@ class Config:
     access_log: bool
     slow_request_ms: int
     debug: bool
+
+    @property
+    def store_names(self) -> list[str]:
+        """The names of all stores of the node, the primary's first."""
+        return [PRIMARY_NAME, *(name for name, _ in self.replicas)]
 
 
 _SETTLED = "DFS_SETTINGS_ARE_SETTLED"

@@ -13,6 +13,8 @@ WORKERS_NAME = "workers"
 """A directory with a file for each worker process that has opened the node."""
 SCHEDULER_NAME = "scheduler.lock"
 """Of the scheduler process that asks for the periodic jobs."""
+WEB_PID_NAME = "web.pid"
+"""Holds the process id of the newest master of which a worker serves. It is not locked."""
 
 
 def is_shown(path: Path) -> bool:
