@@ -62,6 +62,18 @@ def write_all(fd: int, data: Buffer) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
+def begin_writeback(fd: int, offset: int, length: int) -> None:
+    """Have the kernel start writing a range to the disk, without waiting for it.
+
+    What is done meanwhile costs the sync that follows nothing. DONTNEED is named for what it does
+    to pages already written: it drops them. To those not yet written it does what is wanted here,
+    and leaves them in the cache. Faults of the writing are reported by the sync, so those of the
+    advice are of no interest.
+    """
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable: those added, renamed and removed.
 

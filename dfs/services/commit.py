@@ -12,8 +12,9 @@ One commit, in the order that makes an acknowledgement mean something:
     4. plan       each command in order, inside one index transaction: check its precondition,
                   deduplicate, make records, apply them. One that fails, fails alone
     5. publish    blob files get their names, durably
-    6. append     all records by one write, then one sync; where a change must be on several stores,
-                  the replicas append and sync them at the same time
+    6. append     all records by one write, then one sync; while the disk begins, the index is
+                  written to; where a change must be on several stores, the replicas append and sync
+                  them at the same time
     7. index      commit its transaction
     8. release    tell all processes where the log ends; unlock; wake everybody
 
@@ -31,6 +32,7 @@ from contextlib import AbstractContextManager
 from dfs.core.clock import now_ms
 from dfs.core.errors import (
     IndexUnavailableError,
+    MetadataError,
     NoSpaceError,
     QuorumError,
     RequestError,
@@ -196,7 +198,7 @@ class Committer:
             What was done; None if no change was to be made.
         """
         locked_at_s = time.perf_counter()
-        self._require_writable()
+        self._log.require_writable()
         self._on_step("commit.locked")
         self._catch_up()
         self._rotate_if_full(sum(ticket.log_bytes_max for ticket in tickets))
@@ -206,7 +208,6 @@ class Committer:
                 index.commit()  # what needs no record, such as that nobody wants some bytes
                 batch.note_durable()
                 return None
-            index.flush()
             self._on_step("commit.planned")
             append = self._write(batch, index)
             with self._spans.span("commit.index"):
@@ -217,14 +218,6 @@ class Committer:
         locked_s = time.perf_counter() - locked_at_s
         carried = self._spans.carry()
         return batch.report(lock_wait_s=lock_wait_s, locked_s=locked_s, carried=carried)
-
-    def _require_writable(self) -> None:
-        reason = self._log.control.failure
-        if reason is not None:
-            raise WalReadOnlyError(
-                f"The node takes no writes: {reason}",
-                hint="Mend the disk, then restart dfs: it begins a fresh segment.",
-            )
 
     def _catch_up(self) -> None:
         """Recover the tail if the last holder of the lock died inside a commit."""
@@ -308,11 +301,12 @@ class Committer:
         append = self._quorum.append(data, end=end, states=states) if is_synchronous else None
         try:
             self._log.append(data, last_lsn=batch.lsn)
+            self._flush(index)
             with self._crew.giving_way(), self._spans.span("commit.sync", log_bytes=len(data)):
                 started = time.perf_counter()
                 self._log.sync()
                 batch.sync_s = time.perf_counter() - started
-        except (NoSpaceError, WalReadOnlyError) as error:
+        except (NoSpaceError, MetadataError, WalReadOnlyError) as error:
             if isinstance(error, WalReadOnlyError):
                 batch.published.clear()  # the records that name them may be on this disk
             self._withdraw(batch, append)
@@ -320,6 +314,14 @@ class Committer:
         if append is not None:
             self._await_quorum(batch, index, append, states)
         return append
+
+    def _flush(self, index: IndexTransaction) -> None:
+        """Write to the index, while the disk is busy; if that fails, cut the records off again."""
+        try:
+            index.flush()
+        except (NoSpaceError, MetadataError):
+            self._log.cut_back()
+            raise
 
     def _await_quorum(
         self,

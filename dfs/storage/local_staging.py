@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from dfs.core.disk import Disk
-from dfs.core.durable import storage_error, write_all
+from dfs.core.durable import begin_writeback, storage_error, write_all
 from dfs.core.regular import NOT_REGULAR
 from dfs.storage.local_reader import LocalBlobReader
 from dfs.storage.local_shards import ShardDirectories
@@ -107,17 +107,9 @@ class LocalStagedBlob(Staging):
         self._close()
 
     def _begin_writeback(self) -> None:
-        """Have the kernel start writing what came since the last time, without waiting for it.
-
-        DONTNEED is named for what it does to pages already written: it drops them. To those not
-        yet written it does what is wanted here, and leaves them in the cache. Faults of the
-        writing are reported by the sync, so those of the advice are of no interest.
-        """
+        """Have the kernel start writing what came since the last time."""
         pending_bytes = self._size - self._flushed_bytes
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(
-                self._file.fileno(), self._flushed_bytes, pending_bytes, os.POSIX_FADV_DONTNEED
-            )
+        begin_writeback(self._file.fileno(), self._flushed_bytes, pending_bytes)
         self._flushed_bytes = self._size
 
     def _close(self) -> None:

@@ -163,6 +163,12 @@ class WriteAheadLog:
         offset = self.position.offset
         return offset > SEGMENT_HEADER_BYTES and offset + extra_bytes > self._segment_bytes
 
+    def require_writable(self) -> None:
+        """Raise WalReadOnlyError if the disk has failed earlier, in whichever process."""
+        reason = self.control.failure
+        if reason is not None:
+            raise _read_only_error(reason, path=self.active_path)
+
     def append(self, data: bytes, *, last_lsn: int) -> None:
         """Write whole changes behind the end of the log, by one write. Not durable yet.
 
@@ -170,9 +176,7 @@ class WriteAheadLog:
             NoSpaceError: the disk is full; the log is cut back to where it was.
             WalReadOnlyError: the disk failed, now or earlier; the node takes no more writes.
         """
-        reason = self.control.failure
-        if reason is not None:
-            raise _read_only_error(reason, path=self.active_path)
+        self.require_writable()
         position = self.position
         self._writer.open(position)
         self.control.mark_dirty()

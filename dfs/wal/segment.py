@@ -30,6 +30,10 @@ OPEN_SEGMENTS_MAX = 128
 OPEN_ATTEMPTS_MAX = 5
 SWEEP_INTERVAL_S = 10.0
 
+_ZEROS = bytes(1 << 20)
+ZEROS_BYTES_MAX = 512 * len(_ZEROS)
+"""Half as many pieces as one call writes."""
+
 _FIELDS = struct.Struct("<8sIIQ16sQQQQI")
 _CRC = struct.Struct("<I")
 SEGMENT_HEADER_BYTES = _FIELDS.size + _CRC.size
@@ -264,7 +268,8 @@ def write_segment(path: Path, header: SegmentHeader, *, size_bytes: int) -> None
     try:
         path.unlink(missing_ok=True)
         with open(path, "wb", opener=_open_private) as file:
-            file.write(encode_header(header).ljust(size_bytes, b"\0"))
+            file.write(encode_header(header))
+            file.writelines(zeros(size_bytes - SEGMENT_HEADER_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -272,6 +277,15 @@ def write_segment(path: Path, header: SegmentHeader, *, size_bytes: int) -> None
             path.unlink()
         raise storage_error(error, path=path) from error
     sync_directory(path.parent)
+
+
+def zeros(size: int) -> list[memoryview]:
+    """Return `size` zero bytes, or none if that is negative, as buffers to be written.
+
+    They are the same memory over and over, of which the kernel need not keep any.
+    """
+    whole, rest = divmod(max(0, size), len(_ZEROS))
+    return [memoryview(_ZEROS)] * whole + [memoryview(_ZEROS)[:rest]]
 
 
 def sealed_path(directory: Path, segment_id: int) -> Path:

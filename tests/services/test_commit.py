@@ -258,23 +258,28 @@ def test_no_space_tells_every_caller_and_keeps_nothing(node, monkeypatch):
     assert len(list_keys(node)) == 2
 
 
-def test_no_space_in_the_index_takes_the_records_back(node, monkeypatch):
-    """When the index cannot commit for lack of space, nothing of the refused change appears."""
+@pytest.mark.parametrize(
+    ("statement", "fault"),
+    [("COMMIT", NoSpaceError), ("INSERT", NoSpaceError), ("INSERT", IndexUnavailableError)],
+)
+def test_index_that_did_not_commit_has_the_records_taken_back(node, monkeypatch, statement, fault):
+    """Where it is certain that the index has not, nothing of the refused change appears."""
     kept = store_bytes(node, "kept", b"kept").files[0]
     position = node.log.position
     real = type(node.index).write
 
-    def full(index, sql, parameters=()):
-        if sql == "COMMIT":
-            raise NoSpaceError("There is no space left for the index.")
+    def fail(index, sql, parameters=()):
+        if sql.startswith(statement):
+            raise fault("There is no room in the index.")
         return real(index, sql, parameters)
 
-    monkeypatch.setattr(type(node.index), "write", full)
+    monkeypatch.setattr(type(node.index), "write", fail)
     for data in (b"small", LARGE):
-        with pytest.raises(NoSpaceError):
+        with pytest.raises(fault):
             store_bytes(node, "refused", data)
     monkeypatch.undo()
     assert node.log.position == position
+    assert not node.log.control.is_dirty
     assert list(node.store.list_blobs()) == []
     new = store_bytes(node, "new", b"new").files[0]
     assert list_keys(node) == {kept.id: kept.etag, new.id: new.etag}

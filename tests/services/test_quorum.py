@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dfs.core.errors import (
+    IndexUnavailableError,
     NoSpaceError,
     QuorumError,
     StoreUnavailableError,
@@ -193,6 +194,7 @@ def test_full_primary_refuses_the_write_on_all_stores(
 FAILURES = {
     "write": (SegmentWriter, StoreUnavailableError("broken"), WalReadOnlyError),
     "sync": (SegmentWriter, StoreUnavailableError("broken"), WalReadOnlyError),
+    "flush": (IndexTransaction, IndexUnavailableError("gone"), IndexUnavailableError),
     "commit": (IndexTransaction, NoSpaceError("full"), NoSpaceError),
 }
 
