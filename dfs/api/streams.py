@@ -11,7 +11,7 @@ from werkzeug.wsgi import get_input_stream
 from dfs.api.digests import DigestCheck, read_digest_headers
 from dfs.core.errors import SlowBodyError, TooLargeError, TruncatedBodyError
 
-READ_BYTES = 512 << 10
+READ_BYTES = 256 << 10
 """Bytes asked of the server at once. More costs memory, of each thread that waits for a client;
 less costs time."""
 

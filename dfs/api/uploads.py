@@ -97,11 +97,10 @@ def _store_raw(
     files.expect(body)
     blob = files.new_blob(terms.caller)
     try:
-        data = body.read()
+        blob.write(body.read())
         with files.announce() if small else nullcontext():
-            while data:
-                blob.write(data)
-                data = body.read()
+            while blob.write(body.read()):
+                pass  # no piece has a name: it would be kept while the next one comes
             body.verify()
             upload = Upload(
                 blob, key, content_type, options.get("metadata") or {}, _expires_at_ms(options)

@@ -20,14 +20,14 @@ from dfs.db.rows import (
 
 T = TypeVar("T")
 
-CHUNK_ROWS_MAX, _CHUNK_ROWS_MIN = 128, 32
-_CHUNK_ROWS = (CHUNK_ROWS_MAX, _CHUNK_ROWS_MIN)
+CHUNK_ROWS_MAX, _CHUNK_ROWS_MIN = 128, 16
+_CHUNK_ROWS = (CHUNK_ROWS_MAX, 32, _CHUNK_ROWS_MIN)
 """Batches are cut into these sizes, and a rest below the smallest: the driver keeps a prepared
-statement for each text, so there must not be a text for each size of batch."""
+statement for each text, some KiB a row, so there must not be a text for each size of batch."""
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield all items in order, in pieces of 128, then of 32, then the rest."""
+    """Yield all items in order, in pieces of 128, then of 32, then of 16, then the rest."""
     start, count = 0, len(items)
     if count >= _CHUNK_ROWS_MIN:
         for size in _CHUNK_ROWS:

@@ -149,9 +149,7 @@ class BlobCopier:
         for source in self._sources:
             staged = self._target.stage()
             try:
-                for piece in _from_source(source, blob):
-                    staged.write(piece)
-                    self._on_progress()
+                self._write(staged, _from_source(source, blob))
                 staged.seal(blob.digest)
             except _SourceError as error:
                 staged.discard()
@@ -165,6 +163,12 @@ class BlobCopier:
                 copied.failed.pop(blob.digest, None)
                 return staged
         return None
+
+    def _write(self, staged: StagedBlob, pieces: Iterator[bytes]) -> None:
+        """Write all pieces; none is kept in memory while the file is synced."""
+        for piece in pieces:
+            staged.write(piece)
+            self._on_progress()
 
 
 class _SourceError(Exception):

@@ -67,12 +67,14 @@ class BlobWriter:
         """Take the next bytes. The caller does not change them afterwards.
 
         Returns:
-            How many: all of them.
+            How many: all of them. Zero if there were none, which changes nothing.
 
         Raises:
             TooLargeError: they are more than a file may have.
             NoSpaceError, StoreUnavailableError: the store cannot take them.
         """
+        if not data:
+            return 0
         self.size += len(data)
         if self.size > self._bytes_max:
             raise TooLargeError(f"A file may have at most {self._bytes_max} bytes.")

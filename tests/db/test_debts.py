@@ -361,10 +361,10 @@ def test_commit_that_owes_copies_runs_one_further_statement(
     """A batch of blob files costs one statement more, however many replicas there are."""
 
     def change(transaction: IndexTransaction) -> None:
-        for number in range(10):
+        for number in range(8):
             transaction.owe_copies(make_digest(number), 77, 5)
 
-    expected = [database.statements.upsert(DEBTS, 20), "COMMIT"]
+    expected = [database.statements.upsert(DEBTS, 16), "COMMIT"]
     assert run_recorded(database, monkeypatch, change) == expected
 
 

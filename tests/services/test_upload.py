@@ -29,8 +29,8 @@ def test_blob_digest_is_that_of_its_bytes(size: int) -> None:
             inline_bytes_max=INLINE_BYTES_MAX,
             bytes_max=0,
         )
-        writer.write(data[: size // 2])
-        writer.write(data[size // 2 :])
+        for piece in (data[: size // 2], data[size // 2 :], b""):
+            assert writer.write(piece) == len(piece)
         writer.finish()
     assert writer.digest == hashlib.sha256(data).digest()
     writer.discard()
