@@ -80,6 +80,7 @@ class Disk:
         self._left_bytes = 0
         self._left_inodes = 0.0
         self._expires_s = -math.inf
+        self._looks = 0
         self._coming: set[Incoming] = set()
 
     def look(self) -> Space:
@@ -95,13 +96,19 @@ class Disk:
         """
         with self._lock:
             if (
-                size > self._left_bytes
-                or inodes > self._left_inodes
-                or time.monotonic() >= self._expires_s
+                size <= self._left_bytes
+                and inodes <= self._left_inodes
+                and time.monotonic() < self._expires_s
             ):
-                self._look_again(size, inodes)
-            self._left_bytes -= size
-            self._left_inodes -= inodes
+                self._left_bytes -= size
+                self._left_inodes -= inodes
+                return
+            self._expires_s = -math.inf  # should the kernel refuse
+            looks = self._looks
+        left = self._find_left(size, inodes)  # others need not wait until the kernel has answered
+        with self._lock:
+            if self._looks == looks:  # else what another has found is newer, and given out
+                self._give_out(left, size, inodes)
 
     def expect(self, body: Incoming) -> None:
         """Refuse a body that does not fit. One that does counts until it is here, or forgotten.
@@ -110,19 +117,18 @@ class Disk:
         """
         with self._lock:
             coming = sum(map(_find_believed, tuple(self._coming)))
-            self._look_again(coming + _find_rest(body), 0)
+            self._give_out(self._find_left(coming + _find_rest(body), 0), 0, 0)
             self._coming.add(body)
 
     def forget(self, body: Incoming) -> None:
         """Count a body no more, whatever became of it. Does nothing for one that never did."""
         self._coming.discard(body)
 
-    def _look_again(self, size: int, inodes: int) -> None:
-        self._expires_s = -math.inf  # should it fail
+    def _find_left(self, size: int, inodes: int) -> Space:
+        """Ask the kernel what is left without the reserve. Raises as `take`."""
         space = self.look()
-        left_bytes = space.bytes - self._reserve_bytes
-        left_inodes = space.inodes - self._reserve_inodes
-        if left_bytes < size or left_inodes < inodes:
+        left = Space(space.bytes - self._reserve_bytes, space.inodes - self._reserve_inodes)
+        if left.bytes < size or left.inodes < inodes:
             raise NoSpaceError(
                 f"The disk of the {' and the '.join(self.holds)} is full, but for its reserve.",
                 hint="Delete files, or make room in another way; no restart is needed.",
@@ -130,9 +136,14 @@ class Disk:
                 free_bytes=space.bytes,
                 free_inodes=space.inodes,
             )
-        self._left_bytes = min(left_bytes, LOOK_BYTES)
-        self._left_inodes = min(left_inodes, LOOK_INODES)
+        return left
+
+    def _give_out(self, left: Space, size: int, inodes: int) -> None:
+        """Take so much of what is left; some of the rest is for those who come soon."""
+        self._left_bytes = min(left.bytes - size, LOOK_BYTES)
+        self._left_inodes = min(left.inodes - inodes, LOOK_INODES)
         self._expires_s = time.monotonic() + LOOK_S
+        self._looks += 1
 
 
 class Disks:
@@ -219,11 +230,10 @@ def _find_believed(body: Incoming) -> int:
 
 
 def _find_device(path: Path) -> int:
-    for place in (path, *path.absolute().parents):
-        try:
-            return place.stat().st_dev
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise storage_error(error, path=place) from error
-    raise RuntimeError("a file system has a root")
+    """Return the device of a directory, or of the nearest one above it that is there."""
+    try:
+        return path.stat().st_dev
+    except FileNotFoundError:
+        return _find_device(path.absolute().parent)
+    except OSError as error:
+        raise storage_error(error, path=path) from error

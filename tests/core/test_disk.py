@@ -99,6 +99,26 @@ def test_take_never_gives_more_than_was_left_when_the_kernel_was_asked(
     assert LOOK_BYTES // 2 - 8000 <= sum(given) <= LOOK_BYTES // 2 + 8000
 
 
+def test_take_waits_for_no_other_that_asks_the_kernel(kernel: Kernel, disk: Disk) -> None:
+    """A kernel that is slow to answer keeps one upload waiting, not all."""
+    kernel.leave(1 << 40)
+    asked, answers = threading.Event(), threading.Event()
+
+    def look_slowly() -> Space:
+        if not asked.is_set():
+            asked.set()
+            assert answers.wait(30)
+        return Space(1 << 40, 10**6)
+
+    disk.look = look_slowly  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(disk.take, LOOK_BYTES)
+        assert asked.wait(30)
+        pool.submit(disk.take, 1).result(30)
+        answers.set()
+        slow.result(30)
+
+
 def test_take_asks_again_after_a_while(kernel: Kernel, disk: Disk) -> None:
     """Others write to the disk, too; and what they free is found without a restart."""
     kernel.leave(LOOK_BYTES)
