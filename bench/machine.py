@@ -7,6 +7,7 @@ import os
 import platform
 import sqlite3
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def describe_machine(directory: Path) -> dict[str, str]:
     Args:
         directory: on the disk under test.
     """
-    python = f"{platform.python_implementation()} {platform.python_version()}"
+    implementation = f"{platform.python_implementation()} {platform.python_version()}"
+    python = f"{implementation} ({Path(sys.executable).resolve()})"
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     wrk = first_line("wrk", "-v").partition(" Copyright")[0]
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
