@@ -249,6 +249,19 @@ os._exit(0)
         disk.settle()
 
 
+def test_writing_keeps_the_locks_of_the_program(disk: Disk, run: Run) -> None:
+    """To look at what was there before must not take the POSIX locks on the file away."""
+    answer = run("""
+import fcntl, subprocess
+fd = put("locked", b"old")
+fcntl.lockf(fd, fcntl.LOCK_EX)
+os.pwrite(fd, b"new", 0)
+ask = "import fcntl; fcntl.lockf(open('locked', 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+print(subprocess.run([sys.executable, "-c", ask], capture_output=True).returncode)
+""")
+    assert answer == "1\n"
+
+
 def test_rules_have_operations_fail(disk: Disk, run: Run) -> None:
     """The nth matching operation below the path fails with the error that was ordered."""
     disk.order(

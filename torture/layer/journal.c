@@ -87,9 +87,13 @@ static void add(struct record record, const char *path, const void *data) {
 static char *read_old(int fd, off_t offset, size_t length) {
     char link[64], *data = malloc(length);
     size_t done = 0;
-    int is_zero = 1;
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd); /* it may be open for writing only */
-    int reader = (int)syscall(SYS_openat, AT_FDCWD, link, O_RDONLY | O_CLOEXEC);
+    int is_zero = 1, reader = fd;
+    /* Through its own descriptor if that can be read: to close another one of the same file takes
+       all of the process's POSIX locks on it away, SQLite's among them. */
+    if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        reader = (int)syscall(SYS_openat, AT_FDCWD, link, O_RDONLY | O_CLOEXEC);
+    }
     if (data == NULL || reader < 0) abort();
     while (done < length) {
         ssize_t got = syscall(SYS_pread64, reader, data + done, length - done, offset + (off_t)done);
@@ -97,7 +101,7 @@ static char *read_old(int fd, off_t offset, size_t length) {
         done += (size_t)got;
     }
     memset(data + done, 0, length - done);
-    syscall(SYS_close, reader);
+    if (reader != fd) syscall(SYS_close, reader);
     for (size_t number = 0; is_zero && number < length; number++) is_zero = data[number] == 0;
     if (is_zero) {
         free(data);
