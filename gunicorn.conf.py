@@ -176,7 +176,6 @@ def post_worker_init(worker: Any) -> None:
     node = worker.wsgi.extensions["dfs"]
     node.crew = worker.crew
     node.recovered = worker.recovered
-    worker.let_go = node.forget_thread
     # The master starts another, which recovers the node: in good order, what is in flight ends.
     node.on_outlived = partial(os.kill, os.getpid(), signal.SIGTERM)
     try:

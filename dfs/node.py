@@ -84,12 +84,6 @@ class Node:
             self._retry_at_s = time.monotonic() + REOPEN_PAUSE_S
             raise
 
-    def forget_thread(self) -> None:
-        """Close what is kept open for the calling thread; what it needs again, it opens again."""
-        services = self._services
-        if services is not None:
-            services.index.forget_thread()
-
     def close(self) -> None:
         """Close what was opened. Safe to call twice; the next use opens it again."""
         with self._lock:

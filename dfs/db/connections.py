@@ -1,8 +1,7 @@
 """The connections of one process to the index.
 
-Every thread reads on a connection of its own; the process writes on one more, which one
-transaction at a time holds. On SQLite this keeps the pages and the prepared statements of the
-writer in one place, whichever thread leads a commit.
+One is written on, by one transaction at a time: on SQLite this keeps the pages and the prepared
+statements of the writer in one place, whichever thread leads a commit. On the others it is read.
 """
 
 from __future__ import annotations
@@ -114,6 +113,9 @@ class _Remote:
 class Connections:
     """From one opening of the index to its closing. Connects at first use.
 
+    Whoever asks has a connection for himself while he does, the one that was used last if it is
+    free. So there are as many as questions at the same time: few, since few threads run at a time.
+
     Methods raise what the drivers raise: one of `faults.driver_errors`.
 
     Args:
@@ -125,34 +127,44 @@ class Connections:
         self._url = url
         self._aside = aside
         self._is_postgres = is_postgres(url)
-        self._readers = _new_database(url, thread_safe=True)
-        self._writers = _new_database(url, thread_safe=False)
+        self._writers = _new_database(url, WRITER_CACHE_KIB)
         self._lock = threading.Lock()
-        self._local = threading.local()
-        self._reading: list[tuple[threading.Thread, Connection]] = []
+        self._idle: list[Connection] = []
         self._is_closed = False
 
-    def reader(self) -> Connection:
-        """Return the connection on which the calling thread reads."""
-        try:
-            return cast(Connection, self._local.connection)
-        except AttributeError:
-            return self._connect_reader()
-
     def read(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        """Return all rows that a question has, read on the calling thread's connection.
+        """Return all rows that a question has.
 
         If the server has gone away since the last one, a new connection is tried, once: whoever
         asks first after its restart need not know of it.
         """
-        reader = self.reader()
+        reader = self._take_idle()
+        if reader is not None:
+            try:
+                return self._read_on(reader, sql, parameters)
+            except driver_errors():
+                if self._is_closed or not _is_lost(reader):
+                    raise
+        return self._read_on(self._connect_reader(), sql, parameters)
+
+    def _read_on(self, reader: Connection, sql: str, parameters: Sequence[Any]) -> list[Any]:
         try:
             return reader.execute(sql, parameters).fetchall()
-        except driver_errors():
-            if self._is_closed or not _is_lost(reader):
-                raise
-        self.drop_reader()
-        return self.reader().execute(sql, parameters).fetchall()
+        finally:
+            self._give_back(reader)
+
+    def _take_idle(self) -> Connection | None:
+        """Return the connection that was used last, which knows most of what is asked for."""
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _give_back(self, reader: Connection) -> None:
+        """Keep a connection for the next question, unless it is of no use any more."""
+        with self._lock:
+            if not self._is_closed and not _is_lost(reader):
+                self._idle.append(reader)
+                return
+        _close_all([reader])  # who was left behind may have it: nobody else would close it
 
     def begin(self, statements: Sequence[str]) -> Connection:
         """Begin a transaction by these statements, and return the connection of the writer.
@@ -183,17 +195,9 @@ class Connections:
 
     def connect_apart(self) -> Connection:
         """Return a new connection, which is the caller's to close."""
-        database = _new_database(self._url, thread_safe=False)
+        database = _new_database(self._url, READER_CACHE_KIB)
         self._connect(database)
-        return cast(Connection, database.connection())
-
-    def drop_reader(self) -> None:
-        """Close this thread's connection; the next use opens another."""
-        connection = self._local.__dict__.pop("connection", None)
-        with self._lock:
-            self._reading = [entry for entry in self._reading if entry[1] is not connection]
-        with contextlib.suppress(*driver_errors()):
-            self._readers.close()
+        return self._fit(database.connection())
 
     def roll_back(self) -> None:
         """Undo the writer's transaction, if one is open; by closing, if need be."""
@@ -208,29 +212,18 @@ class Connections:
                 self._writers.close()
 
     def close(self) -> None:
-        """Close the connections of all threads, for good. None should be in use."""
+        """Close all connections, for good. None should be in use."""
         with self._lock:
             self._is_closed = True
-            reading, self._reading = self._reading, []
-            self._local = threading.local()
-        _close_all(connection for _, connection in reading)
+            idle, self._idle = self._idle, []
+        _close_all(idle)
         with contextlib.suppress(*driver_errors()):
             self._writers.close()
 
     def _connect_reader(self) -> Connection:
-        self._connect(self._readers)
-        connection = self._fit(self._readers.connection())
-        with self._lock:
-            ended = [entry[1] for entry in self._reading if not entry[0].is_alive()]
-            self._reading = [entry for entry in self._reading if entry[0].is_alive()]
-            self._reading.append((threading.current_thread(), connection))
-            is_late = self._is_closed
-        _close_all(ended)
-        self._local.connection = connection
-        if is_late:  # by a thread that was left behind: nobody would close it any more
-            self.drop_reader()
+        if self._is_closed:
             raise IndexUnavailableError("The index is not open.")
-        return connection
+        return self.connect_apart()
 
     def _fit(self, connection: Connection) -> Connection:
         if self._is_postgres:
@@ -261,27 +254,25 @@ def _close_all(connections: Iterable[Connection]) -> None:
             connection.close()
 
 
-def _new_database(url: str, *, thread_safe: bool) -> Database:
-    """Return a Peewee database that is not connected yet: the readers' or the writer's.
+def _new_database(url: str, cache_kib: int) -> Database:
+    """Return a Peewee database of one connection, which is not connected yet.
 
     Args:
-        thread_safe: with a connection for each thread, which is the readers'.
+        cache_kib: of SQLite's pages.
     """
     if is_postgres(url):
         load_psycopg()
         said = parse_qs(urlsplit(url).query)
         options = {name: value for name, value in SERVER_OPTIONS.items() if name not in said}
         return PostgresqlDatabase(
-            url, thread_safe=thread_safe, client_encoding="UTF8", prefer_psycopg3=True, **options
+            url, thread_safe=False, client_encoding="UTF8", prefer_psycopg3=True, **options
         )
-    cache_kib = READER_CACHE_KIB if thread_safe else WRITER_CACHE_KIB
     return SqliteDatabase(
         str(Path(url.removeprefix(SQLITE_PREFIX))),
-        thread_safe=thread_safe,
+        thread_safe=False,
         lock_type="IMMEDIATE",
         timeout=LOCK_WAIT_S,
-        # Used by one thread at a time, but `close` closes those of other threads.
-        check_same_thread=False,
+        check_same_thread=False,  # used by one thread at a time, whichever
         cached_statements=CACHED_STATEMENTS,
         pragmas={**SQLITE_PRAGMAS, "cache_size": -cache_kib},
     )

@@ -47,7 +47,7 @@ _SURROGATE_LAST = 0xDFFF
 
 
 class IndexRepository:
-    """Reads on the connection of the calling thread. Every method raises MetadataError.
+    """Reads, in whichever thread. Every method raises MetadataError.
 
     Args:
         database: open by the time of the first call.

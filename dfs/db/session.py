@@ -250,7 +250,7 @@ class IndexDatabase:
         put_files_aside(self._path, f"{self._path.name}.damaged-{now_ms()}")
 
     def read_one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        """Return the first row as a tuple, or None, read on this thread's connection.
+        """Return the first row as a tuple, or None.
 
         Raises:
             IndexUnavailableError, IndexDamagedError, MetadataError.
@@ -258,15 +258,15 @@ class IndexDatabase:
         return next(iter(self.read_all(sql, parameters)), None)
 
     def read_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Return all rows as tuples, read on this thread's connection. Raises as `read_one`."""
+        """Return all rows as tuples. Raises as `read_one`."""
         connections = self._opened()
         try:
             return connections.read(sql, parameters)
         except driver_errors() as error:
-            raise self._failed(error, connections) from error
+            raise self._translate(error) from error
 
     def select(self, sql: str, parameters: Sequence[Any], read: Callable[[Row], T]) -> list[T]:
-        """Return what `read` makes of each row, read on this thread's connection.
+        """Return what `read` makes of each row.
 
         Raises:
             IndexDamagedError: a row is none that dfs can have written, among other things.
@@ -276,7 +276,7 @@ class IndexDatabase:
         try:
             return [read(row) for row in connections.read(sql, parameters)]
         except driver_errors() as error:
-            raise self._failed(error, connections) from error
+            raise self._translate(error) from error
 
     def find(self, sql: str, parameters: Sequence[Any], read: Callable[[Row], T]) -> T | None:
         """Return what `read` makes of the first row, or None. Raises as `select`."""
@@ -320,12 +320,6 @@ class IndexDatabase:
         finally:
             self._writer_lock.release()
 
-    def forget_thread(self) -> None:
-        """Close the connection on which the calling thread reads."""
-        connections = self._connections
-        if connections is not None:
-            connections.drop_reader()
-
     def _in_transaction(self) -> Connection:
         """Return the connection of the open transaction."""
         if self._writing is None or self._connections is None:
@@ -344,13 +338,6 @@ class IndexDatabase:
             self._on_damaged()
         if not self.is_postgres:
             translated.context.setdefault("path", str(self._path))
-        return translated
-
-    def _failed(self, error: Exception, connections: Connections) -> DfsError:
-        """Return the error to raise; drop a reader's connection to a server that is gone."""
-        translated = self._translate(error)
-        if self.is_postgres and isinstance(translated, IndexUnavailableError):
-            connections.drop_reader()
         return translated
 
     def _require_utf8(self) -> None:

@@ -33,8 +33,6 @@ class ServingThreads(Generic[T]):
         serve: does one thing of it. It raises nothing.
         count: how many work.
         lent_max: how many may be lent at a time.
-        let_go: called in a thread that is lent, and in one that ends: what it keeps for
-            later (a connection to the index) is of no use.
     """
 
     def __init__(
@@ -45,13 +43,11 @@ class ServingThreads(Generic[T]):
         serve: Callable[[T], None],
         count: int,
         lent_max: int,
-        let_go: Callable[[], None],
     ) -> None:
         self._work = work
         self._crew = crew
         self._serve = serve
         self._lent_max = lent_max
-        self._let_go = let_go
         self._lock = threading.Lock()
         self._lent: set[int] = set()
         for _ in range(count):
@@ -76,7 +72,6 @@ class ServingThreads(Generic[T]):
         except RuntimeError:  # the machine has no more threads
             self._lent.discard(threading.get_ident())
             return False
-        self._let_go()
         return True
 
     def count_lent(self) -> int:
@@ -101,4 +96,3 @@ class ServingThreads(Generic[T]):
                     self._lent.discard(ident)
                 break
         self._crew.leave()
-        self._let_go()

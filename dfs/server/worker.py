@@ -23,7 +23,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -77,7 +76,6 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     Attributes:
         crew: says which of its threads runs.
         share: of the connections of the node.
-        let_go: called in a thread that will not serve another request, or not for long.
         is_drained: it was stopped, and nothing that it does is under way any more.
     """
 
@@ -90,7 +88,6 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         # As plain attributes: Gunicorn looks some twenty of them up by name for each request.
         self.cfg.__dict__.update({name: item.get() for name, item in self.cfg.settings.items()})
         self.share = Shares().claim()
-        self.let_go: Callable[[], None] = lambda: None
         self.is_drained = False
         self._slow_clients_max = config.slow_clients_max
         self._has_access_log = config.access_log
@@ -118,7 +115,6 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             serve=self._serve,
             count=self.cfg.threads,
             lent_max=self._slow_clients_max,
-            let_go=self._let_go,
         )
 
     def run(self) -> None:
@@ -314,9 +310,6 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         """Answer a head that does not come. Raises OSError."""
         told_of = self._find_told_of(connection.client)
         refuse_late_head(connection.sock, request_id=self._ulids.make(), told_of=told_of)
-
-    def _let_go(self) -> None:
-        self.let_go()  # which is set after the threads have been made
 
     def _serve(self, connection: Connection) -> None:
         """Serve a request, and see to what becomes of the connection; in a thread."""

@@ -115,8 +115,8 @@ def test_close_closes_connections_of_other_threads(database: IndexDatabase) -> N
         assert pool.submit(count_files, database).result() == 1
 
 
-def test_connections_of_ended_threads_are_not_kept(database: IndexDatabase) -> None:
-    """Threads come and go without the process running out of files or connections."""
+def test_questions_of_threads_that_come_and_go_share_a_connection(database: IndexDatabase) -> None:
+    """So that the process runs out of neither files nor connections."""
     descriptors = Path("/proc/self/fd")
     counts = []
     for _ in range(20):
@@ -124,7 +124,74 @@ def test_connections_of_ended_threads_are_not_kept(database: IndexDatabase) -> N
         thread.start()
         thread.join()
         counts.append(len(list(descriptors.iterdir())))
-    assert counts[-1] <= counts[3]
+    assert counts[-1] <= counts[0]
+
+
+def test_questions_at_the_same_time_have_connections_of_their_own(
+    index_url: str, database: IndexDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many are made as ask at once, none is used by two, and all answers are right."""
+    connections = Connections(url=index_url)
+    connect = connections.connect_apart
+    made: list[object] = []
+    used: list[object] = []
+    met: list[bool] = []
+
+    class Watched:
+        def __init__(self) -> None:
+            self._connection = connect()
+            made.append(self)
+
+        def execute(self, sql: str, parameters: object) -> Watched:
+            met.append(self in used)
+            used.append(self)
+            self._cursor = self._connection.execute(sql, parameters)
+            return self
+
+        def fetchall(self) -> list[object]:
+            rows = self._cursor.fetchall()
+            used.remove(self)
+            return rows
+
+        def close(self) -> None:
+            self._connection.close()
+
+    monkeypatch.setattr(connections, "connect_apart", Watched)
+    mark = "%s" if database.is_postgres else "?"
+    begin = threading.Barrier(6)
+
+    def ask(number: int) -> list[object]:
+        begin.wait()
+        return [connections.read(f"SELECT {mark} + 0", (number,)) for _ in range(300)]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(ask, range(6))) == [[[(number,)]] * 300 for number in range(6)]
+    assert 1 <= len(made) <= 6
+    assert not any(met)
+    connections.close()
+
+
+def test_connection_of_a_question_that_outlives_the_index_is_closed(
+    index_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that was left behind has its answer, and leaves nothing open."""
+    connections = Connections(url=index_url)
+    told: list[str] = []
+
+    class Slow:
+        def execute(self, sql: str, parameters: object) -> Slow:
+            connections.close()
+            return self
+
+        def fetchall(self) -> list[int]:
+            return [1]
+
+        def close(self) -> None:
+            told.append("closed")
+
+    monkeypatch.setattr(connections, "connect_apart", Slow)
+    assert connections.read("SELECT 1", ()) == [1]
+    assert told == ["closed"]
 
 
 def test_writer_outlives_the_thread_that_connected_it(database: IndexDatabase) -> None:
