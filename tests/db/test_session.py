@@ -7,6 +7,7 @@ import os
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -145,6 +146,7 @@ def test_questions_at_the_same_time_have_connections_of_their_own(
         def execute(self, sql: str, parameters: object) -> Watched:
             met.append(self in used)
             used.append(self)
+            time.sleep(0)  # lets others run
             self._cursor = self._connection.execute(sql, parameters)
             return self
 
