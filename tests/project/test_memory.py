@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,16 @@ def run_python(program: str) -> str:
 
 
 def arenas_of(pid: int) -> list[str]:
-    """Return the mappings of a process that are arenas of threads."""
+    """Return the mappings of a process that are arenas of threads: what they have not used yet is
+    reserved behind them. Any other large mapping may begin at such an address, too.
+    """
     mappings = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return [
         line
-        for line in mappings
+        for line, next_line in pairwise(mappings)
         if re.fullmatch(r"\S+ rw-p 00000000 00:00 0 *", line)
         and int(line.partition("-")[0], 16) % ARENA_BYTES == 0
+        and re.match(rf"{line.split()[0].partition('-')[2]}-\S+ ---p", next_line)
     ]
 
 
