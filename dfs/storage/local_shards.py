@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,12 +33,11 @@ class ShardDirectories:
         """
         unknown = [shard for shard in _names(digest) if shard not in self._durable]
         for shard in unknown:
-            path = f"{self._root}/{shard}"  # a Path costs as much as the call
+            path = self._root / shard
             try:
-                os.mkdir(path, DIRECTORY_MODE)  # noqa: PTH102
+                path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
             except OSError as error:
-                if not isinstance(error, FileExistsError) or not Path(path).is_dir():
-                    raise storage_error(error, path=path) from error
+                raise storage_error(error, path=path) from error
         return unknown
 
     def sync(self, made: Sequence[str]) -> None:
