@@ -53,7 +53,7 @@ SQLITE_PRAGMAS = {
 }
 
 READER_CACHE_KIB = 512
-"""Small, since there are many, and the kernel has the pages anyway. It is taken as needed."""
+"""Small, since the kernel has the pages anyway. It is taken as needed."""
 WRITER_CACHE_KIB = 4096
 """Holds the pages that a group commit changes, so that each is written once; a larger one has made
 nothing quicker."""
@@ -89,22 +89,24 @@ class _Remote:
 
     Args:
         aside: see `Connections`.
+
+    Attributes:
+        is_lost: the server has closed it; known only after something was asked of it.
     """
 
-    __slots__ = ("_aside", "_connection")
+    __slots__ = ("_aside", "_connection", "is_lost")
 
     def __init__(self, connection: psycopg.Connection, aside: Aside) -> None:
         self._connection = connection
         self._aside = aside
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the server has closed it; known only after something was asked of it."""
-        return self._connection.closed
+        self.is_lost = False
 
     def execute(self, sql: str, *parameters: Sequence[Any]) -> Cursor:
-        with self._aside():
-            return self._connection.execute(sql, *parameters)
+        try:
+            with self._aside():
+                return self._connection.execute(sql, *parameters)
+        finally:
+            self.is_lost = self._connection.closed
 
     def close(self) -> None:
         self._connection.close()
@@ -149,9 +151,12 @@ class Connections:
 
     def _read_on(self, reader: Connection, sql: str, parameters: Sequence[Any]) -> list[Any]:
         try:
-            return reader.execute(sql, parameters).fetchall()
-        finally:
-            self._give_back(reader)
+            rows = reader.execute(sql, parameters).fetchall()
+        except BaseException:  # one that was interrupted still waits for its answer
+            _close_all([reader])
+            raise
+        self._give_back(reader)
+        return rows
 
     def _take_idle(self) -> Connection | None:
         """Return the connection that was used last, which knows most of what is asked for."""
@@ -159,9 +164,9 @@ class Connections:
             return self._idle.pop() if self._idle else None
 
     def _give_back(self, reader: Connection) -> None:
-        """Keep a connection for the next question, unless it is of no use any more."""
+        """Keep a connection for the next question, or close it if none will come."""
         with self._lock:
-            if not self._is_closed and not _is_lost(reader):
+            if not self._is_closed:
                 self._idle.append(reader)
                 return
         _close_all([reader])  # who was left behind may have it: nobody else would close it

@@ -220,7 +220,7 @@ class IndexDatabase:
         return IndexDamagedError(fault, hint=REBUILD_HINT, **context)
 
     def close(self) -> None:
-        """Close the connections of all threads. None may be in use. Safe to call twice.
+        """Close all connections. None may be in use. Safe to call twice.
 
         Needed before a fork: a connection must not be carried into another process. Afterwards
         everything but `open` and `destroy` raises IndexUnavailableError.
@@ -259,9 +259,8 @@ class IndexDatabase:
 
     def read_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return all rows as tuples. Raises as `read_one`."""
-        connections = self._opened()
         try:
-            return connections.read(sql, parameters)
+            return self._opened().read(sql, parameters)
         except driver_errors() as error:
             raise self._translate(error) from error
 
@@ -272,9 +271,8 @@ class IndexDatabase:
             IndexDamagedError: a row is none that dfs can have written, among other things.
             IndexUnavailableError, MetadataError.
         """
-        connections = self._opened()
         try:
-            return [read(row) for row in connections.read(sql, parameters)]
+            return [read(row) for row in self._opened().read(sql, parameters)]
         except driver_errors() as error:
             raise self._translate(error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
 import sqlite3
 import threading
@@ -174,6 +175,27 @@ def test_questions_at_the_same_time_have_connections_of_their_own(
         assert list(pool.map(ask, range(6))) == [[[(number,)]] * 300 for number in range(6)]
     assert 1 <= len(made) <= 6
     assert not any(met)
+    connections.close()
+
+
+def test_connection_whose_question_was_broken_off_is_not_used_again(postgres_url: str) -> None:
+    """It still waits for the answer; whoever asks next has another one."""
+    connections = Connections(url=postgres_url)
+
+    class BrokenOffError(Exception):
+        pass
+
+    def break_off(*_: object) -> None:
+        raise BrokenOffError
+
+    before = signal.signal(signal.SIGALRM, break_off)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(BrokenOffError):
+            connections.read("SELECT pg_sleep(20)", ())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert connections.read("SELECT 1", ()) == [(1,)]
     connections.close()
 
 
