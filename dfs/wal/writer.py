@@ -114,8 +114,8 @@ class SegmentWriter:
 
         Linux says so in the name of its descriptor. To ask for the status of the file would tell
         its times, too, and give the next write a time of its own (Linux 6.13, "multigrain
-        timestamps"), which ext4 without a journal then writes to the disk with every sync: twice
-        the time.
+        timestamps"), which ext4 without a journal then writes to the disk with every sync: one
+        write more, where there was one.
         """
         try:
             name = os.readlink(f"/proc/self/fd/{self._fd}")  # noqa: PTH115 # half as long
