@@ -41,10 +41,10 @@ def node_lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def send_upload(connection: socket.socket, name: str, body: bytes) -> None:
-    """Send one upload, and do not wait for the answer."""
+def send_upload(connection: socket.socket, name: str, body: bytes, *, behind: bytes = b"") -> None:
+    """Send one upload, with a request behind it if need be, and do not wait for the answer."""
     head = f"POST /upload?name={name} HTTP/1.1\r\nHost: localhost\r\n"
-    connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body + behind)
 
 
 def test_uploads_that_wait_for_the_lock_leave_the_threads_to_others(tmp_path: Path) -> None:

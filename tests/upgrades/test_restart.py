@@ -111,10 +111,11 @@ def test_requests_that_wait_for_their_commit_are_answered_by_the_worker_they_cam
     with running_web(tmp_path, WEB_CONCURRENCY="1") as node:
         connections = [connect(node) for _ in range(5)]
         with node_lock(tmp_path):
-            for connection in connections:
-                send_upload(connection, "parked", b"x")
-                connection.sendall(HEALTH)
+            for number, connection in enumerate(connections):
+                send_upload(connection, "parked", b"x", behind=HEALTH if number % 2 else b"")
             assert wait_until(lambda: is_received(node.port), timeout_s=WAIT_S)
+            for connection in connections[::2]:  # what nobody reads before the commit
+                connection.sendall(HEALTH)
             os.kill(node.masters[0], signal.SIGHUP)
             node.wait_for_log("Handling signal: hup")
             assert wait_until(lambda: len(node.workers()) == 2, timeout_s=WAIT_S)
