@@ -9,6 +9,7 @@ from dfs.core.errors import DfsError, QuorumError
 from dfs.services.command import Draft
 from dfs.services.tickets import Ticket
 from dfs.storage.base import StagedBlob
+from dfs.wal.control import LogPosition
 from dfs.wal.frame import Frame, encode_frame
 from dfs.wal.record import encode_meta
 
@@ -25,6 +26,11 @@ class Batch:
     staged: list[tuple[StagedBlob, bytes, int]] = field(default_factory=list)
     published: list[bytes] = field(default_factory=list)
     sync_s: float = 0.0
+
+    @classmethod
+    def behind(cls, end: LogPosition) -> Batch:
+        """Return an empty batch whose records come at the end of the log."""
+        return cls(segment_id=end.segment_id, offset=end.offset, lsn=end.lsn)
 
     def add(self, draft: Draft, flags: int) -> Frame:
         """Give a record its LSN and its place, behind those that were added before."""

@@ -26,17 +26,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from dfs.core.clock import now_ms
 from dfs.core.errors import (
     IndexUnavailableError,
-    MetadataError,
     NoSpaceError,
     QuorumError,
     RequestError,
-    WalReadOnlyError,
 )
 from dfs.core.model import Durability, NodeState, StoreState
 from dfs.core.steps import OnStep, ignore_step
@@ -239,12 +237,8 @@ class Committer:
             roll_forward(self._log, self._index, node_id=self._node_id)
         raise IndexUnavailableError("The index does not follow the log.")
 
-    def _begin_batch(self) -> Batch:
-        end = self._log.position
-        return Batch(segment_id=end.segment_id, offset=end.offset, lsn=end.lsn)
-
     def _plan(self, tickets: list[Ticket], index: IndexTransaction) -> Batch:
-        batch = self._begin_batch()
+        batch = Batch.behind(self._log.position)
         index.preload(
             file_ids=[file_id for ticket in tickets for file_id in ticket.command.file_ids],
             digests=[digest for ticket in tickets for digest in ticket.command.digests],
@@ -299,28 +293,27 @@ class Committer:
         data = b"".join(batch.frames)
         end = LogPosition(batch.segment_id, batch.offset, batch.lsn)
         append = self._quorum.append(data, end=end, states=states) if is_synchronous else None
-        try:
+        with self._withdrawing(batch, append):
             self._log.append(data, last_lsn=batch.lsn)
-            self._flush(index)
-            with self._crew.giving_way(), self._spans.span("commit.sync", log_bytes=len(data)):
-                started = time.perf_counter()
-                self._log.sync()
-                batch.sync_s = time.perf_counter() - started
-        except (NoSpaceError, MetadataError, WalReadOnlyError) as error:
-            if isinstance(error, WalReadOnlyError):
-                batch.published.clear()  # the records that name them may be on this disk
-            self._withdraw(batch, append)
-            raise
+        self._flush(index, batch, append)
+        span = self._spans.span("commit.sync", log_bytes=len(data))
+        with self._withdrawing(batch, append), self._crew.giving_way(), span:
+            started = time.perf_counter()
+            self._log.sync()
+            batch.sync_s = time.perf_counter() - started
         if append is not None:
             self._await_quorum(batch, index, append, states)
         return append
 
-    def _flush(self, index: IndexTransaction) -> None:
-        """Write to the index, while the disk is busy; if that fails, cut the records off again."""
+    def _flush(self, index: IndexTransaction, batch: Batch, append: Append | None) -> None:
+        """Write to the index while the disk is busy; if it fails, however, take the records back.
+
+        Nothing of it is committed then: records that stay would make the refused change happen.
+        """
         try:
             index.flush()
-        except (NoSpaceError, MetadataError):
-            self._log.cut_back()
+        except BaseException:
+            self._take_back(batch, append)
             raise
 
     def _await_quorum(
@@ -356,13 +349,20 @@ class Committer:
 
     def _take_back(self, batch: Batch, append: Append | None) -> None:
         """Take the records back from this log; and, even if that fails, what `_withdraw` does."""
-        try:
+        with self._withdrawing(batch, append):
             self._log.cut_back()
-        except WalReadOnlyError:
-            batch.published.clear()  # the records that name them may be on this disk
-            raise
-        finally:
+        self._withdraw(batch, append)
+
+    @contextmanager
+    def _withdrawing(self, batch: Batch, append: Append | None) -> Iterator[None]:
+        """A block in which the log may fail. Where it is full, it has cut itself back."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, NoSpaceError):
+                batch.published.clear()  # the records that name them may be on this disk
             self._withdraw(batch, append)
+            raise
 
     def _withdraw(self, batch: Batch, append: Append | None) -> None:
         """Take the blob files back, and the records that are on the replicas."""
@@ -387,7 +387,7 @@ class Committer:
         if not self._log.is_full(extra_bytes):
             return
         with self._begin() as index:
-            batch = self._begin_batch()
+            batch = Batch.behind(self._log.position)
             seal = SealSegment(
                 segment_id=batch.segment_id,
                 first_lsn=self._log.active_header().first_lsn,

@@ -191,22 +191,26 @@ def test_full_primary_refuses_the_write_on_all_stores(
     assert keys(replicated) == ["after", "before"]
 
 
-FAILURES = {
-    "write": (SegmentWriter, StoreUnavailableError("broken"), WalReadOnlyError),
-    "sync": (SegmentWriter, StoreUnavailableError("broken"), WalReadOnlyError),
-    "flush": (IndexTransaction, IndexUnavailableError("gone"), IndexUnavailableError),
-    "commit": (IndexTransaction, NoSpaceError("full"), NoSpaceError),
-}
+FAILURES = [
+    (SegmentWriter, "write", StoreUnavailableError("broken"), WalReadOnlyError),
+    (SegmentWriter, "sync", StoreUnavailableError("broken"), WalReadOnlyError),
+    (IndexTransaction, "flush", IndexUnavailableError("gone"), IndexUnavailableError),
+    (IndexTransaction, "flush", MemoryError(), MemoryError),
+    (IndexTransaction, "commit", NoSpaceError("full"), NoSpaceError),
+]
 
 
-@pytest.mark.parametrize("step", FAILURES)
+@pytest.mark.parametrize("failure", FAILURES)
 def test_primary_that_fails_has_the_write_taken_back_from_the_replicas(
-    replicated: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    replicated: Services,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: tuple[type, str, Exception, type[Exception]],
 ) -> None:
     """Whoever restores the node from a replica must not find what was refused."""
     store_synchronously(replicated, "before", b"x")
     before = copied_log(tmp_path / "replica1")
-    owner, fault, refusal = FAILURES[step]
+    owner, step, fault, refusal = failure
 
     def fail(*_: object) -> None:
         wait([append for _, append in replicated.quorum._appending.values()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -52,6 +53,29 @@ def test_start_right_after_a_rotation_begins_no_further_segment(open_node: Opene
     rebuilt = open_node()
     assert rebuilt.log.position == position
     assert kept.id in list_keys(rebuilt)
+
+
+@pytest.mark.parametrize("step", ["log.appended", "log.synced"])
+def test_commit_interrupted_behind_its_records_loses_none_of_what_they_name(
+    open_node: Opener, step: str
+):
+    """The next commit makes them happen: so their blob files stay where they are."""
+    interrupted: list[str] = []
+
+    def interrupt(passed: str) -> None:
+        if passed == step and not interrupted:
+            interrupted.append(passed)
+            raise KeyboardInterrupt
+
+    node = open_node()
+    kept = store_bytes(node, "kept", b"kept").files[0]
+    node = open_node(on_step=interrupt)
+    data = os.urandom(2_500_000)
+    with pytest.raises(KeyboardInterrupt):
+        store_bytes(node, "interrupted", data)
+    new = store_bytes(node, "new", b"new").files[0]
+    digests = {kept.etag, new.etag, hashlib.sha256(data).hexdigest()}
+    assert set(list_keys(node).values()) == digests
 
 
 def test_start_marked_for_rebuilding_rebuilds_the_index_once(open_node: Opener, tmp_path: Path):
