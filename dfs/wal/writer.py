@@ -11,9 +11,6 @@ from dfs.core.errors import StoreUnavailableError, WalCorruptError
 from dfs.wal.control import LogPosition
 from dfs.wal.segment import ZEROS_BYTES_MAX, read_header, zeros
 
-_REMOVED = " (deleted)"
-"""What Linux adds to the name of a file that was removed, see proc_pid_fd(5)."""
-
 
 class SegmentWriter:
     """Writes behind the end of the active segment. Opened at first use, and after each rotation.
@@ -103,22 +100,23 @@ class SegmentWriter:
     def _require_whole(self, position: LogPosition) -> int:
         """Return the size of the file, if it is still the one that everybody reads."""
         size = os.lseek(self._fd, 0, os.SEEK_END)
-        if size < position.offset or self._is_removed():
+        if size < position.offset or not self._has_name():
             raise StoreUnavailableError(
-                "The active segment was removed or cut while in use.", path=self._path
+                "The active segment was taken away or cut while in use.", path=self._path
             )
         return size
 
-    def _is_removed(self) -> bool:
-        """Tell whether the open file has no name any more.
+    def _has_name(self) -> bool:
+        """Tell whether the open file still has the name by which it is read.
 
-        Linux says so in the name of its descriptor. To ask for the status of the file would tell
+        Linux has the name of each descriptor, with " (deleted)" behind that of a file which has
+        none any more, see proc_pid_fd(5). To ask for the status of the file would tell
         its times, too, and give the next write a time of its own (Linux 6.13, "multigrain
         timestamps"), which ext4 without a journal then writes to the disk with every sync: one
         write more, where there was one.
         """
         try:
             name = os.readlink(f"/proc/self/fd/{self._fd}")  # noqa: PTH115 # half as long
-            return name.endswith(_REMOVED)
-        except FileNotFoundError:  # where /proc is not mounted
-            return os.fstat(self._fd).st_nlink == 0
+            return name.endswith(f"/{self._path.name}")
+        except OSError:  # /proc is not mounted, or not for this process
+            return os.fstat(self._fd).st_nlink > 0

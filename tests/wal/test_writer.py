@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -29,24 +31,33 @@ def cut(path: Path) -> None:
     os.truncate(path, SEGMENT_HEADER_BYTES)
 
 
-@pytest.mark.parametrize("has_proc", [True, False])
-@pytest.mark.parametrize("harm", [remove, replace, cut])
+def move(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "proc_fault"),
+    [*product([remove, replace, cut], [None, errno.ENOENT, errno.EACCES]), (move, None)],
+)
 def test_segment_that_nobody_would_read_takes_no_more_writes(
     open_log: OpenLog,
     log_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     harm: Callable[[Path], None],
-    has_proc: bool,
+    proc_fault: int | None,
 ) -> None:
-    """Nothing is acknowledged into a file that was removed, replaced or cut meanwhile."""
+    """Nothing is acknowledged into a file that was removed, replaced, cut or moved meanwhile.
+
+    Where /proc tells nothing of it, one that was moved is not found out.
+    """
     log = open_log()
     append_commit(log, upload("a", b"a"))
-    if not has_proc:
-        monkeypatch.setattr(os, "readlink", fail_with(2))
+    if proc_fault is not None:
+        monkeypatch.setattr(os, "readlink", fail_with(proc_fault))
     append_commit(log, upload("b", b"b"))
     harm(log_path / ACTIVE_NAME)
     data, last_lsn = write_of(log, b"lost")
-    with pytest.raises(WalReadOnlyError, match="removed or cut"):
+    with pytest.raises(WalReadOnlyError, match="taken away or cut"):
         log.append(data, last_lsn=last_lsn)
 
 
