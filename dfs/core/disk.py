@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dfs.core.durable import storage_error
-from dfs.core.errors import NoSpaceError
+from dfs.core.errors import DfsError, NoSpaceError
 
 LOG, PRIMARY, INDEX = "log", "primary", "index"
 LOOK_BYTES = 1 << 20
@@ -107,8 +107,7 @@ class Disk:
             looks = self._looks
         left = self._find_left(size, inodes)  # others need not wait until the kernel has answered
         with self._lock:
-            if self._looks == looks:  # else what another has found is newer, and given out
-                self._give_out(left, size, inodes)
+            self._give_out(left, size, inodes, looks=looks)
 
     def expect(self, body: Incoming) -> None:
         """Refuse a body that does not fit. One that does counts until it is here, or forgotten.
@@ -116,9 +115,16 @@ class Disk:
         Raises: as `take`.
         """
         with self._lock:
+            looks = self._looks
             coming = sum(map(_find_believed, tuple(self._coming)))
-            self._give_out(self._find_left(coming + _find_rest(body), 0), 0, 0)
             self._coming.add(body)
+        try:
+            left = self._find_left(coming + _find_rest(body), 0)
+        except DfsError:
+            self.forget(body)
+            raise
+        with self._lock:
+            self._give_out(left, 0, 0, looks=looks)
 
     def forget(self, body: Incoming) -> None:
         """Count a body no more, whatever became of it. Does nothing for one that never did."""
@@ -138,8 +144,17 @@ class Disk:
             )
         return left
 
-    def _give_out(self, left: Space, size: int, inodes: int) -> None:
-        """Take so much of what is left; some of the rest is for those who come soon."""
+    def _give_out(self, left: Space, size: int, inodes: int, *, looks: int) -> None:
+        """Take so much of what is left; some of the rest is for those who come soon.
+
+        Args:
+            left: as the kernel said, unasked by others since it had been asked `looks` times;
+                else they have given out of it already.
+        """
+        if self._looks != looks:
+            self._left_bytes -= size
+            self._left_inodes -= inodes
+            return
         self._left_bytes = min(left.bytes - size, LOOK_BYTES)
         self._left_inodes = min(left.inodes - inodes, LOOK_INODES)
         self._expires_s = time.monotonic() + LOOK_S

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,12 @@ def test_take_never_gives_more_than_was_left_when_the_kernel_was_asked(
     assert LOOK_BYTES // 2 - 8000 <= sum(given) <= LOOK_BYTES // 2 + 8000
 
 
-def test_take_waits_for_no_other_that_asks_the_kernel(kernel: Kernel, disk: Disk) -> None:
+@pytest.mark.parametrize(
+    "ask", [lambda disk: disk.take(LOOK_BYTES), lambda disk: disk.expect(Body(1 << 30))]
+)
+def test_take_waits_for_no_other_that_asks_the_kernel(
+    kernel: Kernel, disk: Disk, ask: Callable[[Disk], None]
+) -> None:
     """A kernel that is slow to answer keeps one upload waiting, not all."""
     kernel.leave(1 << 40)
     asked, answers = threading.Event(), threading.Event()
@@ -112,11 +117,29 @@ def test_take_waits_for_no_other_that_asks_the_kernel(kernel: Kernel, disk: Disk
 
     disk.look = look_slowly  # type: ignore[method-assign]
     with ThreadPoolExecutor(2) as pool:
-        slow = pool.submit(disk.take, LOOK_BYTES)
+        slow = pool.submit(ask, disk)
         assert asked.wait(30)
         pool.submit(disk.take, 1).result(30)
         answers.set()
         slow.result(30)
+
+
+def test_take_counts_what_others_have_asked_for_meanwhile(kernel: Kernel, disk: Disk) -> None:
+    """Of what one has found left, another that asked at the same time has taken his part."""
+    kernel.leave(1000)
+    both_ask = threading.Barrier(2)
+
+    def look_together() -> Space:
+        both_ask.wait(30)
+        return kernel.find_space(Path())
+
+    with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(2) as pool:
+        patched.setattr(disk, "look", look_together)
+        list(pool.map(disk.take, [400, 400]))
+    disk.take(200)
+    kernel.leave(0)
+    with pytest.raises(NoSpaceError):
+        disk.take(1)
 
 
 def test_take_asks_again_after_a_while(kernel: Kernel, disk: Disk) -> None:
