@@ -8,7 +8,7 @@ from contextlib import suppress
 import structlog
 
 DESCRIPTORS_ADVISED = 8192
-"""A thousand connections, each with a file; the log's segments; the index, for each thread."""
+"""A thousand connections, each with a file; the log's segments; the connections to the index."""
 
 
 def raise_descriptor_limit() -> None:

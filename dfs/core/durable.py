@@ -67,8 +67,8 @@ def begin_writeback(fd: int, offset: int, length: int) -> None:
 
     What is done meanwhile costs the sync that follows nothing. DONTNEED is named for what it does
     to pages already written: it drops them. To those not yet written it does what is wanted here,
-    and leaves them in the cache. Faults of the writing are reported by the sync, so those of the
-    advice are of no interest.
+    and leaves most of them in the cache: some are written already when the kernel looks again.
+    Faults of the writing are reported by the sync, so those of the advice are of no interest.
     """
     with contextlib.suppress(OSError):
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)

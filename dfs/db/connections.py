@@ -116,7 +116,8 @@ class Connections:
     """From one opening of the index to its closing. Connects at first use.
 
     Whoever asks has a connection for himself while he does, the one that was used last if it is
-    free. So there are as many as questions at the same time: few, since few threads run at a time.
+    free. So there are as many as questions at the same time: on SQLite few, since few threads run
+    at a time. When one is lost, so are mostly the idle ones, which are closed.
 
     Methods raise what the drivers raise: one of `faults.driver_errors`.
 
@@ -147,6 +148,7 @@ class Connections:
             except driver_errors():
                 if self._is_closed or not _is_lost(reader):
                     raise
+                self._close_idle()
         return self._read_on(self._connect_reader(), sql, parameters)
 
     def _read_on(self, reader: Connection, sql: str, parameters: Sequence[Any]) -> list[Any]:
@@ -218,12 +220,15 @@ class Connections:
 
     def close(self) -> None:
         """Close all connections, for good. None should be in use."""
-        with self._lock:
-            self._is_closed = True
-            idle, self._idle = self._idle, []
-        _close_all(idle)
+        self._is_closed = True
+        self._close_idle()
         with contextlib.suppress(*driver_errors()):
             self._writers.close()
+
+    def _close_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        _close_all(idle)
 
     def _connect_reader(self) -> Connection:
         if self._is_closed:

@@ -30,6 +30,7 @@ from dfs.db.connections import Connections
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
 from tests.db.conftest import NODE_ID, count_files, make_blob, make_file, put_files
+from tests.hostile.test_shares import sockets_of
 
 
 def open_index(url: str) -> IndexDatabase:
@@ -453,6 +454,27 @@ def test_connection_that_the_server_has_cut_is_opened_again(
     _terminate_backends(postgres_url)
     use(database)
     database.close()
+
+
+def test_connections_that_the_server_has_cut_are_all_closed(postgres_url: str) -> None:
+    """Whoever asks first after its restart finds them out, and keeps none of their descriptors."""
+    together = threading.Barrier(3)
+
+    @contextmanager
+    def wait_for_all() -> Iterator[None]:
+        together.wait(30)
+        yield
+
+    before = sockets_of(os.getpid())
+    connections = Connections(url=postgres_url, aside=wait_for_all)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(connections.read, 3 * ["SELECT 1"], 3 * [()]))
+    assert sockets_of(os.getpid()) == before + 3
+    _terminate_backends(postgres_url)
+    together = threading.Barrier(1)
+    assert connections.read("SELECT 1", ())
+    assert sockets_of(os.getpid()) == before + 1
+    connections.close()
 
 
 @pytest.mark.parametrize(("said", "timeout_ms"), [("", 15_000), ("?tcp_user_timeout=7000", 7_000)])
