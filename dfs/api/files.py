@@ -13,7 +13,7 @@ from dfs.api.blueprints import Blueprint
 from dfs.api.conditions import parse_if_match
 from dfs.api.parking import Course
 from dfs.api.permissions import DELETE
-from dfs.api.represent import durability_headers, represent_durability, represent_file
+from dfs.api.represent import durability_headers, represent_file
 from dfs.api.requests import checked_file_id, read_replication, services
 from dfs.api.responses import Answer, answer_json
 from dfs.api.schemas import FilePatchSchema, FilesQuerySchema
@@ -122,8 +122,5 @@ def _find(file_id: str) -> File:
 
 def _answer(stored: Stored) -> Answer:
     """Return the file that a change has left, and what is guaranteed of it."""
-    body = {
-        **represent_file(stored.files[0]),
-        "durability": represent_durability(stored.durability),
-    }
+    body = represent_file(stored.files[0], stored.durability)
     return answer_json(body, headers=durability_headers(stored.durability))

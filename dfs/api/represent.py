@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from dfs.core.model import Durability, File
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from dfs.core.model import Durability, FileInfo
+
+
+class FileBody(msgspec.Struct, gc=False):
+    """A file in JSON, alone or in a list; `schemas` of the documentation: `File`.
+
+    Attributes:
+        durability: where it is the answer to a change.
+    """
+
+    id: str
+    name: str
+    size: int
+    sha256: str
+    etag: str
+    content_type: str
+    metadata: Mapping[str, str]
+    created_at: str
+    updated_at: str
+    expires_at: str | None
+    deleted_at: str | None
+    lsn: int
+    durability: dict[str, Any] | UnsetType = UNSET
 
 
 @lru_cache(maxsize=1024)
@@ -25,26 +51,26 @@ def format_optional(at_ms: int | None) -> str | None:
     return None if at_ms is None else format_timestamp(at_ms)
 
 
-def represent_file(file: File) -> dict[str, Any]:
-    """Return a file as clients see it; `schemas` of the documentation: `File`."""
+def represent_file(file: FileInfo, durability: Durability | None = None) -> FileBody:
+    """Return a file as clients see it; what is guaranteed of it, after a change."""
     digest = file.digest.hex()
     created_at = format_timestamp(file.created_at_ms)
-    return {
-        "id": file.id,
-        "name": file.key,
-        "size": file.size,
-        "sha256": digest,
-        "etag": digest,
-        "content_type": file.content_type,
-        "metadata": file.metadata,
-        "created_at": created_at,
-        "updated_at": created_at
-        if file.updated_at_ms == file.created_at_ms
-        else format_timestamp(file.updated_at_ms),
-        "expires_at": format_optional(file.expires_at_ms),
-        "deleted_at": format_optional(file.deleted_at_ms),
-        "lsn": file.lsn,
-    }
+    is_unchanged = file.updated_at_ms == file.created_at_ms
+    return FileBody(
+        file.id,
+        file.key,
+        file.size,
+        digest,
+        digest,
+        file.content_type,
+        file.metadata,
+        created_at,
+        created_at if is_unchanged else format_timestamp(file.updated_at_ms),
+        format_optional(file.expires_at_ms),
+        format_optional(file.deleted_at_ms),
+        file.lsn,
+        UNSET if durability is None else represent_durability(durability),
+    )
 
 
 def represent_durability(durability: Durability) -> dict[str, Any]:

@@ -227,11 +227,11 @@ def check_future(expires_at_ms: int) -> int:
 
 def _answer(stored: Stored) -> Answer:
     headers = durability_headers(stored.durability)
-    durability = represent_durability(stored.durability)
     if len(stored.files) > 1:
         listed = [represent_file(file) for file in stored.files]
+        durability = represent_durability(stored.durability)
         return answer_json({"files": listed, "durability": durability}, 201, headers)
     file = stored.files[0]
     headers.append(("Location", f"/files/{quote(file.id)}"))
     headers.append(("ETag", f'"{file.etag}"'))
-    return answer_json({**represent_file(file), "durability": durability}, 201, headers)
+    return answer_json(represent_file(file, stored.durability), 201, headers)

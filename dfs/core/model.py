@@ -70,8 +70,8 @@ class Extent(msgspec.Struct, frozen=True, gc=False):
     length: int
 
 
-class File(msgspec.Struct, frozen=True, gc=False):
-    """One immutable version of a named object.
+class FileInfo(msgspec.Struct, frozen=True, gc=False):
+    """What clients see of a file.
 
     Attributes:
         id: ULID, 26 characters.
@@ -79,18 +79,11 @@ class File(msgspec.Struct, frozen=True, gc=False):
         size: bytes.
         digest: SHA-256 of all bytes of the file.
         metadata: the client's own names and values.
-        extents: the runs of blobs that make up the file, in order. Empty means: the one whole blob
-            whose digest is the file's, which is what every plain upload is.
         lsn: the last record that changed the file.
         deleted_at_ms: since when it is in the trash; None for a file that is not.
-        first_lsn: the first record that put the file.
-        base_lsn, base_segment_id, base_length: the last record that put the file: its LSN, the
-            segment it lies in, its bytes.
-        made_by: id of the API key with which it was stored; empty if there was none.
     """
 
     id: str
-    bucket: str
     key: str
     size: int
     digest: bytes
@@ -100,18 +93,33 @@ class File(msgspec.Struct, frozen=True, gc=False):
     updated_at_ms: int
     expires_at_ms: int | None
     lsn: int
-    extents: tuple[Extent, ...] = ()
-    deleted_at_ms: int | None = None
-    first_lsn: int = 0
-    base_lsn: int = 0
-    base_segment_id: int = 0
-    base_length: int = 0
-    made_by: str = ""
+    deleted_at_ms: int | None
 
     @property
     def etag(self) -> str:
         """The entity tag without its quotes: the digest in hexadecimal."""
         return self.digest.hex()
+
+
+class File(FileInfo, frozen=True, gc=False):
+    """One immutable version of a named object.
+
+    Attributes:
+        extents: the runs of blobs that make up the file, in order. Empty means: the one whole blob
+            whose digest is the file's, which is what every plain upload is.
+        first_lsn: the first record that put the file.
+        base_lsn, base_segment_id, base_length: the last record that put the file: its LSN, the
+            segment it lies in, its bytes.
+        made_by: id of the API key with which it was stored; empty if there was none.
+    """
+
+    bucket: str
+    extents: tuple[Extent, ...] = ()
+    first_lsn: int = 0
+    base_lsn: int = 0
+    base_segment_id: int = 0
+    base_length: int = 0
+    made_by: str = ""
 
     def blob_digests(self) -> list[bytes]:
         """Return the digest of the blob of each extent, in order, repeats included."""
@@ -221,7 +229,7 @@ class Page:
         next: pass it as `after` to get the next page; None on the last one.
     """
 
-    files: tuple[File, ...]
+    files: tuple[FileInfo, ...]
     next: str | None
 
 

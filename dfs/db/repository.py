@@ -14,6 +14,7 @@ from dfs.core.model import (
     DebtKind,
     DebtSummary,
     File,
+    FileInfo,
     NodeState,
     Segment,
     SegmentUse,
@@ -27,6 +28,7 @@ from dfs.db.rows import (
     read_debt_sum,
     read_download,
     read_file,
+    read_file_infos,
     read_key,
     read_node_state,
     read_number,
@@ -121,7 +123,7 @@ class IndexRepository:
         name: str | None = None,
         now_ms: int,
         deleted_after_ms: int | None = None,
-    ) -> list[File]:
+    ) -> list[FileInfo]:
         """Return files that have not expired, ordered by (key, id), both by code point.
 
         Args:
@@ -148,7 +150,7 @@ class IndexRepository:
             ending, ends = open_end, []
         sql = self._statements.list_files[is_deleted, ending]
         parameters = (bucket, *start, moment_ms, *ends, limit)
-        return self._database.select(sql, parameters, read_file)
+        return self._database.select_all(sql, parameters, read_file_infos)
 
     def expired_files(self, *, now_ms: int, limit: int) -> list[File]:
         """Return files that have expired by then and are not in the trash, the oldest first."""

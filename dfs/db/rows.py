@@ -7,6 +7,7 @@ of its columns. What reads a row raises `msgspec.MsgspecError` for one that dfs 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import GenericAlias
 from typing import Annotated, Any
 
 import msgspec
@@ -21,6 +22,7 @@ from dfs.core.model import (
     Digest,
     Extent,
     File,
+    FileInfo,
     NodeState,
     Number,
     ScrubState,
@@ -32,10 +34,13 @@ from dfs.core.model import (
 
 Row = Sequence[Any]
 
+FILE_INFO_COLUMNS = (
+    "id", "key", "size", "sha256", "content_type", "metadata", "created_at", "updated_at",
+    "expires_at", "lsn", "deleted_at",
+)  # fmt: skip
 FILE_COLUMNS = (
-    "id", "bucket", "key", "size", "sha256", "content_type", "metadata", "extents",
-    "created_at", "updated_at", "expires_at", "lsn", "deleted_at", "first_lsn", "base_lsn",
-    "base_segment_id", "base_length", "made_by",
+    *FILE_INFO_COLUMNS, "bucket", "extents", "first_lsn", "base_lsn", "base_segment_id",
+    "base_length", "made_by",
 )  # fmt: skip
 BLOB_COLUMNS = (
     "digest", "size", "kind", "segment_id", '"offset"', "length", "block_crc32s",
@@ -73,11 +78,12 @@ def _row_type(*columns: Any) -> type[msgspec.Struct]:
 
 
 ClusterId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-_FILE = _row_type(
-    str, str, str, Number, Digest, str, str, bytes | None,
-    Number, Number, Number | None, Number, Number | None, Number, Number,
-    Number, Number, str,
+_INFO: tuple[Any, ...] = (
+    str, str, Number, Digest, str, str, Number, Number,
+    Number | None, Number, Number | None,
 )  # fmt: skip
+_FILE_INFOS = GenericAlias(list, _row_type(*_INFO))
+_FILE = _row_type(*_INFO, str, bytes | None, Number, Number, Number, Number, str)
 _BLOB = _row_type(
     Digest, Number, BlobKind, Number, Number, Number, bytes, Number, Number, Number,
 )  # fmt: skip
@@ -108,8 +114,8 @@ _decode_extents = msgspec.msgpack.Decoder(tuple[tuple[bytes, int, int], ...]).de
 _encode_extents = msgspec.msgpack.Encoder().encode
 
 
-def _require(row: Row, kind: type[msgspec.Struct]) -> None:
-    """Refuse a row whose columns are not of the types of that kind. Raises MsgspecError."""
+def _require(row: Row, kind: Any) -> None:
+    """Refuse a row, or rows, whose columns are not of those types. Raises MsgspecError."""
     msgspec.convert(row, kind, builtin_types=(bytes,))
 
 
@@ -118,20 +124,20 @@ def file_row(file: File) -> tuple[Any, ...]:
     extents = file.extents
     return (
         file.id,
-        file.bucket,
         file.key,
         file.size,
         file.digest,
         file.content_type,
         _encode_metadata(dict(file.metadata)).decode() if file.metadata else "{}",
-        _encode_extents([(run.digest, run.offset, run.length) for run in extents])
-        if extents
-        else None,
         file.created_at_ms,
         file.updated_at_ms,
         file.expires_at_ms,
         file.lsn,
         file.deleted_at_ms,
+        file.bucket,
+        _encode_extents([(run.digest, run.offset, run.length) for run in extents])
+        if extents
+        else None,
         file.first_lsn,
         file.base_lsn,
         file.base_segment_id,
@@ -143,23 +149,36 @@ def file_row(file: File) -> tuple[Any, ...]:
 def read_file(row: Row) -> File:
     """Return the file whose `FILE_COLUMNS` these are. Further columns are not looked at."""
     _require(row, _FILE)
-    metadata = row[6]
-    extents = row[7]
+    extents = row[12]
     return File(
         row[0],
         row[1],
         row[2],
         row[3],
         row[4],
-        row[5],
-        _decode_metadata(metadata) if metadata != "{}" else {},
+        _read_metadata(row[5]),
+        row[6],
+        row[7],
         row[8],
         row[9],
         row[10],
         row[11],
         () if extents is None else tuple(Extent(*run) for run in _decode_extents(extents)),
-        *row[12:18],
+        *row[13:18],
     )
+
+
+def read_file_infos(rows: Sequence[Row]) -> list[FileInfo]:
+    """Return the files whose `FILE_INFO_COLUMNS` these are: a list has a thousand."""
+    _require(rows, _FILE_INFOS)
+    return [
+        FileInfo(file_id, key, size, digest, content_type, _read_metadata(metadata), *rest)
+        for file_id, key, size, digest, content_type, metadata, *rest in rows
+    ]
+
+
+def _read_metadata(column: str) -> dict[str, str]:
+    return _decode_metadata(column) if column != "{}" else {}
 
 
 def blob_row(blob: Blob) -> tuple[Any, ...]:

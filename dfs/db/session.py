@@ -271,8 +271,14 @@ class IndexDatabase:
             IndexDamagedError: a row is none that dfs can have written, among other things.
             IndexUnavailableError, MetadataError.
         """
+        return self.select_all(sql, parameters, lambda rows: list(map(read, rows)))
+
+    def select_all(
+        self, sql: str, parameters: Sequence[Any], read: Callable[[list[Row]], list[T]]
+    ) -> list[T]:
+        """Return what `read` makes of all rows together. Raises as `select`."""
         try:
-            return [read(row) for row in self._opened().read(sql, parameters)]
+            return read(self._opened().read(sql, parameters))
         except driver_errors() as error:
             raise self._translate(error) from error
 

@@ -10,6 +10,7 @@ from dfs.db.rows import (
     BLOB_COLUMNS,
     DEBT_COLUMNS,
     FILE_COLUMNS,
+    FILE_INFO_COLUMNS,
     KEY_COLUMNS,
     NODE_STATE_COLUMNS,
     SEGMENT_COLUMNS,
@@ -35,7 +36,9 @@ _DEBTS = ", ".join(DEBT_COLUMNS)
 _LIVE = "deleted_at IS NULL AND (expires_at IS NULL OR expires_at > ?)"
 # Subtracted, so that no database reads the trash in the order in which it is emptied.
 _TRASHED = "deleted_at IS NOT NULL AND deleted_at - ? > 0"
-_LISTED = f"SELECT {_FILES} FROM dfs_file WHERE bucket = ? AND (key, id) > (?, ?)"
+_LISTED = (
+    f"SELECT {', '.join(FILE_INFO_COLUMNS)} FROM dfs_file WHERE bucket = ? AND (key, id) > (?, ?)"
+)
 _IN_ORDER = "ORDER BY key, id LIMIT ?"
 _OF_STORE = f"SELECT {_DEBTS} FROM dfs_debt WHERE node_id = ? AND store = ?"
 _IS_FILE = f"kind = {int(BlobKind.FILE)}"

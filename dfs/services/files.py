@@ -25,6 +25,7 @@ from dfs.core.model import (
     BlobKind,
     Durability,
     File,
+    FileInfo,
     Page,
 )
 from dfs.core.names import validate_key
@@ -378,7 +379,7 @@ class FileService:
         return Stored(command.files, durability)
 
 
-def _encode_cursor(file: File) -> str:
+def _encode_cursor(file: FileInfo) -> str:
     return file.id + file.key
 
 

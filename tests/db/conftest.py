@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dfs.core.model import DEFAULT_BUCKET, Blob, BlobKind, Extent, File
+from dfs.core.model import DEFAULT_BUCKET, Blob, BlobKind, Extent, File, FileInfo
 from dfs.db.repository import IndexRepository
 from dfs.db.session import IndexDatabase
 
@@ -28,9 +28,14 @@ def make_file(number: int, key: str | None = None, **changes: object) -> File:
         "updated_at_ms": 1_700_000_000_000 + number,
         "expires_at_ms": None,
         "lsn": 2 * number + 2,
-        "extents": (),
+        "deleted_at_ms": None,
     }
     return File(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def info_of(file: File) -> FileInfo:
+    """Return what a list shows of a file."""
+    return FileInfo(*(getattr(file, name) for name in FileInfo.__struct_fields__))
 
 
 def make_blob(number: int, **changes: object) -> Blob:

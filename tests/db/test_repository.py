@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from dfs.core.errors import IndexDamagedError
 from dfs.core.model import File, Segment
 from dfs.db.repository import IndexRepository, prefix_end
+from dfs.db.rows import FILE_INFO_COLUMNS
 from dfs.db.session import IndexDatabase
-from tests.db.conftest import make_blob, make_digest, make_extents, make_file, put_files
+from tests.db.conftest import (
+    NODE_ID,
+    info_of,
+    make_blob,
+    make_digest,
+    make_extents,
+    make_file,
+    put_files,
+)
 
 KEYS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=4)
 AWKWARD_KEYS = [
@@ -122,7 +131,8 @@ def test_list_files_orders_by_code_point_and_then_id(
     files = [make_file(number, key) for number, key in enumerate(AWKWARD_KEYS * 2)]
     put_files(database, *files)
     found = repository.list_files(bucket="default", after=None, limit=1000, now_ms=0)
-    assert found == sorted(files, key=lambda file: (file.key, file.id))
+    in_order = sorted(files, key=lambda file: (file.key, file.id))
+    assert found == [info_of(file) for file in in_order]
 
 
 def test_list_files_page_by_page_gives_each_file_once(
@@ -191,7 +201,7 @@ def test_list_files_matches_a_filtered_list(
     )
     assert found == sorted(
         (
-            file
+            info_of(file)
             for file in files
             if file.key.startswith(prefix)
             and (name is None or file.key == name)
@@ -227,6 +237,23 @@ def test_list_segments_pages_by_id(database: IndexDatabase, repository: IndexRep
         transaction.commit()
     assert [segment.id for segment in repository.list_segments(limit=3)] == [1, 2, 3]
     assert repository.list_segments(after=3, limit=3) == [segments[3]]
+
+
+@pytest.mark.parametrize("column", FILE_INFO_COLUMNS)
+def test_list_files_shows_no_row_that_dfs_cannot_have_written(sqlite_url: str, column: str) -> None:
+    """SQLite has no types and no checksums: a damaged row is reported, not shown."""
+    database = IndexDatabase(url=sqlite_url, node_id=NODE_ID)
+    database.open()
+    database.migrate()
+    put_files(database, make_file(1, "a"), make_file(2, "b"))
+    with database.begin() as transaction:
+        database.write(f"UPDATE dfs_file SET {column} = x'00' WHERE key = 'b'")
+        transaction.commit()
+    with pytest.raises(IndexDamagedError):
+        list_keys(
+            IndexRepository(database), deleted_after_ms=-1 if column == "deleted_at" else None
+        )
+    database.close()
 
 
 def test_list_files_on_sqlite_reads_one_range_of_the_index(sqlite_url: str) -> None:

@@ -9,10 +9,9 @@ from dfs.services.changes import Upload
 from dfs.services.garbage import PurgeFiles
 from dfs.wal.record import Meta, decode_meta
 from dfs.wiring import Services
-from tests.services.conftest import list_keys
+from tests.services.conftest import list_keys, list_whole
 
 SMALL_BYTES = 3000
-ALL = 10_000
 BATCH_COUNT = 16
 """Small, so that segments are not sealed before they are full for what a batch might take."""
 FAR_MS = 10**14
@@ -22,7 +21,7 @@ def purge(node: Services, *file_ids: str) -> None:
     """Delete files for good."""
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(node.files.delete, file_ids))
-    files = [file for file in node.files.list(limit=ALL, deleted=True).files if file.id in file_ids]
+    files = [file for file in list_whole(node, deleted=True) if file.id in file_ids]
     for start in range(0, len(files), BATCH_COUNT):
         batch = files[start : start + BATCH_COUNT]
         node.committer.submit(PurgeFiles(batch, deleted_by_ms=FAR_MS))
@@ -67,7 +66,7 @@ def facts(node: Services) -> tuple[list[dict], list[dict], dict[str, str]]:
 
     def rows(deleted: bool) -> list[dict]:
         places = ("lsn", "base_lsn", "base_segment_id", "base_length", "first_lsn")
-        files = node.files.list(limit=ALL, deleted=deleted).files
+        files = list_whole(node, deleted=deleted)
         return [
             {name: getattr(file, name) for name in file.__struct_fields__ if name not in places}
             for file in files

@@ -12,6 +12,7 @@ import pytest
 
 from dfs.core.clock import now_ms
 from dfs.core.config import Config, load_config
+from dfs.core.model import File
 from dfs.core.steps import OnStep, ignore_step
 from dfs.services import breaker
 from dfs.services.changes import Upload
@@ -53,6 +54,15 @@ def read_bytes(services: Services, file_id: str) -> bytes:
         return b"".join(download.read(0, download.file.size))
     finally:
         download.close()
+
+
+def list_whole(services: Services, *, deleted: bool = False) -> list[File]:
+    """Return all that the index has of the files, or of those in the trash, as they are listed."""
+    ids = [file.id for file in services.files.list(limit=10_000, deleted=deleted).files]
+    with services.index.begin() as transaction:
+        transaction.preload(file_ids=ids, digests=[])
+        found = [transaction.file(file_id) for file_id in ids]
+    return [file for file in found if file is not None]
 
 
 def list_keys(services: Services) -> dict[str, str]:

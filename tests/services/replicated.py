@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dfs.core.config import Config
+from dfs.core.model import File
 from dfs.core.steps import OnStep, ignore_step
 from dfs.services.mending import mend_segment
 from dfs.services.restore import Restored, restore_log
@@ -15,12 +16,12 @@ from dfs.services.segment_sources import SegmentStore
 from dfs.storage.local_store import LocalStore
 from dfs.wal.control import LogPosition
 from dfs.wiring import Services, open_services
-from tests.services.conftest import list_keys, make_config, store_bytes
+from tests.services.conftest import list_keys, list_whole, make_config, store_bytes
 
 SMALL_BYTES = 30_000
 """Of a file that lies in the log; about four fill a segment of these tests."""
 LARGE_BYTES = 100_000
-Facts = tuple[list[object], dict[str, str]]
+Facts = tuple[list[File], dict[str, str]]
 
 
 class ReplicatedNode:
@@ -116,8 +117,8 @@ def fill(node: Services) -> None:
 
 
 def facts(node: Services) -> Facts:
-    """Return every row of the listing, and what is read of each file."""
-    return list(node.files.list(limit=1000).files), list_keys(node)
+    """Return every row of the files, and what is read of each file."""
+    return list_whole(node), list_keys(node)
 
 
 def flip(path: Path, offset: int) -> None:

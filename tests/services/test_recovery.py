@@ -13,7 +13,7 @@ import pytest
 
 from dfs.core.errors import IndexDamagedError, StoreIdentityError, WalCorruptError, WalGapError
 from dfs.services.changes import Upload
-from tests.services.conftest import Opener, list_keys, make_config, store_bytes
+from tests.services.conftest import Opener, list_keys, list_whole, make_config, store_bytes
 
 
 def fill(node, count: int = 40) -> dict[str, str]:
@@ -26,20 +26,15 @@ def fill(node, count: int = 40) -> dict[str, str]:
     return {file.id: file.etag for file in files}
 
 
-def rows(node) -> list:
-    """Return all files as the index has them."""
-    return list(node.files.list(limit=1000).files)
-
-
 def test_start_without_index_rebuilds_it_from_the_log(open_node: Opener):
     """An index that is gone is rebuilt from the segments alone, equal in every field."""
     node = open_node()
     expected = fill(node)
-    before = rows(node)
+    before = list_whole(node)
     node.index.destroy()
     rebuilt = open_node()
     assert rebuilt.recovered.replayed == rebuilt.recovered.position.lsn
-    assert rows(rebuilt) == before
+    assert list_whole(rebuilt) == before
     assert list_keys(rebuilt) == expected
 
 
@@ -153,14 +148,14 @@ def test_start_with_index_older_than_the_log_applies_the_rest(tmp_path: Path):
     shutil.copy(tmp_path / "index.db", tmp_path / "old.db")
     node = open_services(config)
     fill(node, 20)
-    expected = rows(node)
+    expected = list_whole(node)
     node.close()
     for path in tmp_path.glob("index.db*"):
         path.unlink()
     shutil.copy(tmp_path / "old.db", tmp_path / "index.db")
     node = open_services(config)
     assert node.recovered.replayed > 20
-    assert rows(node) == expected
+    assert list_whole(node) == expected
     node.close()
 
 
@@ -315,11 +310,11 @@ def test_replay_twice_equals_once(open_node: Opener):
     """Applying the whole log to an index that has it already changes no row."""
     node = open_node()
     fill(node)
-    before = rows(node)
+    before = list_whole(node)
     with node.index.begin() as transaction:
         state = transaction.node_state
         transaction.set_node_state(type(state)(state.node_id, state.cluster_id, 0))
         transaction.commit()
     again = open_node()
     assert again.recovered.replayed == again.recovered.position.lsn
-    assert rows(again) == before
+    assert list_whole(again) == before

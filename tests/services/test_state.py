@@ -20,7 +20,7 @@ from dfs.db.repository import IndexRepository
 from dfs.services.garbage import DropBlobs, PurgeFiles
 from dfs.wiring import Services, open_services
 from tests.services.compacting import compact
-from tests.services.conftest import list_keys, make_config, store_bytes
+from tests.services.conftest import list_keys, list_whole, make_config, store_bytes
 from tests.services.recount import check_figures
 from tests.services.test_crash import ROTATION_STEPS, STEPS
 
@@ -180,9 +180,9 @@ class NodeMachine(RuleBasedStateMachine):
         """Move what is alive out of segments that are mostly dead, and drop them."""
         self.change(lambda: compact(self.node))
 
-    def list_trash(self) -> tuple[File, ...]:
+    def list_trash(self) -> list[File]:
         """Return the files in the trash."""
-        return self.node.files.list(limit=1000, deleted=True).files
+        return list_whole(self.node, deleted=True)
 
     @rule(step=st.sampled_from(STEPS + ROTATION_STEPS), count=st.integers(1, 2))
     def plan_crash(self, step: str, count: int) -> None:

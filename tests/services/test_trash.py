@@ -10,7 +10,7 @@ from dfs.services.changes import ANY_ETAG
 from dfs.services.command import Draft
 from dfs.wal.record import PutFile
 from dfs.wiring import Services
-from tests.services.conftest import Opener, read_bytes, store_bytes
+from tests.services.conftest import Opener, list_whole, read_bytes, store_bytes
 from tests.services.dropped import Append
 from tests.services.recount import check_figures
 
@@ -69,10 +69,10 @@ def test_trash_survives_the_loss_of_the_index(open_node: Opener) -> None:
     for file in kept:
         node.files.update(file.id, {"key": "renamed"})
         node.files.delete(file.id)
-    before = node.files.list(limit=9, deleted=True).files
+    before = list_whole(node, deleted=True)
     node.index.destroy()
     rebuilt = open_node()
-    assert rebuilt.files.list(limit=9, deleted=True).files == before
+    assert list_whole(rebuilt, deleted=True) == before
     assert {file.key for file in before} == {"renamed"}
     check_figures(rebuilt)
     for file in kept:
