@@ -91,7 +91,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
     def arguments(self, schema: type[Schema], **options: Any) -> Callable[[View], View]:
         """Pass what the schema makes of query or body as first argument to a view."""
-        decorator: Callable[[View], View] = super().arguments(schema, **options)
+        decorator: Callable[[View], View] = super().arguments(schema(), **options)
         return decorator
 
     @staticmethod

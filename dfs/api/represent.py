@@ -35,6 +35,9 @@ class FileBody(msgspec.Struct, gc=False):
     durability: dict[str, Any] | UnsetType = UNSET
 
 
+_FRACTIONS = tuple(f".{milliseconds:03}Z" for milliseconds in range(1000))
+
+
 @lru_cache(maxsize=1024)
 def _format_second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
@@ -42,8 +45,7 @@ def _format_second(seconds: int) -> str:
 
 def format_timestamp(at_ms: int) -> str:
     """Return a time in milliseconds since 1970 as RFC 3339 writes it, in UTC."""
-    seconds, milliseconds = divmod(at_ms, 1000)
-    return f"{_format_second(seconds)}.{milliseconds:03}Z"
+    return _format_second(at_ms // 1000) + _FRACTIONS[at_ms % 1000]
 
 
 def format_optional(at_ms: int | None) -> str | None:

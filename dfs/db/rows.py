@@ -172,8 +172,20 @@ def read_file_infos(rows: Sequence[Row]) -> list[FileInfo]:
     """Return the files whose `FILE_INFO_COLUMNS` these are: a list has a thousand."""
     _require(rows, _FILE_INFOS)
     return [
-        FileInfo(file_id, key, size, digest, content_type, _read_metadata(metadata), *rest)
-        for file_id, key, size, digest, content_type, metadata, *rest in rows
+        FileInfo(
+            row[0],
+            row[1],
+            row[2],
+            row[3],
+            row[4],
+            _read_metadata(row[5]),
+            row[6],
+            row[7],
+            row[8],
+            row[9],
+            row[10],
+        )
+        for row in rows
     ]
 
 
