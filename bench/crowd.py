@@ -12,7 +12,7 @@ from bench.plan import MIB, Plan
 from bench.reference import store_with_threads
 from bench.repeated import Figures, Repeated, judge_tail
 from bench.results import Outcome, Series, Table, Target, measure_rounds
-from bench.servers import Server, run_nginx, run_node
+from bench.servers import BARE_STORE, OWN_WORKER, Server, run_empty, run_nginx, run_node
 
 SIZE = MIB
 CLIENTS = 64
@@ -35,23 +35,27 @@ def measure_crowd(plan: Plan) -> Outcome:
     with (
         plan.scratch("crowd") as directory,
         plan.scratch("static") as static,
+        plan.scratch("bare") as bare_directory,
         run_node(directory) as node,
         run_nginx(static) as nginx,
+        run_empty(bare_directory, application=BARE_STORE, worker_class=OWN_WORKER) as bare,
     ):
         files = _prepare(node, directory, static)
         load = partial(partial, clients=CLIENTS, seconds=plan.seconds)
         up = Repeated(load(post_small, node, "/upload", size=SIZE))
+        only_up = Repeated(load(post_small, bare, "/", size=SIZE))
         put = Repeated(partial(_put, nginx, files.put, plan.seconds))
         down = Repeated(load(get_small, node, files.node))
         static_down = Repeated(load(get_small, nginx, files.nginx))
         store = partial(
             store_with_threads, directory, size=SIZE, threads=THREADS, seconds=plan.seconds
         )
-        threads = measure_rounds(plan.rounds, (up, store, put, down, static_down))[1]
+        threads = measure_rounds(plan.rounds, (up, store, only_up, put, down, static_down))[1]
     figures = {
         name: repeated.keep(f"crowd_1m_{name}", plan.rounds, outcome)
         for name, repeated in (
             ("up", up),
+            ("bare", only_up),
             ("nginx_put", put),
             ("down", down),
             ("nginx", static_down),
@@ -84,6 +88,7 @@ def _put(nginx: Server, folder: Path, seconds: float) -> Rate:
 def _report(figures: dict[str, Figures], threads: Series, outcome: Outcome) -> None:
     up, down = figures["up"], figures["down"]
     up_ratio = outcome.keep("crowd_1m_up_over_threads", up.per_s.over(threads))
+    bare_ratio = outcome.keep("crowd_1m_bare_over_threads", figures["bare"].per_s.over(threads))
     down_ratio = outcome.keep("crowd_1m_down_over_nginx", down.per_s.over(figures["nginx"].per_s))
     label = f"{CLIENTS} clients x 1 MiB"
     outcome.targets += [
@@ -100,6 +105,7 @@ def _report(figures: dict[str, Figures], threads: Series, outcome: Outcome) -> N
             *([""] * 4),
             up_ratio.format(2),
         ),
+        _row("application that only stores", figures["bare"], up),
         _row("nginx, PUT", figures["nginx_put"], up),
         _row("download, verified", down, None),
         _row("nginx, sendfile", figures["nginx"], down),
@@ -109,7 +115,10 @@ def _report(figures: dict[str, Figures], threads: Series, outcome: Outcome) -> N
     outcome.notes.append(
         "The clients are the connections of one thread of wrk, which takes as long to send and "
         f"receive for all servers. The {THREADS} threads neither receive nor hash; nginx neither "
-        f"hashes nor syncs. {FILES} different files are downloaded, from the page cache."
+        "hashes nor syncs. The application that only stores does what no store in Python is "
+        "spared, on the same Gunicorn: it receives, hashes, writes, syncs and renames. Its rate is "
+        f"{bare_ratio.format(2)} of that of the threads. {FILES} different files are downloaded, "
+        "from the page cache."
     )
 
 

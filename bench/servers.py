@@ -27,6 +27,7 @@ WORKERS, THREADS = 2, 16
 HOST = "127.0.0.1"
 EMPTY_FLASK = "bench.empty_app:create_app()"
 EMPTY_WSGI = "bench.empty_app:answer"
+BARE_STORE = "bench.bare_app:create_app()"
 OWN_WORKER = "dfs.server.worker.Worker"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0
@@ -191,7 +192,7 @@ def run_empty(
     """Run an empty application on the Gunicorn settings of dfs.
 
     Args:
-        application: the one of Flask, or one without any framework.
+        application: the one of Flask, one without any framework, or one that only stores.
         worker_class: Gunicorn's own threads, or those of dfs.
         settings: further environment variables.
     """

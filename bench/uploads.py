@@ -13,17 +13,29 @@ from bench.plan import Plan
 from bench.reference import Appends, append_with_sync
 from bench.repeated import CLIENTS, CPU_NOTE, SIZE, Figures, Repeated, draw_rates, judge_tail
 from bench.results import Outcome, Series, Table, Target, measure_rounds, over_sum
-from bench.servers import EMPTY_FLASK, EMPTY_WSGI, OWN_WORKER, Server, run_empty, run_node
+from bench.servers import (
+    BARE_STORE,
+    EMPTY_FLASK,
+    EMPTY_WSGI,
+    OWN_WORKER,
+    Server,
+    run_empty,
+    run_node,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class _Servers:
-    """The node, and the references beside it: empty applications on the same Gunicorn settings."""
+    """The node, and the references beside it on the same Gunicorn settings.
+
+    Those are empty applications, and one that stores and does nothing else.
+    """
 
     node: Server
     flask: Server
     wsgi: Server
     own: Server
+    bare: Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +44,9 @@ class _Found:
 
     Attributes:
         syncs: of the log, an upload. group: changes a commit.
-        flask, wsgi, own, body: the empty Flask route, the empty WSGI application, the empty route
-            on the threads of dfs, the route that reads the body.
+        flask, wsgi, own, body, bare: the empty Flask route, the empty WSGI application, the empty
+            route on the threads of dfs, the route that reads the body, the application that only
+            stores.
         single, grouped: records appended a second, one a sync and `group` of them a sync.
         single_ms: p50 of a write of one record with its sync.
     """
@@ -46,6 +59,7 @@ class _Found:
     wsgi: Figures
     own: Figures
     body: Figures
+    bare: Figures
     single: Series
     single_ms: Series
     grouped: Series
@@ -67,6 +81,7 @@ def measure_uploads(plan: Plan) -> Outcome:
             flask=run_reference("flask", EMPTY_FLASK),
             wsgi=run_reference("wsgi", EMPTY_WSGI),
             own=run_reference("own", EMPTY_FLASK, OWN_WORKER),
+            bare=run_reference("bare", BARE_STORE, OWN_WORKER),
         )
         found = [_measure(clients, plan, servers, directory, outcome) for clients in CLIENTS]
     _report_uploads(found, outcome)
@@ -99,6 +114,7 @@ def _measure(
     post = partial(post_small, clients=clients, size=SIZE, seconds=seconds)
     upload = Repeated(partial(counter.around, partial(post, servers.node, "/upload")))
     body = Repeated(partial(post, servers.flask, "/read"))
+    bare = Repeated(partial(post, servers.bare, "/"))
     sync = partial(append_with_sync, append, size=SIZE, seconds=seconds / 6)
     singles: list[Appends] = []
 
@@ -109,7 +125,7 @@ def _measure(
     rates = measure_rounds(
         plan.rounds,
         (
-            *(flask, upload, wsgi, own, body),
+            *(flask, upload, wsgi, own, body, bare),
             append_single,
             lambda: sync(group=counter.last_group).per_s,
         ),
@@ -125,6 +141,7 @@ def _measure(
         wsgi=wsgi.keep(f"{name}_empty_wsgi", plan.rounds, outcome),
         own=own.keep(f"{name}_own_empty", plan.rounds, outcome),
         body=body.keep(f"{name}_body_route", plan.rounds, outcome),
+        bare=bare.keep(f"{name}_bare", plan.rounds, outcome),
         single=outcome.keep(f"{name}_append_per_s", rates[-2]),
         single_ms=outcome.keep(
             f"{name}_append_p50_ms",
@@ -166,7 +183,7 @@ def _report_references(found: list[_Found], outcome: Outcome) -> None:
             str(each.clients),
             *(
                 f"{figures.per_s.format()}, {figures.cpu_us.median:.0f} us"
-                for figures in (each.flask, each.wsgi, each.own, each.body)
+                for figures in (each.flask, each.wsgi, each.own, each.body, each.bare)
             ),
             each.single.format(),
             each.grouped.format(),
@@ -175,29 +192,40 @@ def _report_references(found: list[_Found], outcome: Outcome) -> None:
     ]
     header = (
         *("clients", "empty Flask route", "empty WSGI app", "empty route on dfs's worker"),
-        *("route that reads the body", "append + fdatasync", "append + fdatasync in groups"),
+        *("route that reads the body", "application that only stores"),
+        *("append + fdatasync", "append + fdatasync in groups"),
     )
     outcome.tables.append(Table("Beside them: operations a second, CPU an operation", header, rows))
     outcome.notes.append(
-        "The references are on Gunicorn's own threads, but for the one on those of dfs; workers "
-        "and threads are as many. The appends go to a preallocated file, in groups as large as "
-        "dfs's commits of the same round were."
+        "The references are on Gunicorn's own threads, but for the empty route on those of dfs and "
+        "the application that only stores: it hashes, appends, syncs and commits an index of four "
+        "columns, one upload after another in each process, and keeps nothing that could be read. "
+        "Workers and threads are as many. The appends go to a preallocated file, in groups as "
+        "large as dfs's commits of the same round were."
     )
 
 
 def _report_latency(found: _Found, outcome: Outcome) -> None:
     """Hold the latency of a lone client against a sync and an empty request, one after another."""
     name = f"upload_4k_{found.clients}_latency_over_sync_and_empty"
-    p50 = (found.upload.p50_ms, found.single_ms, found.flask.p50_ms)
-    ratio = outcome.keep(name, over_sum(p50[0], p50[1:]))
-    rates = (found.upload.per_s, found.single, found.flask.per_s)
+    p50 = (found.upload.p50_ms, found.bare.p50_ms, found.single_ms, found.flask.p50_ms)
+    ratio = outcome.keep(name, over_sum(p50[0], p50[2:]))
+    bare_ratio = outcome.keep(f"{name}_bare", over_sum(p50[1], p50[2:]))
+    rates = (found.upload.per_s, found.bare.per_s, found.single, found.flask.per_s)
     means = tuple(Series(tuple(1000 / value for value in rate.values)) for rate in rates)
-    mean_ratio = outcome.keep(f"{name}_mean", over_sum(means[0], means[1:]))
+    mean_ratio = outcome.keep(f"{name}_mean", over_sum(means[0], means[2:]))
+    bare_mean_ratio = outcome.keep(f"{name}_bare_mean", over_sum(means[1], means[2:]))
     label = "4 KiB upload, 1 client: p50 over p50 of append + fdatasync and of empty route"
     outcome.targets.append(Target(label, ratio.median, 1.5, at_most=True))
     rows = [
-        (title, *(f"{each.median:.3f}" for each in latencies), share.format(2))
-        for title, latencies, share in (("p50", p50, ratio), ("mean", means, mean_ratio))
+        (title, *(f"{each.median:.3f}" for each in latencies), *(each.format(2) for each in shares))
+        for title, latencies, shares in (
+            ("p50", p50, (ratio, bare_ratio)),
+            ("mean", means, (mean_ratio, bare_mean_ratio)),
+        )
     ]
-    header = ("ms", "upload", "append + fdatasync", "empty Flask route", "upload / sum")
+    header = (
+        *("ms", "upload", "application that only stores", "append + fdatasync"),
+        *("empty Flask route", "upload / sum of the last two", "only storing / that sum"),
+    )
     outcome.tables.append(Table("Latency of a 4 KiB upload by one client", header, rows))
