@@ -81,7 +81,7 @@ def full_plan(directory: Path) -> Plan:
         peer_rounds=3,
         large_bytes=256 * MIB,
         huge_bytes=1024 * MIB,
-        soak_s=600,
+        soak_s=840,
         soak_turn_s=10,
     )
 

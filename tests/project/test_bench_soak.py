@@ -29,7 +29,7 @@ def test_growth_is_from_the_first_eighth_to_the_last() -> None:
     assert growth_of(points) == 12.0
 
 
-def test_settled_leaves_out_the_first_fifth() -> None:
+def test_settled_leaves_out_the_first_two_sevenths() -> None:
     """What a node loads once at the beginning is no growth, and all that follows counts."""
-    points = [(float(at), 1.0) for at in range(101)]
+    points = [(float(at), 1.0) for at in range(71)]
     assert settled(points) == points[20:]
