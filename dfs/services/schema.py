@@ -56,9 +56,20 @@ def recreate_index(log: WriteAheadLog, index: IndexDatabase, error: IndexDamaged
     index.migrate()
 
 
-def _announce(log: WriteAheadLog, migrations: Sequence[str]) -> None:
-    """Say that the schema is going to change. Raises MetadataError if others use the old one."""
-    if log.control.has_others():
+def _announce(log: WriteAheadLog, migrations: Sequence[str], is_new: bool) -> None:
+    """Say that the schema is going to change, unless there was none.
+
+    Raises:
+        IndexDamagedError: others have an index that was removed: with a new one beside it, each
+            would find other files.
+        MetadataError: others use the old schema.
+    """
+    has_others = log.control.has_others()
+    if is_new:
+        if has_others:
+            raise IndexDamagedError("The index is gone.")
+        return
+    if has_others:
         raise MetadataError(
             "This version of dfs has to change the schema of the index, which processes of an "
             "older version still use.",

@@ -68,23 +68,23 @@ def test_migrate_schema_of_an_older_program_has_the_log_read_again(
 
 
 def test_migrate_says_before_what_it_is_about_to_change(index_url: str) -> None:
-    """Nobody is told of an index that begins; what is raised keeps an old one as it is."""
+    """And whether there was anything; what is raised keeps an old one as it is."""
     assert find_applied(index_url) == []
     database = IndexDatabase(url=index_url, node_id=NODE_ID)
     database.open()
-    told: list[Sequence[str]] = []
-    database.migrate(before=told.append)
-    assert told == []
+    told: list[tuple[Sequence[str], bool]] = []
+    database.migrate(before=lambda names, is_new: told.append((names, is_new)))
+    assert told == [(list_migrations(), True)]
     assert find_applied(index_url) == list_migrations()
     newest = list_migrations()[-1]
     with database.begin():
         database.write(f"DELETE FROM {MIGRATION_TABLE} WHERE name = '{newest}'")
         database.write("COMMIT")
 
-    def refuse(names: Sequence[str]) -> None:
-        raise MetadataError(", ".join(names))
+    def refuse(names: Sequence[str], is_new: bool) -> None:
+        raise MetadataError(f"{', '.join(names)}, {is_new}")
 
-    with pytest.raises(MetadataError, match=f"^{newest}"):
+    with pytest.raises(MetadataError, match=f"^{newest}, False"):
         database.migrate(before=refuse)
     database.close()
     assert find_applied(index_url) == list_migrations()[:-1]

@@ -56,6 +56,12 @@ def read_bytes(services: Services, file_id: str) -> bytes:
         download.close()
 
 
+def lose_index(services: Services) -> None:
+    """End a node, and lose its index."""
+    services.index.destroy()
+    services.close()
+
+
 def list_whole(services: Services, *, deleted: bool = False) -> list[File]:
     """Return all that the index has of the files, or of those in the trash, as they are listed."""
     ids = [file.id for file in services.files.list(limit=10_000, deleted=deleted).files]

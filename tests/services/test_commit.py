@@ -23,7 +23,14 @@ from dfs.core.model import BlobKind
 from dfs.services.changes import Upload
 from dfs.services.crew import Crew
 from dfs.wiring import open_services
-from tests.services.conftest import Opener, list_keys, make_config, read_bytes, store_bytes
+from tests.services.conftest import (
+    Opener,
+    list_keys,
+    lose_index,
+    make_config,
+    read_bytes,
+    store_bytes,
+)
 
 LARGE = os.urandom(3 << 20)
 
@@ -258,14 +265,11 @@ def test_no_space_tells_every_caller_and_keeps_nothing(node, monkeypatch):
     assert len(list_keys(node)) == 2
 
 
+FAULTS = [NoSpaceError, IndexUnavailableError, MemoryError]
+
+
 @pytest.mark.parametrize(
-    ("statement", "fault"),
-    [
-        ("COMMIT", NoSpaceError),
-        ("INSERT", NoSpaceError),
-        ("INSERT", IndexUnavailableError),
-        ("INSERT", MemoryError),  # which Python makes of what SQLite says
-    ],
+    ("statement", "fault"), [("COMMIT", NoSpaceError), *(("INSERT", fault) for fault in FAULTS)]
 )
 def test_index_that_did_not_commit_has_the_records_taken_back(node, monkeypatch, statement, fault):
     """Where it is certain that the index has not, nothing of the refused change appears."""
@@ -362,7 +366,8 @@ def test_failed_sync_turns_the_node_read_only_until_the_next_start(open_node: Op
     assert [segment.state for segment in again.wal_inspection.segments()] == ["abandoned", "active"]
     new = store_bytes(again, "new", b"new").files[0]
     assert list_keys(again) == {kept.id: kept.etag, new.id: new.etag}
-    again.index.destroy()
+    node.close()
+    lose_index(again)
     rebuilt = open_node()
     assert list_keys(rebuilt) == {kept.id: kept.etag, new.id: new.etag}
 

@@ -24,7 +24,7 @@ from tests.services.compacting import (
     store_many,
     stub_ids,
 )
-from tests.services.conftest import Opener, read_bytes, store_bytes
+from tests.services.conftest import Opener, lose_index, read_bytes, store_bytes
 from tests.services.recount import check_figures
 from tests.services.replicated import ReplicatedNode, replicate
 from tests.services.test_state import SimulatedCrashError
@@ -56,7 +56,7 @@ def fill_segments(node: Services, count: int) -> list[str]:
 def rebuild(node: Services, open_small: Opener) -> Services:
     """Open the node again without its index; what the log gives must be what was there."""
     before = facts(node)
-    node.index.destroy()
+    lose_index(node)
     rebuilt = open_small()
     assert facts(rebuilt) == before
     return rebuilt
@@ -158,7 +158,7 @@ def test_rebuild_after_compaction_gives_the_same(open_small: Opener) -> None:
     assert len(stub_ids(node)) > 3
     assert facts(node) == before
     check_figures(node)
-    node.index.destroy()
+    lose_index(node)
     rebuilt = open_small()
     assert facts(rebuilt) == before
     assert read_bytes(rebuilt, large.id) == b"large" * 100_000
@@ -176,7 +176,7 @@ def test_changes_in_later_segments_survive_the_loss_of_the_first_record(
     purge(node, *first[2:])
     compact(node)
     assert 1 in stub_ids(node)
-    node.index.destroy()
+    lose_index(node)
     rebuilt = open_small()
     assert [file.key for file in rebuilt.files.list(limit=10).files] == ["renamed"]
     assert [file.id for file in rebuilt.files.list(limit=10, deleted=True).files] == [first[1]]
@@ -274,7 +274,7 @@ def test_tombstone_stays_while_an_older_segment_holds_the_file(open_small: Opene
     compact(node)
     assert stub_ids(node)
     assert 1 not in stub_ids(node)
-    node.index.destroy()
+    lose_index(node)
     rebuilt = open_small()
     with pytest.raises(NoSuchFileError):
         rebuilt.files.find(old[0])
@@ -397,7 +397,7 @@ def test_replica_restores_what_compaction_left(tmp_path: Path, index_url: str) -
     assert dropped
     assert all(cluster.segment(number, "replica1").stat().st_size < 4096 for number in dropped)
     assert node.replication._index.summarize_debts() == []
-    node.index.destroy()
+    lose_index(node)
     cluster.close()
     cluster.lose("wal", "primary")
     again = cluster.open()
@@ -589,7 +589,7 @@ def test_rebuild_knows_which_removals_are_still_owed(
     assert owed == {large.digest}
     cluster.close()
     node = cluster.open()
-    node.index.destroy()
+    lose_index(node)
     cluster.close()
     again = cluster.open()
     assert again.replication._index.units_to_remove() == owed

@@ -9,7 +9,7 @@ import pytest
 
 from tests.forked import run_forked
 from tests.services import crash_child
-from tests.services.conftest import Opener, list_keys, store_bytes
+from tests.services.conftest import Opener, list_keys, lose_index, store_bytes
 
 STEPS = [
     "commit.locked",
@@ -65,7 +65,7 @@ def test_process_killed_at_a_step_loses_nothing_acknowledged(
     names = names_of(node)
     check_journal(journal, found, names)
     assert list((tmp_path / "primary" / "tmp").iterdir()) == []
-    node.index.destroy()
+    lose_index(node)
     rebuilt = open_node()
     assert list_keys(rebuilt) == found
     assert names_of(rebuilt) == names

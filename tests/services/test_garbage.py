@@ -18,7 +18,7 @@ from dfs.services.garbage import Collected, DropBlobs, ExpireFiles, PurgeFiles
 from dfs.services.tickets import Holders
 from dfs.wal.record import DropBlob, PurgeFile, decode_meta
 from dfs.wiring import Services
-from tests.services.conftest import Clock, Opener, list_keys, read_bytes, store_bytes
+from tests.services.conftest import Clock, Opener, list_keys, lose_index, read_bytes, store_bytes
 from tests.services.recount import check_figures, read_dead
 
 LARGE_BYTES = 100_000
@@ -208,7 +208,7 @@ def test_rebuild_after_collecting_gives_the_same(open_node: Opener, clock: Clock
     kept = store_bytes(node, "kept", b"k" * LARGE_BYTES).files[0]
     assert collect(node) == Collected(0, 2, 1)
     before = (IndexRepository(node.index).usage(), read_dead(node))
-    node.index.destroy()
+    lose_index(node)
     rebuilt = open_node(delete_grace_s=GRACE_S)
     assert (IndexRepository(rebuilt.index).usage(), read_dead(rebuilt)) == before
     assert list_keys(rebuilt) == {kept.id: kept.etag}

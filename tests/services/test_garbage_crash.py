@@ -11,7 +11,7 @@ from dfs.db.repository import IndexRepository
 from dfs.services import apply
 from tests.forked import run_forked
 from tests.services import garbage_child
-from tests.services.conftest import Opener, list_keys
+from tests.services.conftest import Opener, list_keys, lose_index
 from tests.services.garbage_child import garbage_config, tidy
 from tests.services.recount import check_figures
 
@@ -67,4 +67,4 @@ def test_process_killed_while_it_collects_loses_no_file_and_leaves_no_blob(
             assert held == wanted or (step, store.name) == ("commit.published", "primary")
         assert IndexRepository(node.index).summarize_debts() == []
         if not is_rebuilt:
-            node.index.destroy()
+            lose_index(node)

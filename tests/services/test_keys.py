@@ -18,7 +18,7 @@ from dfs.services.keys import NewKey
 from dfs.wal.record import PutKey, RevokeKey
 from dfs.wiring import Services
 from tests.services.compacting import compact, metas, purge, store_many, stub_ids
-from tests.services.conftest import Clock, Opener, store_bytes
+from tests.services.conftest import Clock, Opener, lose_index, store_bytes
 from tests.services.recount import check_figures
 from tests.services.replicated import ReplicatedNode, replicate
 
@@ -157,7 +157,7 @@ def test_rebuild_of_the_index_gives_the_same_keys(open_node: Opener) -> None:
     node.keys.revoke(gone.key.id, caller=OPERATOR)
     before = facts(node)
     assert len(before) == len(kept)
-    node.index.destroy()
+    lose_index(node)
     rebuilt = open_node()
     assert facts(rebuilt) == before
     check_figures(rebuilt)
@@ -185,7 +185,7 @@ def test_compaction_moves_keys_that_are_good_and_purges_the_others(open_node: Op
     assert [values[0] for values in before] == [kept.key.id]
     assert node.keys.find(kept.key.id).first_lsn == kept.key.first_lsn
     check_figures(node)
-    node.index.destroy()
+    lose_index(node)
     rebuilt = open_node()
     assert facts(rebuilt) == before
     assert rebuilt.keyring.verify(kept.key.id, hash_secret(kept.secret)) is not None
@@ -212,7 +212,7 @@ def test_revocation_is_moved_while_the_key_may_come_back(open_node: Opener) -> N
     assert (moved.id, moved.by) == (gone.key.id, "ALICE")
     assert moved.at_lsn > 0
     check_figures(node)
-    node.index.destroy()
+    lose_index(node)
     assert len(open_node().keys.list()) == 1
 
 
@@ -231,7 +231,7 @@ def test_revocation_is_moved_while_a_segment_too_small_to_go_has_the_key(open_no
     compact(node)
     assert 2 in stub_ids(node)
     assert 1 not in stub_ids(node)
-    node.index.destroy()
+    lose_index(node)
     assert len(open_node().keys.list()) == 1
 
 
@@ -255,7 +255,7 @@ def test_key_given_anew_outlives_its_old_revocation(open_node: Opener) -> None:
     assert moved.at_lsn > 0
     assert [key.id for key in node.keys.list()] == [again.key.id]
     check_figures(node)
-    node.index.destroy()
+    lose_index(node)
     assert [key.id for key in open_node().keys.list()] == [again.key.id]
 
 
@@ -332,7 +332,7 @@ def test_changes_say_who_asked_for_them(open_node: Opener) -> None:
     assert 1 in stub_ids(node)
     assert node.files.find(file.id).made_by == "ALICE"
     assert "ALICE" in {getattr(meta, "by", "") for meta in metas(node)}
-    node.index.destroy()
+    lose_index(node)
     assert open_node().files.find(file.id).made_by == "ALICE"
 
 

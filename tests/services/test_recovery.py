@@ -13,7 +13,14 @@ import pytest
 
 from dfs.core.errors import IndexDamagedError, StoreIdentityError, WalCorruptError, WalGapError
 from dfs.services.changes import Upload
-from tests.services.conftest import Opener, list_keys, list_whole, make_config, store_bytes
+from tests.services.conftest import (
+    Opener,
+    list_keys,
+    list_whole,
+    lose_index,
+    make_config,
+    store_bytes,
+)
 
 
 def fill(node, count: int = 40) -> dict[str, str]:
@@ -31,7 +38,7 @@ def test_start_without_index_rebuilds_it_from_the_log(open_node: Opener):
     node = open_node()
     expected = fill(node)
     before = list_whole(node)
-    node.index.destroy()
+    lose_index(node)
     rebuilt = open_node()
     assert rebuilt.recovered.replayed == rebuilt.recovered.position.lsn
     assert list_whole(rebuilt) == before
@@ -43,8 +50,8 @@ def test_start_right_after_a_rotation_begins_no_further_segment(open_node: Opene
     node = open_node()
     while node.log.position.segment_id == 1:
         kept = store_bytes(node, "k", os.urandom(60_000)).files[0]
-    node.index.destroy()
     position = node.log.position
+    lose_index(node)
     rebuilt = open_node()
     assert rebuilt.log.position == position
     assert kept.id in list_keys(rebuilt)
@@ -85,6 +92,18 @@ def test_start_marked_for_rebuilding_rebuilds_the_index_once(open_node: Opener, 
     again = open_node()
     assert again.recovered.replayed == 0
     assert list_keys(again) == expected
+
+
+def test_index_removed_while_others_use_it_is_not_made_anew(open_node: Opener):
+    """Else two processes would have an index each; it is rebuilt when all have ended."""
+    node = open_node()
+    expected = fill(node, 3)
+    node.index.destroy()
+    for _ in range(2):
+        with pytest.raises(IndexDamagedError, match="other processes"):
+            open_node()
+    node.close()
+    assert list_keys(open_node()) == expected
 
 
 def test_index_found_damaged_while_serving_is_rebuilt_by_the_next_start(tmp_path: Path):
@@ -203,7 +222,7 @@ def test_start_with_part_of_a_form_in_the_log_has_none_of_its_files(
     end = node.log.position.offset
     data = (tmp_path / "wal" / "wal.active").read_bytes()[:end]
     for cut in range(start, end, (end - start) // 8):
-        node.index.destroy()
+        lose_index(node)
         (tmp_path / "wal" / "control").unlink()
         (tmp_path / "wal" / "wal.active").write_bytes(data[:cut])
         node = open_node()
@@ -214,7 +233,7 @@ def test_start_with_a_sealed_segment_missing_refuses(open_node: Opener, tmp_path
     """A hole in the log stops the start, and the error names the segment."""
     node = open_node()
     fill(node)
-    node.index.destroy()
+    lose_index(node)
     (tmp_path / "wal" / "segments" / "0000000002.wal").unlink()
     with pytest.raises(WalGapError, match="0000000002"):
         open_node()
@@ -224,7 +243,7 @@ def test_start_with_a_damaged_sealed_segment_refuses(open_node: Opener, tmp_path
     """Damage to records that were durable stops a rebuild; file and offset are named."""
     node = open_node()
     fill(node)
-    node.index.destroy()
+    lose_index(node)
     path = tmp_path / "wal" / "segments" / "0000000001.wal"
     with path.open("r+b") as file:
         file.seek(300_000)

@@ -20,7 +20,7 @@ from dfs.db.repository import IndexRepository
 from dfs.services.garbage import DropBlobs, PurgeFiles
 from dfs.wiring import Services, open_services
 from tests.services.compacting import compact
-from tests.services.conftest import list_keys, list_whole, make_config, store_bytes
+from tests.services.conftest import list_keys, list_whole, lose_index, make_config, store_bytes
 from tests.services.recount import check_figures
 from tests.services.test_crash import ROTATION_STEPS, STEPS
 
@@ -204,9 +204,11 @@ class NodeMachine(RuleBasedStateMachine):
 
     @rule()
     def rebuild(self) -> None:
-        """Lose the index."""
+        """Lose the index, and all who had it open."""
         self.fatal = None
-        self.node.index.destroy()
+        lose_index(self.node)
+        while self.nodes:
+            self.nodes.pop().close()
         self.node = self.open()
 
     @rule(junk=st.binary(min_size=1, max_size=200))

@@ -10,7 +10,7 @@ from dfs.services.changes import ANY_ETAG
 from dfs.services.command import Draft
 from dfs.wal.record import PutFile
 from dfs.wiring import Services
-from tests.services.conftest import Opener, list_whole, read_bytes, store_bytes
+from tests.services.conftest import Opener, list_whole, lose_index, read_bytes, store_bytes
 from tests.services.dropped import Append
 from tests.services.recount import check_figures
 
@@ -70,7 +70,7 @@ def test_trash_survives_the_loss_of_the_index(open_node: Opener) -> None:
         node.files.update(file.id, {"key": "renamed"})
         node.files.delete(file.id)
     before = list_whole(node, deleted=True)
-    node.index.destroy()
+    lose_index(node)
     rebuilt = open_node()
     assert list_whole(rebuilt, deleted=True) == before
     assert {file.key for file in before} == {"renamed"}

@@ -18,10 +18,10 @@ from dfs.db.connections import SQLITE_PREFIX, Connections, is_postgres
 from dfs.db.faults import REBUILD_HINT, driver_errors, index_error
 from dfs.db.models import MIGRATION_TABLE
 
-BeforeMigrating = Callable[[Sequence[str]], None]
+BeforeMigrating = Callable[[Sequence[str], bool], None]
 
 
-def ignore_migrations(names: Sequence[str]) -> None:
+def ignore_migrations(names: Sequence[str], is_new: bool) -> None:
     """Have migrations done without a word."""
 
 
@@ -35,8 +35,8 @@ def migrate(database: Database, *, before: BeforeMigrating = ignore_migrations) 
 
     Args:
         database: nobody else migrates it meanwhile.
-        before: called with the names of the migrations that are to be applied, unless the database
-            is new. What it raises keeps them from being applied.
+        before: called with the names of the migrations that are to be applied, if there are any,
+            and whether the database is new. What it raises keeps them from being applied.
 
     Raises:
         MetadataError: a newer program has migrated the database.
@@ -49,8 +49,8 @@ def migrate(database: Database, *, before: BeforeMigrating = ignore_migrations) 
         raise _damaged() from error
     require_known([migration.name for migration in status if migration.applied])
     lacking = [migration.name for migration in status if not migration.applied]
-    if lacking and len(lacking) < len(status):
-        before(lacking)
+    if lacking:
+        before(lacking, len(lacking) == len(status))
     runner.up()
 
 
