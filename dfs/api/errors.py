@@ -26,8 +26,10 @@ log = structlog.get_logger()
 REQUEST_ID_KEY = "dfs.request_id"
 RETRY_AFTER_S = "1"
 LATE_STATUS = 408
-DRAINED_BYTES_MAX = 64 << 10
-"""What is left of a body is received, so that the connection can be kept, up to this much."""
+DRAINED_BYTES_MAX = (64 << 10) - 1
+"""What is left of a body is received, so that the connection can be kept, up to this much.
+
+Gunicorn gives up at 64 KiB."""
 CHALLENGES = (
     ("WWW-Authenticate", 'Bearer realm="dfs"'),
     ("WWW-Authenticate", 'Basic realm="dfs", charset="UTF-8"'),
@@ -67,6 +69,7 @@ STATUS: dict[type[errors.DfsError], int] = {
     errors.WalDroppedError: 503,
     errors.WalFormatError: 500,
     errors.WalReadOnlyError: 503,
+    errors.MetadataError: 503,
     errors.IndexDamagedError: 503,
     errors.IndexUnavailableError: 503,
     errors.KeysUnavailableError: 503,

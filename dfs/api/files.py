@@ -42,7 +42,8 @@ def list_files(query: dict[str, Any]) -> Answer:
     page = services().files.list(**query, caller=caller_of(request.environ))
     headers = []
     if page.next is not None:
-        given = {name: query[name] for name in ("limit", "prefix", "name") if query[name]}
+        filters = ("name",) if query["name"] else ("prefix",)  # both could make the link too long
+        given = {name: query[name] for name in ("limit", *filters) if query[name]}
         if query["deleted"]:
             given["deleted"] = "true"
         link = urlencode({"after": page.next, **given})

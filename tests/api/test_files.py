@@ -9,6 +9,8 @@ from flask.testing import FlaskClient
 
 from dfs.api.answers import FilePageSchema, FileSchema, StoredFileSchema
 
+REQUEST_LINE_BYTES_MAX = 8190  # as `limit_request_line` of gunicorn.conf.py
+
 
 def store(client: FlaskClient, name: str, body: bytes = b"x") -> dict[str, Any]:
     """Upload a file and return its JSON."""
@@ -42,6 +44,19 @@ def test_files_link_keeps_the_filter(client: FlaskClient) -> None:
     following: Any = client.get(response.headers["Link"].partition(">")[0][1:])
     assert [file["name"] for file in following.json["files"]] == ["a&b/2"]
     assert following.json["next"] is None
+
+
+@pytest.mark.parametrize("name", ["%" * 1024, "é" * 512, "💩" * 256])
+def test_files_link_is_short_enough_to_be_followed(client: FlaskClient, name: str) -> None:
+    """However long the name, and whatever of it is asked for."""
+    for _ in range(2):
+        store(client, name)
+    for asked in ({"prefix": name}, {"name": name}, {"prefix": name, "name": name}):
+        response: Any = client.get("/files", query_string={**asked, "limit": 1})
+        link = response.headers["Link"].partition(">")[0][1:]
+        assert len(f"GET {link} HTTP/1.1") < REQUEST_LINE_BYTES_MAX
+        following: Any = client.get(link)
+        assert len(following.json["files"]) == 1
 
 
 def test_files_by_name_are_all_of_that_name(client: FlaskClient) -> None:

@@ -139,6 +139,24 @@ def test_requests_in_a_row_are_answered_in_order(target: Target) -> None:
     target.check()
 
 
+@pytest.mark.parametrize("unread", [(64 << 10) - 1, 64 << 10, (64 << 10) + 1])
+def test_connection_of_a_body_that_nobody_reads_is_kept_or_said_to_close(
+    target: Target, unread: int
+) -> None:
+    """What is little is thrown away before the next request; what is much ends the connection."""
+    head = request("POST /upload?nothing=1", f"Content-Length: {unread}\r\n")
+    with target.connect() as connection:
+        connection.sendall(head + bytes(unread))
+        answer = read_answer(connection)
+        assert answer.status == 422
+        is_kept = b"\r\nconnection: close\r\n" not in answer.head.lower()
+        assert is_kept == (unread < 64 << 10)
+        if is_kept:
+            connection.sendall(request("GET /health"))
+            assert read_answer(connection).status == 200
+    target.check()
+
+
 def test_smuggled_request_is_not_answered(target: Target) -> None:
     """What follows a request whose length is in doubt is thrown away with the connection."""
     smuggled = request("GET /health")
