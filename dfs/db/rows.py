@@ -149,48 +149,21 @@ def file_row(file: File) -> tuple[Any, ...]:
 def read_file(row: Row) -> File:
     """Return the file whose `FILE_COLUMNS` these are. Further columns are not looked at."""
     _require(row, _FILE)
-    extents = row[12]
-    return File(
-        row[0],
-        row[1],
-        row[2],
-        row[3],
-        row[4],
-        _read_metadata(row[5]),
-        row[6],
-        row[7],
-        row[8],
-        row[9],
-        row[10],
-        row[11],
-        () if extents is None else tuple(Extent(*run) for run in _decode_extents(extents)),
-        *row[13:18],
-    )
+    extents = () if row[12] is None else tuple(Extent(*run) for run in _decode_extents(row[12]))
+    return File(*(*_read_info(row), row[11], extents, *row[13:18]))
 
 
 def read_file_infos(rows: Sequence[Row]) -> list[FileInfo]:
     """Return the files whose `FILE_INFO_COLUMNS` these are: a list has a thousand."""
     _require(rows, _FILE_INFOS)
-    return [
-        FileInfo(
-            row[0],
-            row[1],
-            row[2],
-            row[3],
-            row[4],
-            _read_metadata(row[5]),
-            row[6],
-            row[7],
-            row[8],
-            row[9],
-            row[10],
-        )
-        for row in rows
-    ]
+    return [FileInfo(*_read_info(row)) for row in rows]
 
 
-def _read_metadata(column: str) -> dict[str, str]:
-    return _decode_metadata(column) if column != "{}" else {}
+def _read_info(row: Row) -> Sequence[Any]:
+    """Return the values of a `FileInfo`, which a `File` begins with."""
+    metadata = row[5]
+    read = {} if metadata == "{}" else _decode_metadata(metadata)
+    return (*row[:5], read, *row[6:11])
 
 
 def blob_row(blob: Blob) -> tuple[Any, ...]:
