@@ -102,7 +102,7 @@ def growth_of(points: Sequence[Point]) -> float:
 
 
 def settled(points: Sequence[Point]) -> list[Point]:
-    """Return the points after what comes once: modules, caches, the first segment compacted."""
+    """Return the points after the first two sevenths of the time, in which much is done once."""
     began = points[-1][0] * SETTLING
     return [point for point in points if point[0] >= began]
 
