@@ -85,15 +85,15 @@ class FileInfo(msgspec.Struct, frozen=True, gc=False):
 
     id: str
     key: str
-    size: int
-    digest: bytes
+    size: Number
+    digest: Digest
     content_type: str
     metadata: Mapping[str, str]
-    created_at_ms: int
-    updated_at_ms: int
-    expires_at_ms: int | None
-    lsn: int
-    deleted_at_ms: int | None
+    created_at_ms: Number
+    updated_at_ms: Number
+    expires_at_ms: Number | None
+    lsn: Number
+    deleted_at_ms: Number | None
 
     @property
     def etag(self) -> str:

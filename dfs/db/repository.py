@@ -123,7 +123,7 @@ class IndexRepository:
         name: str | None = None,
         now_ms: int,
         deleted_after_ms: int | None = None,
-    ) -> list[FileInfo]:
+    ) -> Sequence[FileInfo]:
         """Return files that have not expired, ordered by (key, id), both by code point.
 
         Args:

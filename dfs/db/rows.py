@@ -7,7 +7,6 @@ of its columns. What reads a row raises `msgspec.MsgspecError` for one that dfs 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import GenericAlias
 from typing import Annotated, Any
 
 import msgspec
@@ -78,12 +77,10 @@ def _row_type(*columns: Any) -> type[msgspec.Struct]:
 
 
 ClusterId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-_INFO: tuple[Any, ...] = (
-    str, str, Number, Digest, str, str, Number, Number,
-    Number | None, Number, Number | None,
+_FILE = _row_type(
+    str, str, Number, Digest, str, str, Number, Number, Number | None, Number, Number | None,
+    str, bytes | None, Number, Number, Number, Number, str,
 )  # fmt: skip
-_FILE_INFOS = GenericAlias(list, _row_type(*_INFO))
-_FILE = _row_type(*_INFO, str, bytes | None, Number, Number, Number, Number, str)
 _BLOB = _row_type(
     Digest, Number, BlobKind, Number, Number, Number, bytes, Number, Number, Number,
 )  # fmt: skip
@@ -150,20 +147,32 @@ def read_file(row: Row) -> File:
     """Return the file whose `FILE_COLUMNS` these are. Further columns are not looked at."""
     _require(row, _FILE)
     extents = () if row[12] is None else tuple(Extent(*run) for run in _decode_extents(row[12]))
-    return File(*(*_read_info(row), row[11], extents, *row[13:18]))
+    metadata = {} if row[5] == "{}" else _decode_metadata(row[5])
+    return File(*(*row[:5], metadata, *row[6:12], extents, *row[13:18]))
 
 
-def read_file_infos(rows: Sequence[Row]) -> list[FileInfo]:
-    """Return the files whose `FILE_INFO_COLUMNS` these are: a list has a thousand."""
-    _require(rows, _FILE_INFOS)
-    return [FileInfo(*_read_info(row)) for row in rows]
+class _Metadata(dict[str, str]):
+    """The column `metadata` of a file of a list: a type that `convert` asks `_read_column` for."""
 
 
-def _read_info(row: Row) -> Sequence[Any]:
-    """Return the values of a `FileInfo`, which a `File` begins with."""
-    metadata = row[5]
-    read = {} if metadata == "{}" else _decode_metadata(metadata)
-    return (*row[:5], read, *row[6:11])
+class _ListedFile(FileInfo, frozen=True, gc=False, array_like=True):
+    """A file as its `FILE_INFO_COLUMNS` are: a list has a thousand, and no step of its own each."""
+
+    metadata: _Metadata
+
+
+def read_file_infos(rows: Sequence[Row]) -> Sequence[FileInfo]:
+    """Return the files whose `FILE_INFO_COLUMNS` these are."""
+    return msgspec.convert(rows, list[_ListedFile], builtin_types=(bytes,), dec_hook=_read_column)
+
+
+def _read_column(kind: type, value: object) -> _Metadata:
+    """Return what the column `metadata` holds. Raises MsgspecError, TypeError."""
+    if value == "{}":
+        return _Metadata()
+    if not isinstance(value, str):
+        raise TypeError
+    return _Metadata(_decode_metadata(value))
 
 
 def blob_row(blob: Blob) -> tuple[Any, ...]:

@@ -273,9 +273,7 @@ class IndexDatabase:
         """
         return self.select_all(sql, parameters, lambda rows: list(map(read, rows)))
 
-    def select_all(
-        self, sql: str, parameters: Sequence[Any], read: Callable[[list[Row]], list[T]]
-    ) -> list[T]:
+    def select_all(self, sql: str, parameters: Sequence[Any], read: Callable[[list[Row]], T]) -> T:
         """Return what `read` makes of all rows together. Raises as `select`."""
         try:
             return read(self._opened().read(sql, parameters))

@@ -33,8 +33,8 @@ def make_file(number: int, key: str | None = None, **changes: object) -> File:
     return File(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def info_of(file: File) -> FileInfo:
-    """Return what a list shows of a file."""
+def info_of(file: FileInfo) -> FileInfo:
+    """Return what a list shows of a file, or of what it shows already."""
     return FileInfo(*(getattr(file, name) for name in FileInfo.__struct_fields__))
 
 
