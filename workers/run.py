@@ -158,7 +158,11 @@ class NodeWorker(SimpleWorker):
         return found
 
     def run_maintenance_tasks(self) -> None:
-        """Do rq's periodic tasks, after removing the jobs of worker processes that were killed."""
+        """Do rq's periodic tasks, after removing the jobs of worker processes that were killed.
+
+        What jobs have freed goes back to the kernel: it was megabytes, and the next may not come.
+        """
+        release_freed()
         (queue,) = self.queues
         with removing_junk(queue):
             drop_abandoned(queue, self.presence)

@@ -10,6 +10,14 @@ from redis import Redis
 from tests.redis_server import RedisServer, running_redis
 
 
+class NoPresence:
+    """Stands for no other worker process."""
+
+    def is_gone(self, worker_name: str) -> bool:
+        """Return that none has ended."""
+        return False
+
+
 @pytest.fixture(scope="session")
 def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One server for all tests of a process."""

@@ -24,6 +24,7 @@ from dfs.queue import checked
 from dfs.queue.checked import CALLS, FIELD_BYTES_MAX, CheckedJob
 from dfs.queue.rq_queue import RqQueue
 from dfs.services.hints import REPLICATE, SCRUB
+from tests.queue.conftest import NoPresence
 from tests.redis_server import RedisServer
 from workers.run import NodeWorker, StopSignals
 from workers.schedule import periodic_jobs
@@ -48,14 +49,6 @@ class Trap:
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return attack, ()
-
-
-class NoPresence:
-    """Stands for no other worker process."""
-
-    def is_gone(self, worker_name: str) -> bool:
-        """Return that none has ended."""
-        return False
 
 
 @pytest.fixture
