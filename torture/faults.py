@@ -30,7 +30,12 @@ KILLS = (
     "kill_in_start",
     "kill_database",
 )
-CUTS = ("power_cut", "power_cut_in_start", "power_cut_in_sync")
+CUTS = (
+    "power_cut",
+    "power_cut_in_start",
+    "power_cut_in_sync",
+    "power_cut_after_failing_sync",
+)
 DISK_FAULTS = ("failing_write", "failing_sync", "failing_name", "full_disk", "slow_disk")
 
 
@@ -79,7 +84,8 @@ class Faults:
             "kill_in_start": self._kill_in_start,
             "power_cut": self._cut_power,
             "power_cut_in_start": self._cut_power_in_start,
-            "power_cut_in_sync": self._cut_power_in_sync,
+            "power_cut_in_sync": lambda: self._cut_power_while(delay_us=SYNC_US),
+            "power_cut_after_failing_sync": lambda: self._cut_power_while(error=errno.EIO),
             "failing_write": lambda: self._fail(WRITE),
             "failing_sync": lambda: self._fail(SYNC),
             "failing_name": lambda: self._fail(NAME),
@@ -199,10 +205,10 @@ class Faults:
         self.counts["power_cut"] += 1
         return f"{first}, after {pause_s:.2f} s {self._cut_power()}"
 
-    def _cut_power_in_sync(self) -> str:
-        """Cut the power while a sync of the log takes long: much is written that is not synced."""
+    def _cut_power_while(self, *, delay_us: int = 0, error: int = 0) -> str:
+        """Cut the power while syncs of the log take long, or fail: much is written, not synced."""
         below = self._disk.path / "wal"
-        self._obey((Rule(SYNC, below, times=FOR_EVER, delay_us=SYNC_US),))
+        self._obey((Rule(SYNC, below, times=FOR_EVER, delay_us=delay_us, error=error),))
         time.sleep(self._rng.uniform(0.1, 0.4))
         return self._cut_power()
 

@@ -60,7 +60,6 @@ class Options:
         load_s: how long each round has load.
         faults: in each round.
         kinds: names of what may happen; empty: everything.
-        parts: names of the parts of the disk that fail; empty: all.
         plant: a bug to be planted, see `plants`; empty: none.
         is_late: in the end, check that nothing is left behind when hours have passed, and send
             damaged requests.
@@ -77,7 +76,6 @@ class Options:
     web_workers: int = 2
     operations_per_s: float = 60.0
     kinds: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
     plant: str = ""
     is_late: bool = True
 
@@ -115,7 +113,7 @@ class Life:
         self._database = self._make_database() if options.postgres else None
         self._node = ChaosNode(self._top, self._settings())
         self._stack.callback(self._node.kill_all)
-        parts = options.parts or ("wal", *STORES, *(() if options.postgres else ("index",)))
+        parts = ("wal", *STORES, *(() if options.postgres else ("index",)))
         self._faults = Faults(
             self._node,
             self._disk,
