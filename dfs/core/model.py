@@ -1,8 +1,8 @@
 """The nouns of dfs as plain values: what the layers hand to each other.
 
-The values that a replay makes by the hundred thousand (`File`, `Blob`, `Extent`) are structures of
-msgspec, made several times as quickly as frozen dataclasses. They are never part of a cycle, so the
-garbage collector need not look at them.
+The values that a replay makes by the hundred thousand (`File`, `Blob`, `Extent`), and those of each
+commit, are structures of msgspec, made several times as quickly as frozen dataclasses. They are
+never part of a cycle, so the garbage collector need not look at them.
 
 Times are integers, milliseconds since 1970-01-01T00:00:00Z. Digests are the 32 bytes of SHA-256.
 """
@@ -183,8 +183,7 @@ class SegmentUse:
     tombstone_lsn: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NodeState:
+class NodeState(msgspec.Struct, frozen=True, gc=False):
     """How far the index of one node has followed its log.
 
     Attributes:
@@ -233,8 +232,7 @@ class Page:
     next: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Durability:
+class Durability(msgspec.Struct, frozen=True, gc=False):
     """What an acknowledgement guarantees.
 
     Attributes:
@@ -243,7 +241,7 @@ class Durability:
     """
 
     lsn: int
-    stores: tuple[str, ...] = field(default=("primary",))
+    stores: tuple[str, ...] = ("primary",)
 
 
 @dataclass(frozen=True, slots=True)

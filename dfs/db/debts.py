@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from dfs.core.model import Debt, DebtKind
@@ -84,4 +85,4 @@ def _write_rows(
     run: Callable[[str, Sequence[Any]], Any],
 ) -> None:
     for chunk in chunks(rows):
-        run(statement(len(chunk)), [value for row in chunk for value in row])
+        run(statement(len(chunk)), list(chain.from_iterable(chunk)))

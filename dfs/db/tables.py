@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,14 +26,19 @@ _CHUNK_ROWS = (CHUNK_ROWS_MAX, 32, _CHUNK_ROWS_MIN)
 statement for each text, some KiB a row, so there must not be a text for each size of batch."""
 
 
-def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield all items in order, in pieces of 128, then of 32, then of 16, then the rest."""
+def chunks(items: Sequence[T]) -> Iterable[Sequence[T]]:
+    """Return all items in order, in pieces of 128, then of 32, then of 16, then the rest."""
+    if len(items) < _CHUNK_ROWS_MIN:
+        return (items,) if items else ()
+    return _cut(items)
+
+
+def _cut(items: Sequence[T]) -> Iterator[Sequence[T]]:
     start, count = 0, len(items)
-    if count >= _CHUNK_ROWS_MIN:
-        for size in _CHUNK_ROWS:
-            while count - start >= size:
-                yield items[start : start + size]
-                start += size
+    for size in _CHUNK_ROWS:
+        while count - start >= size:
+            yield items[start : start + size]
+            start += size
     if start < count:
         yield items[start:]
 

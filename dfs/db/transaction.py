@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -296,12 +297,8 @@ class IndexTransaction:
         segments, self._changed_segments = self._changed_segments, {}
         state, self._changed_node_state = self._changed_node_state, None
         stores, self._changed_stores = self._changed_stores, {}
-        if files:
-            self._put(FILES, [file_row(file) for file in files.values() if file is not None])
-            self._delete(FILES, [file_id for file_id, file in files.items() if file is None])
-        if blobs:
-            self._put(BLOBS, [blob_row(blob) for blob in blobs.values() if blob is not None])
-            self._delete(BLOBS, [digest for digest, blob in blobs.items() if blob is None])
+        self._write(FILES, files, file_row)
+        self._write(BLOBS, blobs, blob_row)
         node_id = self._writer.node_id
         if segments:
             self._upsert(SEGMENTS, [segment_row(node_id, segment) for segment in segments.values()])
@@ -364,6 +361,16 @@ class IndexTransaction:
         known.update(found)
         self._absent[table.name].update(absent)
 
+    def _write(
+        self, table: Table, changed: Mapping[Any, T | None], row: Callable[[T], tuple[Any, ...]]
+    ) -> None:
+        """Put what there is by its key, and delete where there is nothing."""
+        rows = [row(value) for value in changed.values() if value is not None]
+        if rows:
+            self._put(table, rows)
+        if len(rows) < len(changed):
+            self._delete(table, [key for key, value in changed.items() if value is None])
+
     def _put(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert the rows whose absence is known, and insert or replace the others."""
         absent = self._absent[table.name]
@@ -386,7 +393,7 @@ class IndexTransaction:
     ) -> None:
         for chunk in chunks(rows):
             sql = statement(table, len(chunk))
-            self._writer.write(sql, [value for row in chunk for value in row])
+            self._writer.write(sql, list(chain.from_iterable(chunk)))
 
     def _delete(self, table: Table, keys: Sequence[Any]) -> None:
         absent = self._absent[table.name]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 from dfs.core.access import Key
@@ -137,4 +138,4 @@ def _add(
     run: Callable[[str, Sequence[Any]], Any],
 ) -> None:
     for chunk in chunks(rows):
-        run(statements.add(table, len(chunk)), [value for row in chunk for value in row])
+        run(statements.add(table, len(chunk)), list(chain.from_iterable(chunk)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from dfs.core.errors import DfsError, QuorumError
 from dfs.services.command import Draft
 from dfs.services.tickets import Ticket
@@ -94,8 +96,7 @@ class Batch:
                 raise quorum_error(ticket.copies, whole, failed)
 
 
-@dataclass(frozen=True, slots=True)
-class CommitReport:
+class CommitReport(msgspec.Struct, frozen=True, gc=False):
     """What one commit did, for metrics and log.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from dfs.db.transaction import IndexTransaction
 from dfs.storage.base import StagedBlob
@@ -14,8 +15,7 @@ RECORD_OVERHEAD_BYTES = 512
 """Allowance for the frame and the fixed fields of a record when a batch is measured."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A record that has no place in the log yet."""
 
     meta: Meta

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from dfs.core.errors import DfsError
 from dfs.core.model import StoreState
@@ -90,7 +92,7 @@ def _find_oldest(
         while position.segment_id <= end.segment_id:
             reader = SegmentReader(
                 segment=log.open_segments.get(position.segment_id),
-                start=replace(position, offset=max(position.offset, SEGMENT_HEADER_BYTES)),
+                start=structs.replace(position, offset=max(position.offset, SEGMENT_HEADER_BYTES)),
                 stop=sizes.get(position.segment_id),
                 durable_lsn=end.lsn,
             )

@@ -28,9 +28,9 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from dfs.core.checksum import crc32
@@ -45,7 +45,7 @@ BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 
 REMOVED_REASON = "The log was removed or replaced while in use"
 
-_HEAD = struct.Struct("<8sI")
+_HEAD = struct.pack("<8sI", MAGIC, FORMAT_VERSION)
 _FLAGS = struct.Struct("<I")
 _SLOT = struct.Struct("<QQQI")
 _POSITION = struct.Struct("<QQQ")
@@ -60,8 +60,7 @@ _DIRTY, _READ_ONLY = 1, 2
 logger = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class LogPosition:
+class LogPosition(msgspec.Struct, frozen=True, gc=False):
     """A place between two changes of the log.
 
     Attributes:
@@ -99,6 +98,7 @@ class ControlFile:
         self._identity = os.fstat(self._fd)
         self._boot_id = read_boot_id()
         self._mutex = threading.Lock()
+        self._read_last: tuple[bytes, LogPosition | None] = (b"", None)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -156,9 +156,14 @@ class ControlFile:
         for _ in range(_READ_ATTEMPTS_MAX):
             offset = _SLOT_OFFSETS[self._map[_CHOICE_OFFSET] & 1]
             slot = self._map[offset : offset + _SLOT.size]
+            known_slot, position = self._read_last
+            if slot == known_slot:  # every change and every download asks
+                return position
             segment_id, tail, lsn, stored_crc = _SLOT.unpack(slot)
             if crc32(slot[: _POSITION.size]) == stored_crc:
-                return LogPosition(segment_id, tail, lsn)
+                position = LogPosition(segment_id, tail, lsn)
+                self._read_last = (slot, position)
+                return position
         return None
 
     @property
@@ -224,7 +229,7 @@ class ControlFile:
             self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] = bytes(_BOOT_BYTES)
         self.publish(position)
         self._set_flags(0)
-        _HEAD.pack_into(self._map, 0, MAGIC, FORMAT_VERSION)
+        self._map[: len(_HEAD)] = _HEAD
         self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] = self._boot_id
 
     def close(self) -> None:
@@ -249,7 +254,7 @@ class ControlFile:
 
     def _is_believable(self) -> bool:
         return (
-            self._map[: _HEAD.size] == _HEAD.pack(MAGIC, FORMAT_VERSION)
+            self._map[: len(_HEAD)] == _HEAD
             and self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] == self._boot_id
         )
 

@@ -6,7 +6,6 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -284,7 +283,7 @@ def test_copy_is_dropped_when_the_replica_has_what_was_moved(cluster, node):
     assert not drop_copy(node.log, store, 2, position(node, "replica1"))  # the node has it itself
     assert drop_segment(node.log, drop)
     for lsn in (0, drop.moved_lsn - 1):
-        early = replace(position(node, "replica1"), lsn=lsn)
+        early = msgspec.structs.replace(position(node, "replica1"), lsn=lsn)
         assert not drop_copy(node.log, store, 2, early)
     assert cluster.segment(2, "replica1").read_bytes() == full
     assert drop_copy(node.log, store, 2, position(node, "replica1"))

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from dfs.core.clock import now_ms
 from dfs.core.model import REMOVALS, Debt, DebtKind
@@ -145,7 +146,7 @@ def test_scrub_leaves_all_alone_while_the_index_lags(rig: Rig) -> None:
     with rig.node.index.begin() as index:
         state = index.node_state
         assert state is not None
-        index.set_node_state(replace(state, applied_lsn=state.applied_lsn - 1))
+        index.set_node_state(structs.replace(state, applied_lsn=state.applied_lsn - 1))
         index.commit()
     rig.scrub_all("primary")
     assert path.exists()

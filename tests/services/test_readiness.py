@@ -6,6 +6,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from msgspec import structs
+
 from dfs.core.clock import now_ms
 from dfs.core.model import Debt
 from dfs.services.breaker import OPEN_AFTER
@@ -20,7 +22,7 @@ def test_reasons_of_an_index_behind_the_log_tell_how_far(node: Services) -> None
     with node.index.begin() as index:
         state = index.node_state
         assert state is not None
-        index.set_node_state(replace(state, applied_lsn=node.log.position.lsn - 4))
+        index.set_node_state(structs.replace(state, applied_lsn=node.log.position.lsn - 4))
         index.commit()
 
     assert node.health.reasons()["index"] == ("the index lacks 4 records; the next write adds them")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from dfs.wal.control import LogPosition
 from dfs.wal.frame import Flag, encode_frame
@@ -122,9 +123,9 @@ def test_stub_is_not_made_of_a_record_that_does_not_fit() -> None:
         (END, 44, True),
         (END, 45, True),
         (END, 43, False),
-        (replace(END, offset=70_001), 44, False),
-        (replace(END, lsn=30), 44, False),
-        (replace(END, segment_id=4), 44, False),
+        (structs.replace(END, offset=70_001), 44, False),
+        (structs.replace(END, lsn=30), 44, False),
+        (structs.replace(END, segment_id=4), 44, False),
     ],
 )
 def test_stub_is_enough_only_for_a_log_that_has_what_was_moved(end, log_lsn, is_enough) -> None:
@@ -154,9 +155,9 @@ def test_reading_from_inside_a_segment_that_is_a_stub_gives_its_end(tmp_path: Pa
     [
         (BEGIN, 70_001),
         (BEGIN, 69_999),
-        (replace(BEGIN, lsn=9), 70_000),
-        (replace(BEGIN, lsn=11), 70_000),
-        (replace(BEGIN, segment_id=2), 70_000),
+        (structs.replace(BEGIN, lsn=9), 70_000),
+        (structs.replace(BEGIN, lsn=11), 70_000),
+        (structs.replace(BEGIN, segment_id=2), 70_000),
         (LogPosition(3, 40_000, 9), 70_000),
         (LogPosition(3, 40_000, 30), 70_000),
     ],
