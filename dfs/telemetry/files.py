@@ -10,9 +10,12 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import struct
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import structlog
 from prometheus_client import values
@@ -26,6 +29,8 @@ METRICS_NAME = "metrics"
 FILE_BYTES = {"counter": 1 << 19, "histogram": 1 << 22, "gauge_liveall": 1 << 16}
 """Size of a process's file for each kind of metric: more than it can fill."""
 _NAMESPACE_PATH = Path("/proc/self/ns/pid")
+_NUMBER = struct.Struct("dd")
+"""How prometheus_client keeps a number in its file: the value, and when it was set, if ever."""
 _FILE_NAME = re.compile(r"[a-z_]+_([0-9]+)(?:-([0-9]+))?\.db")
 
 
@@ -59,9 +64,30 @@ def reserve_metrics_files(
         del os.environ[MULTIPROCESS_VARIABLE]
         values.ValueClass = values.MutexValue  # it chose at its import, which was before the fork
         return False
-    # By default each count asks for the process's id.
-    values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
+    values.ValueClass = _make_value_class(name)
     return True
+
+
+def _make_value_class(name: str) -> type:
+    """Return the class of the numbers that a process of that name counts in its files.
+
+    The library's own looks with each count whether the process was forked, and up where the
+    number lies: an upload counts some twenty times.
+    """
+    lock = threading.Lock()
+    library_value: Any = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
+
+    class SharedValue(library_value):  # type: ignore[misc] # made by a function without types
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._place = self._file._positions[self._key]
+
+        def inc(self, amount: float) -> None:
+            with lock:
+                self._value += amount
+                _NUMBER.pack_into(self._file._m, self._place, self._value, 0.0)
+
+    return SharedValue
 
 
 def join_metrics(directory: Path, kinds: Iterable[str]) -> None:
