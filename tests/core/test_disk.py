@@ -81,7 +81,7 @@ def test_take_never_gives_more_than_was_left_when_the_kernel_was_asked(
 ) -> None:
     """Threads that come at once share what one of them has found."""
     kernel.leave(LOOK_BYTES // 2)
-    asked = threading.Barrier(8)
+    asked, writing = threading.Barrier(8), threading.Lock()
     given: list[int] = []
 
     def take(_: int) -> None:
@@ -91,8 +91,9 @@ def test_take_never_gives_more_than_was_left_when_the_kernel_was_asked(
                 disk.take(1000)
             except NoSpaceError:
                 return
-            given.append(1000)
-            kernel.space = Space(kernel.space.bytes - 1000, 10**6)
+            with writing:
+                given.append(1000)
+                kernel.space = Space(kernel.space.bytes - 1000, 10**6)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(take, range(8)))
