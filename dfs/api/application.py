@@ -133,10 +133,11 @@ class DfsFlask(Flask):
 
     def process_response(self, response: Response) -> Response:
         """Put the id into every answer, and what keeps browsers safe; then show it to the hooks."""
-        request_id = request_ctx.request.environ.get(REQUEST_ID_KEY)
+        environ = request_ctx.request.environ
+        request_id = environ.get(REQUEST_ID_KEY)
         if request_id is not None:
             response.headers.add("X-Request-ID", request_id)
-        guard_answer(response.headers, request_ctx.request.environ)
+        guard_answer(response.headers, environ)
         for hook in reversed(self.after_request_funcs.get(None, ())):
             response = hook(response)
         return response

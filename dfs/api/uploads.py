@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from flask import request
 from marshmallow import ValidationError
 
@@ -33,7 +33,7 @@ from dfs.core.access import Caller
 from dfs.core.clock import now_ms
 from dfs.core.errors import InvalidRequestError, TooLargeError, UnauthorizedError
 from dfs.services.changes import Upload
-from dfs.services.files import Stored
+from dfs.services.files import FileService, Stored
 from dfs.services.pending import Pending
 
 blueprint = Blueprint("uploads", __name__)
@@ -46,13 +46,17 @@ _TYPES_OF_NO_FILE = ("", "application/x-www-form-urlencoded")
 """What a client sends that names no type: nothing, or what `curl --data-binary` adds by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """On what terms files are stored, see `FileService.store`."""
+class _Terms(msgspec.Struct, frozen=True):
+    """On what terms files are stored, see `FileService.store`.
+
+    Attributes:
+        is_trusted: tells whether the caller may still do what he was let in for.
+    """
 
     if_absent: bool
     replication: str | None
     caller: Caller
+    is_trusted: Callable[[], bool]
 
 
 _QUERY_SCHEMA = UploadQuerySchema()
@@ -64,7 +68,12 @@ _FORM_SCHEMA = UploadFormSchema()
 def upload() -> Course[Answer]:
     """Store one or several files"""
     environ = request.environ
-    terms = _Terms(_reads_if_absent(environ), read_replication(environ), caller_of(environ))
+    terms = _Terms(
+        _reads_if_absent(environ),
+        read_replication(environ),
+        caller_of(environ),
+        trust_in(environ),
+    )
     options = _read_options(environ)
     content_type = environ.get("CONTENT_TYPE", "")
     boundary = parse_boundary(content_type) if content_type[:10].lower() == "multipart/" else None
@@ -105,7 +114,7 @@ def _store_raw(
             upload = Upload(
                 blob, key, content_type, options.get("metadata") or {}, _expires_at_ms(options)
             )
-            pending = _begin_store((upload,), terms)
+            pending = _begin_store(files, (upload,), terms)
         yield pending
         return pending.result()
     finally:
@@ -148,7 +157,7 @@ def _store_form(
             )
             for file in form.files
         ]
-        pending = _begin_store(uploads, terms)
+        pending = _begin_store(files, uploads, terms)
         yield pending
         return pending.result()
     finally:
@@ -157,10 +166,10 @@ def _store_form(
         files.forget(body)
 
 
-def _begin_store(uploads: Sequence[Upload], terms: _Terms) -> Pending[Stored]:
-    if not trust_in(request.environ)():  # the client may have sent the body for days
+def _begin_store(files: FileService, uploads: Sequence[Upload], terms: _Terms) -> Pending[Stored]:
+    if not terms.is_trusted():  # the client may have sent the body for days
         raise UnauthorizedError("The API key was good when the upload began, and is not any more.")
-    return services().files.begin_store(
+    return files.begin_store(
         uploads, if_absent=terms.if_absent, replication=terms.replication, caller=terms.caller
     )
 

@@ -12,7 +12,9 @@ from collections import deque
 _ALPHABET = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _CHARACTER_OF_BYTE = _ALPHABET * 8
 """As a table for `bytes.translate`: of each byte, the character for its lower five bits."""
-_TIME_SHIFTS = range(45, -1, -5)
+_PAIRS = tuple(chr(high) + chr(low) for high in _ALPHABET for low in _ALPHABET)
+"""The characters for each ten bits."""
+_TIME_SHIFTS = range(40, -1, -10)
 _RANDOM_CHARACTERS = 16
 _STOCK = 256
 
@@ -37,7 +39,7 @@ class UlidFactory:
         now_ms = time.time_ns() // 1_000_000
         known_ms, text = self._moment
         if now_ms != known_ms:
-            text = bytes([_ALPHABET[now_ms >> shift & 31] for shift in _TIME_SHIFTS]).decode()
+            text = "".join([_PAIRS[now_ms >> shift & 1023] for shift in _TIME_SHIFTS])
             self._moment = (now_ms, text)
         return text + random
 

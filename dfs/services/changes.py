@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from dfs.core.access import NODE, Caller
 from dfs.core.clock import now_ms
@@ -23,8 +24,7 @@ from dfs.wal.record import DeleteFile, PutBlob, PutFile, RestoreFile, UpdateFile
 ANY_ETAG = "*"
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(msgspec.Struct, frozen=True):
     """A file to be stored.
 
     Attributes:
@@ -34,7 +34,7 @@ class Upload:
     blob: BlobWriter
     key: str
     content_type: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     expires_at_ms: int | None = None
     bucket: str = DEFAULT_BUCKET
 

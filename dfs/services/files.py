@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TypeVar, cast
+
+import msgspec
 
 from dfs.core.access import NODE, Caller
 from dfs.core.clock import now_ms
@@ -49,8 +50,7 @@ CURSOR = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})([^\x00]+)", re.DOTALL)
 """Where a page of files goes on: behind a file of that id and that name. Any such place will do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """What an acknowledged write has made, and what is guaranteed of it."""
 
     files: tuple[File, ...]
