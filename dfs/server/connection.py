@@ -33,6 +33,14 @@ class _Request(Request):  # type: ignore[misc] # gunicorn has no types
         super().parse_request_line(line_bytes)
         self.version = min(self.version, (1, 1))
 
+    def _peer_is_trusted_proxy(self) -> bool:
+        """Tell whether the client may name a scheme; found out once for each connection."""
+        connection = self.unreader
+        if not hasattr(connection, "is_trusted"):
+            connection.is_trusted = super()._peer_is_trusted_proxy()
+        is_trusted: bool = connection.is_trusted
+        return is_trusted
+
     def set_body_reader(self) -> None:
         self.max_buffer_headers = self.limit_request_field_size
         super().set_body_reader()
