@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from functools import partial
 from typing import Any
 
 from dfs.core.model import Debt, DebtKind
 from dfs.db.rows import debt_row
 from dfs.db.statements import Statements
-from dfs.db.tables import DEBTS, chunks
+from dfs.db.tables import DEBTS, write_rows
 
 _Unit = tuple[str, DebtKind, bytes]
 _Debt = tuple[str, DebtKind, bytes, int]
@@ -62,9 +62,9 @@ class PendingDebts:
         owed = _take_rows(node_id, self._owed)
         postponed = [(*row[:4], *row[5:9]) for row in _take_rows(node_id, self._postponed)]
         paid = [(*row[:4], row[5]) for row in _take_rows(node_id, self._paid)]
-        _write_rows(owed, lambda rows: statements.upsert(DEBTS, rows), run)
-        _write_rows(postponed, statements.postpone, run)
-        _write_rows(paid, statements.pay, run)
+        write_rows(owed, partial(statements.upsert, DEBTS), run)
+        write_rows(postponed, statements.postpone, run)
+        write_rows(paid, statements.pay, run)
 
 
 def _identity(debt: Debt) -> _Debt:
@@ -77,12 +77,3 @@ def _take_rows(node_id: str, debts: dict[Any, Debt]) -> list[tuple[Any, ...]]:
     rows = [debt_row(node_id, debt) for debt in debts.values()]
     debts.clear()
     return rows
-
-
-def _write_rows(
-    rows: Sequence[tuple[Any, ...]],
-    statement: Callable[[int], str],
-    run: Callable[[str, Sequence[Any]], Any],
-) -> None:
-    for chunk in chunks(rows):
-        run(statement(len(chunk)), list(chain.from_iterable(chunk)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
 from dfs.db.rows import (
     BLOB_COLUMNS,
@@ -41,6 +42,16 @@ def _cut(items: Sequence[T]) -> Iterator[Sequence[T]]:
             start += size
     if start < count:
         yield items[start:]
+
+
+def write_rows(
+    rows: Sequence[Sequence[Any]],
+    statement: Callable[[int], str],
+    run: Callable[[str, Sequence[Any]], Any],
+) -> None:
+    """Run a statement of many rows as often as it takes; `statement` returns it for so many."""
+    for chunk in chunks(rows):
+        run(statement(len(chunk)), list(chain.from_iterable(chunk)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

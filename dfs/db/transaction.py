@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -25,7 +25,7 @@ from dfs.db.rows import (
     store_row,
 )
 from dfs.db.statements import Statements
-from dfs.db.tables import BLOBS, FILES, NODE_STATES, SEGMENTS, STORES, Table, chunks
+from dfs.db.tables import BLOBS, FILES, NODE_STATES, SEGMENTS, STORES, Table, chunks, write_rows
 from dfs.db.usage import PendingUsage
 
 T = TypeVar("T")
@@ -376,24 +376,15 @@ class IndexTransaction:
         absent = self._absent[table.name]
         fresh = [row for row in rows if row[0] in absent]
         if fresh:
-            self._run(table, self._writer.statements.insert, fresh)
+            insert = partial(self._writer.statements.insert, table)
+            write_rows(fresh, insert, self._writer.write)
             absent.difference_update([row[0] for row in fresh])
         if len(fresh) < len(rows):
             known = {row[0] for row in fresh}
             self._upsert(table, [row for row in rows if row[0] not in known])
 
     def _upsert(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._run(table, self._writer.statements.upsert, rows)
-
-    def _run(
-        self,
-        table: Table,
-        statement: Callable[[Table, int], str],
-        rows: Sequence[tuple[Any, ...]],
-    ) -> None:
-        for chunk in chunks(rows):
-            sql = statement(table, len(chunk))
-            self._writer.write(sql, list(chain.from_iterable(chunk)))
+        write_rows(rows, partial(self._writer.statements.upsert, table), self._writer.write)
 
     def _delete(self, table: Table, keys: Sequence[Any]) -> None:
         absent = self._absent[table.name]

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import chain
+from functools import partial
 from typing import Any
 
 from dfs.core.access import Key
 from dfs.core.model import Blob, BlobKind, File
 from dfs.db.statements import NODE_BUCKET, Statements
-from dfs.db.tables import SEGMENT_USES, USAGES, Table, chunks
+from dfs.db.tables import SEGMENT_USES, USAGES, write_rows
 
 _FILES, _BYTES, _DELETED_FILES, _DELETED_BYTES = range(4)
 _BLOB_FILES, _BLOB_FILE_BYTES, _UNUSED_BLOB_FILES, _UNUSED_BYTES = range(4, 8)
@@ -96,8 +96,8 @@ class PendingUsage:
         ]
         self._forget()
         self.written_bytes = self.added_bytes
-        _add(USAGES, counts, statements, run)
-        _add(SEGMENT_USES, uses, statements, run)
+        write_rows(counts, partial(statements.add, USAGES), run)
+        write_rows(uses, partial(statements.add, SEGMENT_USES), run)
 
     def _count_file(self, file: File, sign: int) -> None:
         counts = self._counts[file.bucket]
@@ -129,13 +129,3 @@ class PendingUsage:
 
 def _zeros() -> list[int]:
     return [0] * _COUNTERS
-
-
-def _add(
-    table: Table,
-    rows: Sequence[tuple[Any, ...]],
-    statements: Statements,
-    run: Callable[[str, Sequence[Any]], Any],
-) -> None:
-    for chunk in chunks(rows):
-        run(statements.add(table, len(chunk)), list(chain.from_iterable(chunk)))

@@ -45,7 +45,8 @@ BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 
 REMOVED_REASON = "The log was removed or replaced while in use"
 
-_HEAD = struct.pack("<8sI", MAGIC, FORMAT_VERSION)
+_HEAD = struct.Struct("<8sI")
+_OWN_HEAD = _HEAD.pack(MAGIC, FORMAT_VERSION)
 _FLAGS = struct.Struct("<I")
 _SLOT = struct.Struct("<QQQI")
 _POSITION = struct.Struct("<QQQ")
@@ -229,7 +230,7 @@ class ControlFile:
             self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] = bytes(_BOOT_BYTES)
         self.publish(position)
         self._set_flags(0)
-        self._map[: len(_HEAD)] = _HEAD
+        _HEAD.pack_into(self._map, 0, MAGIC, FORMAT_VERSION)
         self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] = self._boot_id
 
     def close(self) -> None:
@@ -254,7 +255,7 @@ class ControlFile:
 
     def _is_believable(self) -> bool:
         return (
-            self._map[: len(_HEAD)] == _HEAD
+            self._map[: len(_OWN_HEAD)] == _OWN_HEAD
             and self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] == self._boot_id
         )
 

@@ -346,7 +346,10 @@ def test_sync_write_puts_the_removal_off_that_has_not_begun(
         return copied
 
     monkeypatch.setattr(node.quorum, "copy_blobs", copy_and_wait)
-    assert set(store_sync(node, data)) == set(STORES)
+    stores = set(store_sync(node, data))
+    assert len(stores) > 1  # a slow replica is waited for only a moment
+    assert stores <= holders(node, digest)
+    work(node)
     assert holders(node, digest) == set(STORES)
 
 
