@@ -147,12 +147,12 @@ def read_file(row: Row) -> File:
     """Return the file whose `FILE_COLUMNS` these are. Further columns are not looked at."""
     _require(row, _FILE)
     extents = () if row[12] is None else tuple(Extent(*run) for run in _decode_extents(row[12]))
-    metadata = {} if row[5] == "{}" else _decode_metadata(row[5])
+    metadata = _read_metadata(_Metadata, row[5])
     return File(*(*row[:5], metadata, *row[6:12], extents, *row[13:18]))
 
 
 class _Metadata(dict[str, str]):
-    """The column `metadata` of a file of a list: a type that `convert` asks `_read_column` for."""
+    """What the column `metadata` holds: a type that `convert` asks `_read_metadata` for."""
 
 
 class _ListedFile(FileInfo, frozen=True, gc=False, array_like=True):
@@ -163,16 +163,16 @@ class _ListedFile(FileInfo, frozen=True, gc=False, array_like=True):
 
 def read_file_infos(rows: Sequence[Row]) -> Sequence[FileInfo]:
     """Return the files whose `FILE_INFO_COLUMNS` these are."""
-    return msgspec.convert(rows, list[_ListedFile], builtin_types=(bytes,), dec_hook=_read_column)
+    return msgspec.convert(rows, list[_ListedFile], builtin_types=(bytes,), dec_hook=_read_metadata)
 
 
-def _read_column(kind: type, value: object) -> _Metadata:
+def _read_metadata(kind: type[_Metadata], column: object) -> _Metadata:
     """Return what the column `metadata` holds. Raises MsgspecError, TypeError."""
-    if value == "{}":
-        return _Metadata()
-    if not isinstance(value, str):
+    if column == "{}":
+        return kind()
+    if not isinstance(column, str):
         raise TypeError
-    return _Metadata(_decode_metadata(value))
+    return kind(_decode_metadata(column))
 
 
 def blob_row(blob: Blob) -> tuple[Any, ...]:
