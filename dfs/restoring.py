@@ -27,12 +27,17 @@ from dfs.wal.control import LogPosition
 from dfs.wal.log import WriteAheadLog
 
 RESTORE, FIND_NEWER = "workers.restore", "workers.newer"
+NO_LOG_STATUS = 3
+"""Exit status of restoring when there is no log, here or on a replica."""
 
 logger = structlog.get_logger()
 
 
-def restore_if_needed(config: Config) -> None:
+def restore_if_needed(config: Config) -> bool:
     """Have the log restored from the replicas if it looks as if it had to be.
+
+    Returns:
+        Whether a log may begin: there is none, here or on a replica.
 
     Raises:
         WalGapError: it cannot be restored; the text says why.
@@ -40,14 +45,16 @@ def restore_if_needed(config: Config) -> None:
     """
     sweep_workshop(config.wal_path)
     if not config.replicas or _is_new(config):
-        return
+        return True
     reason = needs_restoring(config.wal_path)
-    if reason is not None:
-        restore(config, reason=reason)
+    return reason is not None and restore(config, reason=reason)
 
 
-def restore_after(config: Config, error: WalError) -> None:
+def restore_after(config: Config, error: WalError) -> bool:
     """Have the log restored that recovery has refused with `error`, if there are replicas.
+
+    Returns:
+        Whether a log may begin, as `restore_if_needed`.
 
     Raises:
         WalError: `error` itself if there are none; else why it cannot be restored.
@@ -55,27 +62,31 @@ def restore_after(config: Config, error: WalError) -> None:
     if not config.replicas:
         raise error
     durable_lsn = error.context.get("durable_lsn")
-    restore(
+    return restore(
         config, reason=str(error), durable_lsn=durable_lsn if isinstance(durable_lsn, int) else 0
     )
 
 
-def restore(config: Config, *, reason: str, durable_lsn: int = 0) -> None:
+def restore(config: Config, *, reason: str, durable_lsn: int = 0) -> bool:
     """Have the log restored from the replicas.
 
     Args:
         reason: why, for the log of the program.
         durable_lsn: of a record that is known to have been acknowledged.
 
+    Returns:
+        Whether there is none, here or on a replica.
+
     Raises:
         WalGapError: it cannot be restored; the text says why.
     """
     logger.warning("log_restoring", reason=reason)
     done = _run(config, RESTORE, durable_lsn)
-    if done.returncode:
+    if done.returncode not in (0, NO_LOG_STATUS):
         said = done.stderr.strip().rpartition("\n")[2]
         raise WalGapError(f"The log could not be restored: {said}", path=config.wal_path)
     logger.warning("log_restored", result=done.stdout.strip())
+    return done.returncode == NO_LOG_STATUS
 
 
 def require_newest_of(config: Config, log: WriteAheadLog, stores: Stores) -> None:

@@ -112,17 +112,21 @@ def open_services(
     """
     crew = crew or Crew(gather_s=config.commit_gather_us / 1e6)
     try:
-        restore_if_needed(config)
+        may_begin = restore_if_needed(config)
         try:
-            return _open_recovered(config, on_step=on_step, hooks=hooks, crew=crew)
+            return _open_recovered(
+                config, may_begin=may_begin, on_step=on_step, hooks=hooks, crew=crew
+            )
         except (WalCorruptError, WalGapError) as error:  # found by reading the records
-            restore_after(config, error)
-        return _open_recovered(config, on_step=on_step, hooks=hooks, crew=crew)
+            may_begin = restore_after(config, error)
+        return _open_recovered(config, may_begin=may_begin, on_step=on_step, hooks=hooks, crew=crew)
     except OSError as error:
         raise storage_error(error) from error
 
 
-def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks, crew: Crew) -> Services:
+def _open_recovered(
+    config: Config, *, may_begin: bool, on_step: OnStep, hooks: Hooks, crew: Crew
+) -> Services:
     log = build_log(config, on_step)
     index = build_index(config, aside=crew.aside)
     try:
@@ -136,6 +140,7 @@ def _open_recovered(config: Config, *, on_step: OnStep, hooks: Hooks, crew: Crew
             storage_path=config.storage_path,
             node_id=config.node_id,
             has_replicas=bool(config.replicas),
+            may_begin=may_begin,
         )
     except BaseException:
         index.close()

@@ -2,8 +2,8 @@
 
 Run by whoever opens a node whose log is missing or damaged, in a process of its own: what talks to
 object stores must not be carried over a fork. By hand it does the same. Prints one line. Exit
-status: 0 if the log is whole now or the node is new; 1 if not, with the reason on stderr; 2 for a
-wrong call or setting.
+status: 0 if the log is whole now; 1 if not, with the reason on stderr; 2 for a wrong call or
+setting; 3 if there is no log yet, here or on a replica.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from dfs.core.errors import ConfigError, DfsError
 from dfs.core.logging import configure_logging, style_of
 from dfs.core.modes import keep_files_private
 from dfs.opening import open_replicas
-from dfs.services.restore import restore_log
+from dfs.restoring import NO_LOG_STATUS
+from dfs.services.restore import Restored, restore_log
 
 
-def restore(config: Config, *, durable_lsn: int) -> str:
-    """Restore the log; return what was done, in one line. Raises as `restore_log`."""
-    restored = restore_log(
+def restore(config: Config, *, durable_lsn: int) -> Restored | None:
+    """Restore the log as the settings say; return and raise as `restore_log`."""
+    return restore_log(
         wal_path=config.wal_path,
         storage_path=config.storage_path,
         stores=list(open_replicas(config).values()),
         durable_lsn=durable_lsn,
     )
+
+
+def describe(restored: Restored | None) -> str:
+    """Return what was done, in one line."""
     if restored is None:
         return "There is no log yet, here or on a replica."
     if not restored.segments:
@@ -46,15 +51,15 @@ def main(arguments: list[str]) -> int:
         config = load_config()
         configure_logging(style_of(config))
         raise_descriptor_limit()
-        line = restore(config, durable_lsn=int(arguments[0]) if arguments else 0)
+        restored = restore(config, durable_lsn=int(arguments[0]) if arguments else 0)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except DfsError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(f"{line}\n")
-    return 0
+    sys.stdout.write(f"{describe(restored)}\n")
+    return NO_LOG_STATUS if restored is None else 0
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ def recover(
     storage_path: Path,
     node_id: str,
     has_replicas: bool = False,
+    may_begin: bool = True,
 ) -> Recovered:
     """Do all that must be done before the node takes requests.
 
@@ -91,6 +92,8 @@ def recover(
         log, store: opened. index: not opened yet.
         has_replicas: an empty primary beside a log with records is taken for a replaced disk: all
             blob files are owed to it.
+        may_begin: the node may be new. Whoever has seen a log, here or on a replica, says no: it
+            may be lost in this very moment.
 
     Raises:
         WalError: the log is damaged or incomplete. Nothing was skipped or guessed.
@@ -101,7 +104,9 @@ def recover(
     """
     started = time.monotonic()
     with log.lock():
-        cluster_id, is_lost = _settle_identity(log, storage_path, has_replicas=has_replicas)
+        cluster_id, is_lost = _settle_identity(
+            log, storage_path, has_replicas=has_replicas, may_begin=may_begin
+        )
         _check_lengths(log)
         try:
             open_index(log, index, rebuild_marker=log.path / REBUILD_NAME)
@@ -188,7 +193,7 @@ def hint_at_loss(wal_path: Path) -> str:
 
 
 def _settle_identity(
-    log: WriteAheadLog, storage_path: Path, *, has_replicas: bool
+    log: WriteAheadLog, storage_path: Path, *, has_replicas: bool, may_begin: bool
 ) -> tuple[bytes, bool]:
     """Create or check log and store.
 
@@ -202,9 +207,8 @@ def _settle_identity(
             hint="Put the log back, or, if it never held anything, remove the store's dfs.json.",
             path=log.path,
         )
-    header = log.prepare(
-        cluster_id=identity.cluster_id if identity else secrets.token_bytes(CLUSTER_ID_BYTES)
-    )
+    is_new = identity is None and may_begin
+    header = log.prepare(cluster_id=secrets.token_bytes(CLUSTER_ID_BYTES) if is_new else None)
     if identity is not None:
         require_cluster(identity, cluster_id=header.cluster_id, path=storage_path)
         return header.cluster_id, False

@@ -52,10 +52,19 @@ def test_needs_restoring_tells_what_is_wrong(cluster):
 def test_start_of_a_sound_or_new_node_starts_no_process(cluster, tmp_path, monkeypatch):
     """Restoring costs those nothing who need none."""
     monkeypatch.setattr("subprocess.run", None)
-    restore_if_needed(cluster.config)
+    assert not restore_if_needed(cluster.config)
     other = ReplicatedNode(tmp_path / "new", "sqlite:///unused")
-    restore_if_needed(other.config)
+    assert restore_if_needed(other.config)
     assert not other.wal.exists()
+
+
+def test_log_may_begin_only_where_no_replica_has_one(cluster):
+    """A process that died before it had begun the first log left its directory, and no more."""
+    cluster.lose("wal", "primary")
+    assert not restore_if_needed(cluster.config)
+    cluster.lose("wal", "replica1")
+    (cluster.wal / "segments").mkdir(parents=True)
+    assert restore_if_needed(cluster.config)
 
 
 def test_start_sweeps_what_a_killed_restoring_left(cluster):
