@@ -90,10 +90,8 @@ def recover(
 
     Args:
         log, store: opened. index: not opened yet.
-        has_replicas: an empty primary beside a log with records is taken for a replaced disk: all
-            blob files are owed to it.
-        may_begin: the node may be new. Whoever has seen a log, here or on a replica, says no: it
-            may be lost in this very moment.
+        has_replicas: an empty primary beside records is a replaced disk: it is owed all blob files.
+        may_begin: no log was found, here or on a replica, so that a new one is none in its place.
 
     Raises:
         WalError: the log is damaged or incomplete. Nothing was skipped or guessed.
