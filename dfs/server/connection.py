@@ -46,6 +46,9 @@ class _Request(Request):  # type: ignore[misc] # gunicorn has no types
         super().set_body_reader()
         if isinstance(self.body.reader, LengthReader) and self.unreader.sock.is_plain():
             self.body = SizedBody(self.body.reader)
+        if self._expected_100_continue:
+            self._expected_100_continue = False  # Gunicorn would ask for what may be refused
+            self.unreader.sock.invite_later()
 
 
 class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
@@ -144,6 +147,10 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
         if isinstance(reader, LengthReader):
             return bool(reader.length)
         return reader.parser is not None
+
+    def waits_to_go_on(self) -> bool:
+        """Tell whether the client has kept back a body that nobody asked for: it may still come."""
+        return self.sock.owes_invitation() and self.has_body_left()
 
     def end(self) -> bool:
         """Say that nothing more comes. False if the client is not there any more."""

@@ -19,6 +19,7 @@ HOLD_BYTES_PER_S = 1 << 20
 time that its bytes took at this rate."""
 LENT_WAIT_S = 1.0
 """How long a thread that was lent waits in one call."""
+_GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Threads(Protocol):
@@ -68,6 +69,7 @@ class Wire:
         "_hold_s",
         "_is_hurried",
         "_is_lent",
+        "_owes_invitation",
         "_patience_s",
         "_sock",
         "_terms",
@@ -88,6 +90,7 @@ class Wire:
         self._patience_s = self._terms.grace_s
         self._hold_s = HOLD_S
         self._is_hurried = False
+        self._owes_invitation = False
         if self._is_lent:
             self._is_lent = False
             self._limit_waits(HOLD_S)
@@ -99,6 +102,17 @@ class Wire:
     def is_plain(self) -> bool:
         """Tell whether the bytes of the client go through the kernel alone."""
         return not isinstance(self._sock, ssl.SSLSocket)
+
+    def invite_later(self) -> None:
+        """Tell the client to go on before it is waited for: it sends no body until it hears that.
+
+        Source: RFC 9110, 10.1.1.
+        """
+        self._owes_invitation = True
+
+    def owes_invitation(self) -> bool:
+        """Tell whether the client still waits for that."""
+        return self._owes_invitation
 
     def recv(self, size: int) -> bytes:
         """Wait for bytes. Raises SlowClientError, OSError."""
@@ -112,6 +126,9 @@ class Wire:
         return self._recv(size, socket.MSG_WAITALL)
 
     def _recv(self, size: int, flags: int) -> bytes:
+        if self._owes_invitation:
+            self._owes_invitation = False
+            self.sendall(_GO_ON)
         since_s = monotonic()
         self._threads.step_aside()
         while True:

@@ -251,7 +251,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _send(self, connection: Connection, response: JoiningResponse, body: Any) -> bool:
         """Send an answer. Returns whether the connection can be kept; raises what it meets."""
-        if not self.alive and not connection.has_more():
+        if (not self.alive and not connection.has_more()) or connection.waits_to_go_on():
             response.force_close()
         try:
             for piece in body:

@@ -179,6 +179,24 @@ def test_checksum_wrong_keeps_the_connection(server: Server) -> None:
     assert re.findall(rb"HTTP/1.. (\d+)", answers) == [b"422", b"200"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ("Content-Length: 3000001\r\n", 413),
+        ("Content-Length: 5\r\nContent-Encoding: br\r\n", 415),
+        ("Transfer-Encoding: chunked\r\nContent-Encoding: br\r\n", 415),
+    ],
+)
+def test_body_that_is_refused_is_not_asked_for(server: Server, headers: str, status: int) -> None:
+    """The client hears the answer instead of 100. What it sends all the same is no request."""
+    with server.send(upload(f"{headers}Expect: 100-continue\r\n"), end=False) as connection:
+        answer = read_answer(connection)
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_answer(connection) == b""
+    assert answer.startswith(b"HTTP/1.1 %d" % status)
+    assert b"connection: close" in answer.lower()
+
+
 class TestStored:
     """Uploads that succeed; each deletes what it stored."""
 
@@ -211,6 +229,18 @@ class TestStored:
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 100")
             connection.sendall(b"hello")
             answer = read_answer(connection)
+        assert answer.startswith(b"HTTP/1.1 201")
+        self.delete(server, json.loads(answer.partition(b"\r\n\r\n")[2])["id"])
+
+    def test_client_that_does_not_wait_to_be_asked_keeps_its_connection(
+        self, server: Server
+    ) -> None:
+        """A body that came with its head needs no 100, and the next request is answered."""
+        headers = "Content-Length: 5\r\nExpect: 100-continue\r\n"
+        with server.send(upload(headers, b"hello"), end=False) as connection:
+            answer = read_answer(connection)
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert read_answer(connection).startswith(b"HTTP/1.1 200")
         assert answer.startswith(b"HTTP/1.1 201")
         self.delete(server, json.loads(answer.partition(b"\r\n\r\n")[2])["id"])
 
