@@ -28,6 +28,7 @@ class _Request(Request):  # type: ignore[misc] # gunicorn has no types
 
     version: tuple[int, int]
     body: Any
+    _expected_100_continue: bool
 
     def parse_request_line(self, line_bytes: bytes) -> None:
         super().parse_request_line(line_bytes)
