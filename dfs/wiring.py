@@ -199,7 +199,11 @@ def _build_services(
     committer = _build_committer(parts, quorum, on_step=on_step)
     scrub = build_scrub(parts)
     replicas = _build_replicas(parts, queue, scrub)
-    keys = KeyService(committer=committer, index=parts.repository)
+    keys = KeyService(
+        committer=committer,
+        index=parts.repository,
+        copies=config.write_quorum if config.replication == "sync" else 1,
+    )
     return Services(
         config=config,
         log=log,

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from dfs.core.access import ALL_SCOPES, NODE_ID, Caller, Key, Scope
 from dfs.core.clock import now_ms
-from dfs.core.errors import InvalidRequestError, LastKeyError, NoSuchKeyError, WalError
+from dfs.core.errors import (
+    InvalidRequestError,
+    LastKeyError,
+    NoSuchKeyError,
+    QuorumError,
+    WalError,
+)
 from dfs.core.names import KEY_BYTES_MAX, has_refused_characters
 from dfs.core.signing import (
     derive_signing_key,
@@ -26,6 +34,8 @@ NAME_CHARS_MAX = 128
 KEYS_MAX = 10_000
 BATCH_COUNT_MAX = 128
 _RECORD_BYTES_MAX = RECORD_OVERHEAD_BYTES + 4 * (NAME_CHARS_MAX + KEY_BYTES_MAX)
+
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +120,13 @@ class KeyService:
 
     Args:
         index: for reading; every change goes through `committer`.
+        copies: stores that a change waits for, if so many can be had.
     """
 
-    def __init__(self, *, committer: Committer, index: IndexRepository) -> None:
+    def __init__(self, *, committer: Committer, index: IndexRepository, copies: int = 1) -> None:
         self._committer = committer
         self._index = index
+        self._copies = copies
 
     def create(
         self,
@@ -137,7 +149,8 @@ class KeyService:
             InvalidRequestError: name, scopes, prefix or expiry cannot be.
             And what `Committer.submit` raises.
 
-        Durability: on return the record is synced.
+        Durability: on return the record is synced, on as many stores as can be had of those that
+        files wait for.
         """
         created_at_ms = now_ms()
         faults = _find_faults(name, scopes, prefix)
@@ -159,7 +172,7 @@ class KeyService:
                 by=caller.key_id,
             )
         )
-        self._committer.submit(command)
+        self._submit(command)
         if command.key is None:
             raise WalError("The key was not made.")
         return NewKey(command.key, secret)
@@ -183,10 +196,11 @@ class KeyService:
             LastKeyError: no other is left, and `may_be_last` is not set.
             And what `Committer.submit` raises.
 
-        Durability: on return the record is synced.
+        Durability: on return the record is synced, on as many stores as can be had of those that
+        files wait for.
         """
         command = RevokeKeys([self.find(key_id).id], by=caller.key_id, may_be_last=may_be_last)
-        self._committer.submit(command)
+        self._submit(command)
         if not command.count:
             raise NoSuchKeyError("There is no key of that id.")
 
@@ -204,6 +218,20 @@ class KeyService:
         command = RevokeKeys(expired[:BATCH_COUNT_MAX], by=NODE_ID, expired_by_ms=expired_by_ms)
         self._committer.submit(command)
         return command.count
+
+    def _submit(self, command: CreateKey | RevokeKeys) -> None:
+        """Have a change made, on as many stores as files wait for; else on the primary alone.
+
+        A key that a stranger knows must be revoked though no replica can be reached.
+        """
+        if self._copies > 1:
+            try:
+                self._committer.submit(command, copies=self._copies)
+            except QuorumError as error:
+                logger.warning("key_changed_on_primary_alone", error=str(error))
+            else:
+                return
+        self._committer.submit(command)
 
 
 def _find_faults(name: str, scopes: int, prefix: str) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dfs.core.access import OPERATOR, Scope
 from dfs.core.errors import (
     IndexUnavailableError,
     NoSpaceError,
@@ -258,6 +259,37 @@ def test_primary_that_cannot_even_take_the_write_back_leaves_nothing_on_the_repl
         catch_up(again, name)
     assert_equal_copies(again, tmp_path, *ALL[1:])
     assert keys(again) == ["after", "before"]
+
+
+def test_synchronous_node_has_its_keys_on_the_replicas(open_node: Opener, tmp_path: Path) -> None:
+    """Whoever restores it finds the new key, and not the one that was revoked."""
+    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
+    node = open_node(replicas=replicas, replication="sync", quorum_timeout_s=20)
+    for _ in range(2):
+        key = node.keys.create(name="key", scopes=Scope.READ, caller=OPERATOR).key
+        assert_equal_copies(node, tmp_path, *ALL[1:])
+    node.keys.revoke(key.id, caller=OPERATOR)
+    assert_equal_copies(node, tmp_path, *ALL[1:])
+
+
+def test_key_is_revoked_though_no_replica_can_be_reached(open_node: Opener, tmp_path: Path) -> None:
+    """A stranger who knows it must not be let in for as long as a disk is away."""
+    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
+    node = open_node(replicas=replicas, replication="sync", quorum_timeout_s=1)
+    kept, known = (
+        node.keys.create(name=name, scopes=Scope.READ, caller=OPERATOR).key for name in "ab"
+    )
+    for name in ALL[1:]:
+        (tmp_path / name).rename(tmp_path / f"{name}-away")
+    with pytest.raises(QuorumError):
+        store_bytes(node, "refused", b"x")
+    node.keys.revoke(known.id, caller=OPERATOR)
+    assert [key.id for key in node.keys.list()] == [kept.id]
+    node.close()
+    for name in ALL[1:]:
+        (tmp_path / f"{name}-away").rename(tmp_path / name)
+    node = open_node(replicas=replicas, replication="sync", quorum_timeout_s=20)
+    assert [key.id for key in node.keys.list()] == [kept.id]
 
 
 def test_mixed_writers_each_get_what_they_asked_for(replicated: Services, tmp_path: Path) -> None:
