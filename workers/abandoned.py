@@ -1,8 +1,11 @@
-"""Jobs whose worker process was killed.
+"""Jobs whose worker process has ended before they had.
 
 rq takes such a job to run until its time limit has passed, an hour for those of the stores, and
 nobody may ask for it anew as long as it runs. So each worker process holds a lock on a file while
 it lives, its workers are named after that file, and whoever finds the lock free knows better.
+
+A worker that ends between taking a job and beginning it leaves it where nobody looks: for rq, for
+one to two minutes.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -20,6 +24,8 @@ from rq.job import Job, JobStatus
 from dfs.core.durable import storage_error
 from dfs.core.filelock import FileLock
 
+BEGUN_S = 1.0
+"""A worker that has taken a job begins it long before."""
 LOOKED_AT_S = 1.0
 """Longer than others hold the lock to see whether anybody does."""
 
@@ -48,7 +54,7 @@ class Presence:
         """
         path = self._directory / worker_name.partition(".")[0]
         if not path.exists():
-            return True
+            return (datetime.now(UTC) - job.enqueued_at).total_seconds() > BEGUN_S
         lock = FileLock(path)
         try:
             with lock.hold(timeout_s=0) as is_free:
@@ -93,9 +99,9 @@ def look_up(queue: Queue, job_id: str) -> Job | None:
 
 
 def drop_abandoned(queue: Queue, presence: Presence) -> list[str]:
-    """Remove the jobs of a queue that were running when their worker process ended.
+    """Remove the jobs of a queue that were taken or running when their worker process ended.
 
-    They are due anew within seconds, and safe to run twice.
+    They are due anew within seconds, and safe to run twice, and not at all for once.
 
     Returns:
         Their ids.
@@ -104,14 +110,28 @@ def drop_abandoned(queue: Queue, presence: Presence) -> list[str]:
         redis.RedisError: the queue does not answer.
         StorageError: as `Presence.is_gone`.
     """
-    dropped: list[str] = []
+    abandoned: list[Job] = []
     for job_id in queue.started_job_registry.get_job_ids(cleanup=False):
         job = look_up(queue, job_id)
         if job is None or job.get_status(refresh=False) is not JobStatus.STARTED:
             continue
         if job.worker_name and presence.is_gone(job.worker_name):
-            with suppress(InvalidJobOperation):  # another process was quicker
-                job.delete()
-            structlog.get_logger().warning("job_abandoned", job=job_id)
-            dropped.append(job_id)
-    return dropped
+            abandoned.append(job)
+    taken = queue.intermediate_queue
+    for job_id in taken.get_job_ids():
+        job = look_up(queue, job_id)
+        if job is not None and _is_not_begun(job):
+            taken.remove(job_id)
+            abandoned.append(job)
+    for job in abandoned:
+        with suppress(InvalidJobOperation):  # another process was quicker
+            job.delete()
+        structlog.get_logger().warning("job_abandoned", job=job.id)
+    return [job.id for job in abandoned]
+
+
+def _is_not_begun(job: Job) -> bool:
+    """Tell whether a job that was taken should have begun by now, and has not."""
+    if job.get_status(refresh=False) is not JobStatus.QUEUED or job.enqueued_at is None:
+        return False
+    return (datetime.now(UTC) - job.enqueued_at).total_seconds() > BEGUN_S

@@ -1,4 +1,4 @@
-"""A worker process that is killed must not keep its job from being done by another."""
+"""A worker process that ends must not keep its job from being done by another."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tests.project.chaos_clients import wait_until
 from tests.project.endless_worker import CALLS, ENDLESS
 from tests.project.nodes import running_program
 from tests.redis_server import RedisServer
+from workers import abandoned
 from workers.abandoned import Presence, drop_abandoned, look_up, showing_presence
 
 JOB_ID = "replicate-replica1"
@@ -103,6 +104,25 @@ def test_drop_abandoned_leaves_a_job_that_is_just_being_put_in(
     queue.connection.delete(Job.key_for(JOB_ID))
     assert drop_abandoned(queue, Presence(directory=tmp_path, name="mine")) == []
     assert queue.job_ids == [JOB_ID]
+
+
+def test_drop_abandoned_takes_a_job_that_was_taken_and_never_begun(
+    tmp_path: Path, redis_server: RedisServer, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be asked for again at once; one that was taken just now is left to its worker."""
+    mine = Presence(directory=tmp_path, name="mine")
+    adder = RqQueue(url=redis_server.url, name=queue.name)
+    queue.empty()
+    assert adder.enqueue("workers.jobs.compact", job_id=JOB_ID)
+    queue.connection.lmove(queue.key, queue.intermediate_queue.key)
+    monkeypatch.setattr(abandoned, "BEGUN_S", 60.0)
+    assert drop_abandoned(queue, mine) == []
+    assert not adder.enqueue("workers.jobs.compact", job_id=JOB_ID)
+    monkeypatch.setattr(abandoned, "BEGUN_S", 0.0)
+    assert drop_abandoned(queue, mine) == [name_job(queue.name, JOB_ID)]
+    assert queue.intermediate_queue.get_job_ids() == []
+    assert adder.enqueue("workers.jobs.compact", job_id=JOB_ID)
+    adder.close()
 
 
 @pytest.mark.crash
