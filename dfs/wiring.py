@@ -199,11 +199,7 @@ def _build_services(
     committer = _build_committer(parts, quorum, on_step=on_step)
     scrub = build_scrub(parts)
     replicas = _build_replicas(parts, queue, scrub)
-    keys = KeyService(
-        committer=committer,
-        index=parts.repository,
-        copies=config.write_quorum if config.replication == "sync" else 1,
-    )
+    keys = _build_keys(parts, committer)
     return Services(
         config=config,
         log=log,
@@ -331,6 +327,15 @@ def _build_replicas(parts: Parts, queue: JobQueue, scrub: Scrub) -> Replicas:
         queue=queue if config.redis_url is not None else None,
         start_scrub=scrub.start,
         spans=parts.hooks.spans,
+    )
+
+
+def _build_keys(parts: Parts, committer: Committer) -> KeyService:
+    config = parts.config
+    return KeyService(
+        committer=committer,
+        index=parts.repository,
+        copies=config.write_quorum if config.replication == "sync" else 1,
     )
 
 

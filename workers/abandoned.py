@@ -54,7 +54,7 @@ class Presence:
         """
         path = self._directory / worker_name.partition(".")[0]
         if not path.exists():
-            return (datetime.now(UTC) - job.enqueued_at).total_seconds() > BEGUN_S
+            return True
         lock = FileLock(path)
         try:
             with lock.hold(timeout_s=0) as is_free:
