@@ -121,11 +121,11 @@ def drop_abandoned(queue: Queue, presence: Presence) -> list[str]:
     for job_id in taken.get_job_ids():
         job = look_up(queue, job_id)
         if job is not None and _is_not_begun(job):
-            taken.remove(job_id)
             abandoned.append(job)
     for job in abandoned:
         with suppress(InvalidJobOperation):  # another process was quicker
             job.delete()
+        taken.remove(job.id)
         structlog.get_logger().warning("job_abandoned", job=job.id)
     return [job.id for job in abandoned]
 
