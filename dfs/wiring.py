@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dfs.core.config import Config
 from dfs.core.disk import Disks
@@ -382,7 +382,8 @@ def recover_node(config: Config, *, hosts: Sequence[str]) -> Recovered:
             DFS_FIRST_KEY.
         And what `open_services` raises.
     """
-    services = open_services(config)
+    # The first key waits for no replica: object stores must not be used before the fork.
+    services = open_services(replace(config, replication="async"))
     try:
         has_keys = not services.keyring.is_empty()
         if not has_keys and config.first_key is not None:

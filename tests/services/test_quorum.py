@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from dfs.core.errors import (
     StoreUnavailableError,
     WalReadOnlyError,
 )
+from dfs.core.signing import make_token
 from dfs.db.repository import IndexRepository
 from dfs.db.transaction import IndexTransaction
 from dfs.services import quorum
@@ -24,7 +26,7 @@ from dfs.services.changes import Upload
 from dfs.services.files import Stored
 from dfs.storage.names import blob_name
 from dfs.wal.writer import SegmentWriter
-from dfs.wiring import Services
+from dfs.wiring import Services, recover_node
 from tests.services.conftest import Opener, read_bytes, store_bytes
 from tests.services.test_replication import (
     BIG,
@@ -270,6 +272,18 @@ def test_synchronous_node_has_its_keys_on_the_replicas(open_node: Opener, tmp_pa
         assert_equal_copies(node, tmp_path, *ALL[1:])
     node.keys.revoke(key.id, caller=OPERATOR)
     assert_equal_copies(node, tmp_path, *ALL[1:])
+
+
+def test_first_key_waits_for_no_replica(open_node: Opener, tmp_path: Path) -> None:
+    """It is made before the processes fork, which no client of an object store may live through."""
+    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
+    node = open_node(replicas=replicas, replication="sync", quorum_timeout_s=20)
+    store_bytes(node, "a", b"x")
+    before = copied_log(tmp_path / "replica1")
+    node.close()
+    recover_node(replace(node.config, first_key=make_token()), hosts=["127.0.0.1"])
+    assert copied_log(tmp_path / "replica1") == before
+    assert [key.name for key in open_node(replicas=replicas).keys.list()] == ["first"]
 
 
 def test_key_is_revoked_though_no_replica_can_be_reached(open_node: Opener, tmp_path: Path) -> None:
