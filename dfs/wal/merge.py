@@ -204,8 +204,11 @@ def _look(copy: SegmentCopy, start: LogPosition, *, stop: int | None) -> _Found:
 
 
 def _fits_before(end: LogPosition, damaged: Sequence[SegmentCopy]) -> bool:
-    """Tell whether damaged copies go on where a commit in doubt ends: then it is the lost one."""
-    return all(_look(copy, end, stop=None).end.lsn > end.lsn for copy in damaged)
+    """Tell whether a damaged copy goes on where a commit in doubt ends: then it is the lost one.
+
+    One is enough, since all have the next commit at the same place; another may be damaged there.
+    """
+    return not damaged or any(_look(copy, end, stop=None).end.lsn > end.lsn for copy in damaged)
 
 
 def _reader(copy: SegmentCopy, start: LogPosition, *, stop: int | None) -> SegmentReader:

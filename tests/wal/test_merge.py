@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -137,6 +138,16 @@ def test_merge_newest_of_long_copies_is_whole_if_each_change_is_sound_somewhere(
     sealed = merge_up_to(copies, start=START, end=END)
     if sealed.end == END:
         assert merge_newest(copies, start=START).end == END
+
+
+def test_merge_newest_takes_a_commit_in_doubt_if_one_damaged_copy_goes_on_behind_it():
+    """The only copy that has it does not show the next commit; of the others one shows it whole."""
+    *_, doubted, following = (record for record in WRITTEN if record.starts_commit)
+    behind = WRITTEN[WRITTEN.index(following) + 1]
+    damages = [[doubted.offset], [following.offset], [doubted.offset, behind.offset]]
+    for offsets in itertools.permutations(damages):
+        copies = [copy_of(flipped(each)) for each in offsets]
+        assert bytes_of(merge_newest(copies, start=START)) == SEGMENT[SEGMENT_HEADER_BYTES:]
 
 
 @given(length=st.integers(SEGMENT_HEADER_BYTES, len(SEGMENT)))
