@@ -199,7 +199,7 @@ def _build_services(
     committer = _build_committer(parts, quorum, on_step=on_step)
     scrub = build_scrub(parts)
     replicas = _build_replicas(parts, queue, scrub)
-    keys = _build_keys(parts, committer)
+    keys = KeyService(committer=committer, index=parts.repository, copies=config.copies())
     return Services(
         config=config,
         log=log,
@@ -330,15 +330,6 @@ def _build_replicas(parts: Parts, queue: JobQueue, scrub: Scrub) -> Replicas:
     )
 
 
-def _build_keys(parts: Parts, committer: Committer) -> KeyService:
-    config = parts.config
-    return KeyService(
-        committer=committer,
-        index=parts.repository,
-        copies=config.write_quorum if config.replication == "sync" else 1,
-    )
-
-
 def _build_files(parts: Parts, committer: Committer, quorum: Quorum) -> FileService:
     return FileService(
         committer=committer,
@@ -348,8 +339,7 @@ def _build_files(parts: Parts, committer: Committer, quorum: Quorum) -> FileServ
         damage=parts.damage,
         quorum=quorum,
         disks=parts.disks,
-        replication=parts.config.replication,
-        write_quorum=parts.config.write_quorum,
+        copies=parts.config.copies,
         hasher=parts.hasher,
         inline_blob_bytes_max=parts.config.inline_blob_bytes_max,
         upload_bytes_max=parts.config.upload_bytes_max,

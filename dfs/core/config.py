@@ -96,6 +96,14 @@ class Config:
         """The names of all stores of the node, the primary's first."""
         return [PRIMARY_NAME, *(name for name, _ in self.replicas)]
 
+    def copies(self, replication: str | None = None) -> int:
+        """Return how many stores must have a change before it is acknowledged.
+
+        Args:
+            replication: "sync" or "async", what is asked of this one; None: what the setting says.
+        """
+        return self.write_quorum if (replication or self.replication) == "sync" else 1
+
 
 _SETTLED = "DFS_SETTINGS_ARE_SETTLED"
 """In the environment of a process for which `.env` was read."""

@@ -64,6 +64,7 @@ class FileService:
 
     Args:
         index: for reading; every change goes through `committer`.
+        copies: see `Config.copies`.
         hasher: runs the hashing of large uploads.
         inline_blob_bytes_max, upload_bytes_max, quota_bytes, name_bytes_max,
             metadata_bytes_max, delete_grace_s: see the settings.
@@ -80,8 +81,7 @@ class FileService:
         damage: DamageBook,
         quorum: Quorum,
         disks: Disks,
-        replication: str,
-        write_quorum: int,
+        copies: Callable[[str | None], int],
         hasher: Executor,
         inline_blob_bytes_max: int,
         upload_bytes_max: int,
@@ -99,8 +99,7 @@ class FileService:
         self._damage = damage
         self._quorum = quorum
         self._disks = disks
-        self._replication = replication
-        self._write_quorum = write_quorum
+        self._copies = copies
         self._hasher = hasher
         self._ulids = UlidFactory()
         self._inline_blob_bytes_max = inline_blob_bytes_max
@@ -221,10 +220,6 @@ class FileService:
         self, ticket: Ticket, make_result: Callable[[Durability], Result]
     ) -> Pending[Result]:
         return Pending(ticket, self._committer.tickets, make_result)
-
-    def _copies(self, replication: str | None) -> int:
-        """Return how many stores must have a change before it is acknowledged."""
-        return self._write_quorum if (replication or self._replication) == "sync" else 1
 
     def _is_sound(self, blob: Blob) -> bool:
         """Tell whether a blob that the index knows can be referred to by one more file."""

@@ -48,11 +48,15 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quorum, "TAKE_BACK_S", 5.0)
 
 
+def two_replicas(directory: Path) -> tuple[tuple[str, str], ...]:
+    """Return the setting of two replicas in directories there."""
+    return tuple((name, str(directory / name)) for name in ALL[1:])
+
+
 @pytest.fixture
 def replicated(open_node: Opener, tmp_path: Path) -> Services:
     """A node with two replicas, where a synchronous write needs two of the three stores."""
-    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
-    return open_node(replicas=replicas, quorum_timeout_s=20)
+    return open_node(replicas=two_replicas(tmp_path), quorum_timeout_s=20)
 
 
 def store_synchronously(services: Services, key: str, data: bytes) -> Stored:
@@ -149,8 +153,7 @@ def test_sync_write_refused_late_is_taken_back_from_the_replica_that_had_it(
     open_node: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where all three are needed and one fails, the other forgets the records again."""
-    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
-    services = open_node(replicas=replicas, write_quorum=3, quorum_timeout_s=1)
+    services = open_node(replicas=two_replicas(tmp_path), write_quorum=3, quorum_timeout_s=1)
     store_synchronously(services, "before", b"x")
     before = copied_log(tmp_path / "replica1")
     (tmp_path / "replica2" / "segments").rename(tmp_path / "replica2" / "gone")
@@ -236,8 +239,7 @@ def test_primary_that_cannot_even_take_the_write_back_leaves_nothing_on_the_repl
     has_failed_everywhere: bool,
 ) -> None:
     """Now, or when the next start has left the segment behind and the replicas follow it."""
-    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
-    replicated = open_node(replicas=replicas, quorum_timeout_s=20)
+    replicated = open_node(replicas=two_replicas(tmp_path), quorum_timeout_s=20)
     store_synchronously(replicated, "before", b"x")
     before = copied_log(tmp_path / "replica1")
 
@@ -254,7 +256,7 @@ def test_primary_that_cannot_even_take_the_write_back_leaves_nothing_on_the_repl
             store_synchronously(replicated, "refused", b"y")
     assert (copied_log(tmp_path / "replica1") == before) is not has_failed_everywhere
     replicated.close()
-    again = open_node(replicas=replicas)
+    again = open_node(replicas=two_replicas(tmp_path))
     assert again.log.position.segment_id == 2
     store_bytes(again, "after", b"z")
     for name in ALL[1:]:
@@ -265,8 +267,7 @@ def test_primary_that_cannot_even_take_the_write_back_leaves_nothing_on_the_repl
 
 def test_synchronous_node_has_its_keys_on_the_replicas(open_node: Opener, tmp_path: Path) -> None:
     """Whoever restores it finds the new key, and not the one that was revoked."""
-    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
-    node = open_node(replicas=replicas, replication="sync", quorum_timeout_s=20)
+    node = open_node(replicas=two_replicas(tmp_path), replication="sync", quorum_timeout_s=20)
     for _ in range(2):
         key = node.keys.create(name="key", scopes=Scope.READ, caller=OPERATOR).key
         assert_equal_copies(node, tmp_path, *ALL[1:])
@@ -276,20 +277,18 @@ def test_synchronous_node_has_its_keys_on_the_replicas(open_node: Opener, tmp_pa
 
 def test_first_key_waits_for_no_replica(open_node: Opener, tmp_path: Path) -> None:
     """It is made before the processes fork, which no client of an object store may live through."""
-    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
-    node = open_node(replicas=replicas, replication="sync", quorum_timeout_s=20)
+    node = open_node(replicas=two_replicas(tmp_path), replication="sync", quorum_timeout_s=20)
     store_bytes(node, "a", b"x")
     before = copied_log(tmp_path / "replica1")
     node.close()
     recover_node(replace(node.config, first_key=make_token()), hosts=["127.0.0.1"])
     assert copied_log(tmp_path / "replica1") == before
-    assert [key.name for key in open_node(replicas=replicas).keys.list()] == ["first"]
+    assert [key.name for key in open_node(replicas=two_replicas(tmp_path)).keys.list()] == ["first"]
 
 
 def test_key_is_revoked_though_no_replica_can_be_reached(open_node: Opener, tmp_path: Path) -> None:
     """A stranger who knows it must not be let in for as long as a disk is away."""
-    replicas = tuple((name, str(tmp_path / name)) for name in ALL[1:])
-    node = open_node(replicas=replicas, replication="sync", quorum_timeout_s=1)
+    node = open_node(replicas=two_replicas(tmp_path), replication="sync", quorum_timeout_s=1)
     kept, known = (
         node.keys.create(name=name, scopes=Scope.READ, caller=OPERATOR).key for name in "ab"
     )
@@ -302,7 +301,7 @@ def test_key_is_revoked_though_no_replica_can_be_reached(open_node: Opener, tmp_
     node.close()
     for name in ALL[1:]:
         (tmp_path / f"{name}-away").rename(tmp_path / name)
-    node = open_node(replicas=replicas, replication="sync", quorum_timeout_s=20)
+    node = open_node(replicas=two_replicas(tmp_path), replication="sync", quorum_timeout_s=20)
     assert [key.id for key in node.keys.list()] == [kept.id]
 
 
