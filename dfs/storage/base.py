@@ -53,11 +53,11 @@ class StagedBlob(Protocol):
         """
 
     def open(self) -> BlobReader:
-        """Read back what was written until now, sealed or not. Close it before `publish`.
+        """Read back what was sealed. Close it before `publish`.
 
         Raises:
             StoreUnavailableError: the store could not tell.
-            ValueError: the blob was published or discarded.
+            ValueError: the blob is not sealed, or was published or discarded.
         """
 
     def discard(self) -> None:

@@ -16,17 +16,15 @@ from pathlib import Path
 import structlog
 
 from dfs.core.disk import Disk
-from dfs.core.durable import begin_writeback, storage_error, write_all
+from dfs.core.durable import storage_error
 from dfs.core.regular import NOT_REGULAR
 from dfs.storage.local_reader import LocalBlobReader
 from dfs.storage.local_shards import ShardDirectories
+from dfs.storage.local_writer import AlignedBuffers, FileWriter
 from dfs.storage.names import require_digest
 from dfs.storage.staging import Staging
 
 FILE_MODE = 0o600
-WRITEBACK_BYTES = 2 << 20
-"""The kernel is told to begin writing to the disk whenever this much of an upload has gathered, so
-that little is left for the sync at its end."""
 INODES_MAX = 3
 """A blob of a name that begins as no other does needs two directories besides."""
 
@@ -39,6 +37,7 @@ class LocalStagedBlob(Staging):
     Args:
         directory: where the file is created, under a name that carries the process id.
         shards: where it will go.
+        buffers: where its bytes gather on their way to the disk.
         disk: what is written is taken from; None for a disk without a reserve.
 
     Raises:
@@ -46,7 +45,12 @@ class LocalStagedBlob(Staging):
     """
 
     def __init__(
-        self, *, directory: Path, shards: ShardDirectories, disk: Disk | None = None
+        self,
+        *,
+        directory: Path,
+        shards: ShardDirectories,
+        buffers: AlignedBuffers,
+        disk: Disk | None = None,
     ) -> None:
         super().__init__()
         if disk is not None:
@@ -54,22 +58,20 @@ class LocalStagedBlob(Staging):
         self._disk = disk
         self._shards = shards
         self._path, self._file = create_temporary(directory)
-        self._flushed_bytes = 0
+        self._writer = FileWriter(self._file.fileno(), buffers)
 
     def write(self, data: bytes | memoryview) -> None:
-        """See `StagedBlob`. The bytes go to the kernel without a copy."""
+        """See `StagedBlob`. The last bytes may stay in memory until `seal`."""
         self._require_open(sealed=False)
         size = memoryview(data).nbytes
         if self._disk is not None:
             self._disk.take(size)
         try:
-            write_all(self._file.fileno(), data)
+            self._writer.write(data)
         except OSError as error:
             self._has_failed = True
             raise storage_error(error, path=self._path) from error
         self._size += size
-        if self._size - self._flushed_bytes >= WRITEBACK_BYTES:
-            self._begin_writeback()
 
     def seal(self, digest: bytes) -> None:
         """See `StagedBlob`."""
@@ -78,6 +80,7 @@ class LocalStagedBlob(Staging):
         self._has_failed = True  # Until all of it is done: a sync that failed is never tried again.
         made = self._shards.make(digest)
         try:
+            self._writer.finish()
             os.fdatasync(self._file.fileno())
         except OSError as error:
             raise storage_error(error, path=self._path) from error
@@ -92,7 +95,7 @@ class LocalStagedBlob(Staging):
 
     def open(self) -> LocalBlobReader:
         """See `StagedBlob`."""
-        self._require_there()
+        self._require_open(sealed=True)
         return LocalBlobReader(path=self._path)
 
     def discard(self) -> None:
@@ -106,15 +109,10 @@ class LocalStagedBlob(Staging):
         # The lock goes last: without it a sweep would take the file for a leftover.
         self._close()
 
-    def _begin_writeback(self) -> None:
-        """Have the kernel start writing what came since the last time."""
-        pending_bytes = self._size - self._flushed_bytes
-        begin_writeback(self._file.fileno(), self._flushed_bytes, pending_bytes)
-        self._flushed_bytes = self._size
-
     def _close(self) -> None:
         """Close the file, and with it the lock. What had to be durable has been synced before."""
         self._is_gone = True
+        self._writer.release()
         with contextlib.suppress(OSError):
             self._file.close()
 

@@ -32,6 +32,7 @@ from dfs.storage.local_reader import LocalBlobReader, regular_size, require_dire
 from dfs.storage.local_segments import LocalSegments
 from dfs.storage.local_shards import ShardDirectories
 from dfs.storage.local_staging import LocalStagedBlob, sweep_leftovers
+from dfs.storage.local_writer import AlignedBuffers
 from dfs.storage.names import (
     DAMAGED,
     PutAside,
@@ -82,6 +83,7 @@ class LocalStore:
         self._tmp = self._path / "tmp"
         self._damaged = self._path / DAMAGED
         self._shards = ShardDirectories(root=self._blobs)
+        self._buffers = AlignedBuffers()
         self._segments = LocalSegments(root=self._path)
         self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix=f"sync-{name}")
 
@@ -127,7 +129,9 @@ class LocalStore:
         """See `BlobStore`."""
         # Asked each time: a disk may be mounted here at any moment.
         disk = self._disks.holding(self._tmp) if self._disks is not None else None
-        return LocalStagedBlob(directory=self._tmp, shards=self._shards, disk=disk)
+        return LocalStagedBlob(
+            directory=self._tmp, shards=self._shards, buffers=self._buffers, disk=disk
+        )
 
     def publish(self, staged: Sequence[tuple[StagedBlob, bytes, int]]) -> list[bytes]:
         """See `BlobStore`. Syncs each touched directory once, together, after all renames."""

@@ -46,7 +46,7 @@ class MemoryStagedBlob(Staging):
 
     def open(self) -> MemoryBlobReader:
         """See `StagedBlob`."""
-        self._require_there()
+        self._require_open(sealed=True)
         return MemoryBlobReader(bytes(self._data))
 
     def discard(self) -> None:

@@ -75,7 +75,7 @@ class ObjectStagedBlob(Staging):
 
     def open(self) -> FileReader:
         """See `StagedBlob`."""
-        self._require_there()
+        self._require_open(sealed=True)
         try:
             copy = io.FileIO(os.dup(self._file.fileno()), "rb")
         except OSError as error:

@@ -25,12 +25,9 @@ class Staging:
 
     def _require_open(self, *, sealed: bool) -> None:
         """Raise ValueError unless the blob is there, sound, and `sealed` or not."""
-        self._require_there()
+        if self._is_gone:
+            raise ValueError("the staged blob was published or discarded")
         if self._has_failed:
             raise ValueError("after an error the staged blob can only be discarded")
         if sealed is not (self._digest is not None):
             raise ValueError(f"the staged blob is {'not yet' if sealed else 'already'} sealed")
-
-    def _require_there(self) -> None:
-        if self._is_gone:
-            raise ValueError("the staged blob was published or discarded")

@@ -19,14 +19,17 @@ import pytest
 
 from dfs.storage.local_store import LocalStore
 
-CONTENT = b"durable" * 1000
+REPEATS = 1000
+CONTENT = b"durable" * REPEATS
 DIGEST = hashlib.sha256(CONTENT).digest()
+LARGE_REPEATS = 1_000_000
+"""So large that it goes past the kernel's cache, in the end, and whole blocks do not make it up."""
 STORE_BLOB = """
 import hashlib, os, sys
 from pathlib import Path
 from dfs.storage.local_store import LocalStore
 
-content = b"durable" * 1000
+content = b"durable" * int(sys.argv[2])
 digest = hashlib.sha256(content).digest()
 store = LocalStore(path=Path(sys.argv[1]))
 os.access("/mark/begin", os.F_OK)
@@ -39,7 +42,7 @@ assert store.publish([(staged, digest, len(content))]) == [digest]
 os.access("/mark/published", os.F_OK)
 assert store.publish([]) == []
 staged.discard()
-store.remove(digest) if len(sys.argv) > 2 else None
+store.remove(digest) if len(sys.argv) > 3 else None
 """
 QUICK = "--seccomp-bpf"  # Stops the child at the traced calls only. It cannot inject signals.
 CALLS = "access,write,mkdir,fdatasync,fsync,rename,unlink,flock"
@@ -54,12 +57,16 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 def run_traced(
-    store: LocalStore, trace: Path, *options: str, arguments: Sequence[str] = ()
+    store: LocalStore,
+    trace: Path,
+    *options: str,
+    repeats: int = REPEATS,
+    arguments: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run the child under strace; the trace names the path of each descriptor."""
     strace = shutil.which("strace")
     assert strace is not None, "these tests need strace: apt-get install strace"
-    child = [sys.executable, "-B", "-c", STORE_BLOB, str(store.path), *arguments]
+    child = [sys.executable, "-B", "-c", STORE_BLOB, str(store.path), str(repeats), *arguments]
     return subprocess.run(
         [strace, "-f", "-y", "-s", "300", "-o", str(trace), *options, *child],
         capture_output=True,
@@ -108,6 +115,27 @@ def test_store_blob_syncs_each_thing_before_what_relies_on_it(
         "fsync SHARD",
         "published",
     ]
+
+
+def test_last_bytes_of_a_large_blob_are_written_before_the_sync(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    """Some gather in memory: they go to the disk before the sync, not after it or never."""
+    trace = tmp_path / "trace"
+
+    completed = run_traced(
+        store, trace, QUICK, "-e", "trace=write,fdatasync", repeats=LARGE_REPEATS
+    )
+
+    assert completed.returncode == 0, completed.stderr
+    calls = [
+        (name, int(result))
+        for name, text, result in _CALL.findall(trace.read_text())
+        if str(store.path / "tmp") in text
+    ]
+    assert calls[-1] == ("fdatasync", 0)
+    assert {name for name, _ in calls[:-1]} == {"write"}
+    assert sum(written for _, written in calls) == len(b"durable" * LARGE_REPEATS)
 
 
 def test_store_blob_that_is_there_syncs_its_directories_again(

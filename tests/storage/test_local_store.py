@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dfs.core.errors import BlobMissingError, NoSpaceError, StoreUnavailableError
-from dfs.storage import local_staging
+from dfs.storage import local_writer
 from dfs.storage.base import (
     KeepsSegments,
     ListsBlobs,
@@ -249,10 +249,8 @@ def test_write_past_a_file_size_limit_is_no_space(store: LocalStore) -> None:
 
 
 def test_write_large_stream_keeps_every_byte(store: LocalStore) -> None:
-    """Writing back early while more comes in loses nothing."""
-    content = b"".join(
-        bytes([number]) * (local_staging.WRITEBACK_BYTES // 3) for number in range(10)
-    )
+    """Neither what goes through the kernel's cache nor what goes past it."""
+    content = os.urandom(2 * local_writer.CACHED_BYTES + 1)
     staged = store.stage()
     for start in range(0, len(content), 100_000):
         staged.write(memoryview(content)[start : start + 100_000])

@@ -1,0 +1,174 @@
+"""Files are written whole, however their bytes come, and large ones past the kernel's cache."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfs.storage import local_writer
+from dfs.storage.local_writer import BLOCK_BYTES, AlignedBuffers, FileWriter
+
+CACHED = 2 * BLOCK_BYTES
+GATHERED = 4 * BLOCK_BYTES
+END = CACHED + 3 * GATHERED
+LENGTHS = st.one_of(
+    st.integers(0, GATHERED + 1), st.sampled_from([1, BLOCK_BYTES, CACHED, GATHERED, END])
+)
+
+
+class Kernel:
+    """What is asked of the kernel, and an error that it has for what goes past its cache.
+
+    Attributes:
+        direct: (offset, length, address) of each write past the cache.
+        cached_bytes: written through it.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.direct: list[tuple[int, int, int]] = []
+        self.cached_bytes = 0
+        self.refuses_flag = False
+        self.write_error: int | None = None
+        self._write, self._fcntl = os.write, fcntl.fcntl
+        monkeypatch.setattr(os, "write", self.write)
+        monkeypatch.setattr(fcntl, "fcntl", self.fcntl)
+
+    def write(self, fd: int, data: Any) -> int:
+        """Write, as `os.write` does."""
+        if not self._fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            self.cached_bytes += len(data)
+            return self._write(fd, data)
+        if self.write_error is not None:
+            raise OSError(self.write_error, os.strerror(self.write_error))
+        address = ctypes.addressof(ctypes.c_char.from_buffer(data))
+        self.direct.append((os.lseek(fd, 0, os.SEEK_CUR), len(data), address))
+        return self._write(fd, data)
+
+    def fcntl(self, fd: int, command: int, flags: int) -> int:
+        """Change the flags of a file, as `fcntl.fcntl` does."""
+        if self.refuses_flag and flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return self._fcntl(fd, command, flags)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_sizes() -> Iterator[None]:
+    """A cache and a buffer of few blocks, so that examples are small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_writer, "CACHED_BYTES", CACHED)
+        patch.setattr(local_writer, "GATHERED_BYTES", GATHERED)
+        patch.setattr(local_writer, "WRITEBACK_BYTES", BLOCK_BYTES)
+        yield
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(monkeypatch)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    """A new file, open for writing and reading."""
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    yield fd
+    os.close(fd)
+
+
+def write_file(fd: int, pieces: list[bytes]) -> None:
+    """Write a file of these pieces."""
+    writer = FileWriter(fd, AlignedBuffers())
+    for piece in pieces:
+        writer.write(piece)
+    writer.finish()
+
+
+@given(lengths=st.lists(LENGTHS, max_size=8))
+def test_file_is_whole_however_its_bytes_come(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
+) -> None:
+    """Nothing is lost, doubled or moved where cache, buffer or block ends inside a piece."""
+    path = tmp_path_factory.mktemp("whole") / "file"
+    pieces = [os.urandom(length) for length in lengths]
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        write_file(fd, pieces)
+    finally:
+        os.close(fd)
+
+    assert path.read_bytes() == b"".join(pieces)
+
+
+def test_what_comes_after_the_beginning_goes_past_the_cache(kernel: Kernel, file: int) -> None:
+    """Whole blocks, at whole blocks, from memory at whole blocks: else the kernel refuses them."""
+    content = os.urandom(END + BLOCK_BYTES + 7)
+
+    write_file(file, [content[:5], content[5:-9], content[-9:]])
+
+    assert [offset for offset, _, _ in kernel.direct] == list(range(CACHED, END + 1, GATHERED))
+    assert [length for _, length, _ in kernel.direct] == [GATHERED] * 3 + [BLOCK_BYTES]
+    assert {address % BLOCK_BYTES for _, _, address in kernel.direct} == {0}
+    assert kernel.cached_bytes == CACHED + 7
+    assert os.pread(file, len(content) + 1, 0) == content
+
+
+def test_small_file_stays_in_the_cache(kernel: Kernel, file: int) -> None:
+    """What is soon read need not come from the disk."""
+    write_file(file, [bytes(CACHED)])
+
+    assert (kernel.cached_bytes, kernel.direct) == (CACHED, [])
+
+
+@pytest.mark.parametrize("refused", ["flag", "write"])
+def test_file_system_that_knows_no_other_way_is_written_to_through_the_cache(
+    kernel: Kernel, file: int, refused: str
+) -> None:
+    """It is asked once: it says so when it is asked, or only when something is to be written."""
+    kernel.refuses_flag = refused == "flag"
+    kernel.write_error = errno.EINVAL
+    content = os.urandom(END + 7)
+
+    write_file(file, [content[: CACHED + GATHERED]])
+    assert kernel.cached_bytes == CACHED + GATHERED
+    os.lseek(file, 0, os.SEEK_SET)
+    write_file(file, [content])
+
+    assert kernel.direct == []
+    assert os.pread(file, len(content) + 1, 0) == content
+
+
+def test_fault_of_the_disk_is_no_refusal(kernel: Kernel, file: int) -> None:
+    """A full disk is told of, not tried in another way."""
+    kernel.write_error = errno.ENOSPC
+    writer = FileWriter(file, AlignedBuffers())
+
+    with pytest.raises(OSError, match="No space left"):
+        writer.write(bytes(END))
+
+    assert kernel.cached_bytes == CACHED
+
+
+@pytest.mark.parametrize("end", [FileWriter.finish, FileWriter.release])
+def test_buffer_is_given_back_once_at_the_end(file: int, end: Any) -> None:
+    """Two files never gather in the same memory, and none is left behind."""
+    buffers = AlignedBuffers()
+    writers = [FileWriter(file, buffers) for _ in range(2)]
+    for writer in writers:
+        writer.write(bytes(CACHED + 1))
+    for writer in writers:
+        end(writer)
+        writer.release()
+
+    first, second = buffers.take(), buffers.take()
+    third = buffers.take()
+
+    assert first is not second
+    assert third not in (first, second)
