@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import mmap
 import os
 import resource
 import stat
@@ -259,6 +260,20 @@ def test_write_large_stream_keeps_every_byte(store: LocalStore) -> None:
     store.publish([(staged, digest, len(content))])
 
     assert store.blob_path(digest).read_bytes() == content
+
+
+def test_discarded_upload_gives_its_memory_to_the_next(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A buffer for each client that goes away in the middle would fill the memory."""
+    make, made = mmap.mmap, []
+    monkeypatch.setattr(mmap, "mmap", lambda *of, **flags: made.append(of) or make(*of, **flags))
+    for _ in range(3):
+        staged = store.stage()
+        staged.write(bytes(local_writer.CACHED_BYTES + 1))
+        staged.discard()
+
+    assert len(made) == 1
 
 
 def test_read_with_short_reads_of_the_system_is_complete(
