@@ -140,6 +140,7 @@ class BlobCopier:
                 reader.drop_cache()
                 for _ in _read(reader, blob):
                     self._on_progress()
+                reader.drop_cache()  # read once, it must not push out what is read often
         except (BlobCorruptError, BlobMissingError):
             return False
         return True

@@ -37,7 +37,7 @@ class LocalStagedBlob(Staging):
     Args:
         directory: where the file is created, under a name that carries the process id.
         shards: where it will go.
-        buffers: where its bytes gather on their way to the disk.
+        buffers: see `FileWriter`.
         disk: what is written is taken from; None for a disk without a reserve.
 
     Raises:

@@ -1,10 +1,9 @@
 """Writing the files of a local store: their beginning through the kernel's cache, the rest past it.
 
-Of a large file, which is written once and synced at once, the cache makes two copies of one: the
-kernel has to find a page for every 4 KiB, to copy the bytes there, and to send them to the disk
-from there; and it drops for them what others read. Past the cache (`O_DIRECT`) they go to the disk
-from the caller's memory, as whole blocks that are aligned there, too. Not every file system takes
-them so; those that do not are written to through the cache.
+What is written once and synced at once gains nothing from the cache: the kernel has to find a page
+for every 4 KiB, to copy the bytes there, and to send them to the disk from there; and it drops for
+them what others read. Past the cache (`O_DIRECT`) they go to the disk from where they are, but only
+what begins at a whole block, in the file and in memory, and is as long as some.
 
 Source: open(2), `O_DIRECT`, https://man7.org/linux/man-pages/man2/open.2.html#NOTES
 """
@@ -22,30 +21,37 @@ from dfs.core.durable import begin_writeback, write_all
 
 CACHED_BYTES = 4 << 20
 """So much of the beginning of each file goes through the cache: small files are often read soon
-after, and past the cache they gain nothing."""
+after, and past it they gain nothing."""
 WRITEBACK_BYTES = 2 << 20
 """The kernel is told to begin writing to the disk whenever so much has come through the cache, so
 that little is left for the sync at its end."""
-GATHERED_BYTES = 1 << 20
-"""So much goes to the disk by one call. Each large file that is being written has a buffer of this
-size; with a fourth of it, it takes a tenth more processor time."""
 BLOCK_BYTES = 4096
 """Nearly all disks and file systems take what begins at a multiple of this, and is one."""
+BUFFER_BYTES = 1 << 20
+"""So much goes past the cache by one call. With a fourth of it, a large upload took a tenth more
+processor time."""
+BUFFERS_MAX = 4
+"""An upload holds a buffer while it waits for its client, so there are few; it goes through the
+cache if it has none."""
 
 
 class AlignedBuffers:
-    """Buffers of `GATHERED_BYTES` that begin at a page, for all threads of a process."""
+    """Buffers of `BUFFER_BYTES` that begin at a page, for all threads of a process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[mmap.mmap] = []
+        self._made = 0
 
-    def take(self) -> mmap.mmap:
-        """Return one, with whatever is in it."""
+    def take(self) -> mmap.mmap | None:
+        """Return one, with whatever is in it; None if all are in use."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        return mmap.mmap(-1, GATHERED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if self._made == BUFFERS_MAX:
+                return None
+            self._made += 1
+        return mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def give_back(self, buffer: mmap.mmap) -> None:
         """Keep one for whoever needs the next."""
@@ -70,7 +76,7 @@ class FileWriter:
         self._gathered = 0
         self._written = 0
         self._begun = 0
-        self._is_direct = True
+        self._takes_direct = True
 
     def write(self, data: Buffer) -> None:
         """Take the next bytes. The last may stay in memory until `finish`."""
@@ -81,12 +87,15 @@ class FileWriter:
             rest = rest[len(head) :]
         while rest:
             if self._buffer is None:
-                self._buffer = self._buffers.take()
-            taken = rest[: GATHERED_BYTES - self._gathered]
+                self._buffer = self._find_buffer()
+            if self._buffer is None:
+                self._write_cached(rest)
+                return
+            taken = rest[: BUFFER_BYTES - self._gathered]
             self._buffer[self._gathered : self._gathered + len(taken)] = taken
             self._gathered += len(taken)
             rest = rest[len(taken) :]
-            if self._gathered == GATHERED_BYTES:
+            if self._gathered == BUFFER_BYTES:
                 self.finish()
 
     def finish(self) -> None:
@@ -96,10 +105,8 @@ class FileWriter:
         """
         if self._buffer is None:
             return
-        data = memoryview(self._buffer)[: self._gathered]
-        left = data[self._write_direct(data) :]
-        if left:
-            self._write_cached(left)
+        gathered = memoryview(self._buffer)[: self._gathered]
+        self._write_cached(gathered[self._write_direct(gathered) :])
         self.release()
 
     def release(self) -> None:
@@ -109,6 +116,12 @@ class FileWriter:
         if buffer is not None:
             self._buffers.give_back(buffer)
 
+    def _find_buffer(self) -> mmap.mmap | None:
+        """Return a buffer for what comes next; None if that has to go through the cache."""
+        if not self._takes_direct or self._written % BLOCK_BYTES:
+            return None
+        return self._buffers.take()
+
     def _write_cached(self, data: memoryview) -> None:
         write_all(self._fd, data)
         self._written += len(data)
@@ -117,19 +130,23 @@ class FileWriter:
             self._begun = self._written
 
     def _write_direct(self, data: memoryview) -> int:
-        """Write the whole blocks of it past the cache. Returns how many bytes were taken so."""
-        whole = len(data) - len(data) % BLOCK_BYTES if self._is_direct else 0
-        written = 0
+        """Write the whole blocks of it past the cache. Returns how many bytes were taken so.
+
+        A file system that has no such way, or wants larger blocks, is not asked again.
+        """
+        written, whole = 0, len(data) - len(data) % BLOCK_BYTES
         try:
-            fcntl.fcntl(self._fd, fcntl.F_SETFL, os.O_DIRECT if whole else 0)
+            self._turn_direct(on=True)
             while written < whole:
                 written += os.write(self._fd, data[written:whole])
-            fcntl.fcntl(self._fd, fcntl.F_SETFL, 0)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            # The file system has no such way, or wants larger blocks.
-            self._is_direct = False
-            fcntl.fcntl(self._fd, fcntl.F_SETFL, 0)
+            self._takes_direct = False
+        self._turn_direct(on=False)
         self._written += written
         return written
+
+    def _turn_direct(self, *, on: bool) -> None:
+        flags = fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~os.O_DIRECT
+        fcntl.fcntl(self._fd, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags)

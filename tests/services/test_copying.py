@@ -20,6 +20,23 @@ DEADLINE_S = 10.0
 CONTENTS = (b"first", b"second", b"third")
 
 
+class NotedReader(MemoryBlobReader):
+    """A reader that notes where its bytes come from."""
+
+    def __init__(self, data: bytes, noted: list[str]) -> None:
+        super().__init__(data)
+        self._noted = noted
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read, through the cache."""
+        self._noted.append("read")
+        return super().read(offset, length)
+
+    def drop_cache(self) -> None:
+        """Empty the cache."""
+        self._noted.append("drop")
+
+
 class Target(MemoryStore):
     """A store that notes what is done to it, and may lose the bytes of one blob."""
 
@@ -92,6 +109,19 @@ def test_copy_reads_each_blob_back_before_the_last_is_written(
     copied = make_copier(target, source, threads).copy(blobs)
     assert copied.whole == {blob.digest for blob in blobs}
     assert target.calls == [(call, blob.digest) for blob in blobs for call in ("publish", "open")]
+
+
+def test_copy_is_read_back_from_the_disk_and_left_in_no_cache(
+    target: Target,
+    source: MemoryStore,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was just written may be in the cache alone; and nobody reads it again."""
+    noted: list[str] = []
+    monkeypatch.setattr(target, "open", lambda digest: NotedReader(CONTENTS[0], noted))
+    make_copier(target, source, threads).copy([describe(CONTENTS[0])])
+    assert noted == ["drop", "read", "drop"]
 
 
 def test_copy_that_comes_back_wrong_is_not_whole(

@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfs.storage import local_writer
-from dfs.storage.local_writer import BLOCK_BYTES, AlignedBuffers, FileWriter
+from dfs.storage.local_writer import BLOCK_BYTES, BUFFERS_MAX, AlignedBuffers, FileWriter
 
 CACHED = 2 * BLOCK_BYTES
-GATHERED = 4 * BLOCK_BYTES
-END = CACHED + 3 * GATHERED
+BUFFER = 4 * BLOCK_BYTES
+END = CACHED + 3 * BUFFER
+"""Where the first three buffers of a file end."""
 LENGTHS = st.one_of(
-    st.integers(0, GATHERED + 1), st.sampled_from([1, BLOCK_BYTES, CACHED, GATHERED, END])
+    st.integers(0, BUFFER + 1), st.sampled_from([1, BLOCK_BYTES, CACHED, BUFFER, END])
 )
 
 
@@ -55,7 +56,7 @@ class Kernel:
         self.direct.append((os.lseek(fd, 0, os.SEEK_CUR), len(data), address))
         return self._write(fd, data)
 
-    def fcntl(self, fd: int, command: int, flags: int) -> int:
+    def fcntl(self, fd: int, command: int, flags: int = 0) -> int:
         """Change the flags of a file, as `fcntl.fcntl` does."""
         self.asked += bool(flags & os.O_DIRECT)
         if self.refuses_flag and flags & os.O_DIRECT:
@@ -68,7 +69,7 @@ def small_sizes() -> Iterator[None]:
     """A cache and a buffer of few blocks, so that examples are small."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_writer, "CACHED_BYTES", CACHED)
-        patch.setattr(local_writer, "GATHERED_BYTES", GATHERED)
+        patch.setattr(local_writer, "BUFFER_BYTES", BUFFER)
         patch.setattr(local_writer, "WRITEBACK_BYTES", BLOCK_BYTES)
         yield
 
@@ -94,20 +95,47 @@ def write_file(fd: int, pieces: list[bytes]) -> None:
     writer.finish()
 
 
-@given(lengths=st.lists(LENGTHS, max_size=8))
+@given(lengths=st.lists(LENGTHS, max_size=8), free_from=st.integers(0, 8))
 def test_file_is_whole_however_its_bytes_come(
-    tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], free_from: int
 ) -> None:
-    """Nothing is lost, doubled or moved where cache, buffer or block ends inside a piece."""
+    """Nothing is lost, doubled or moved where cache, buffer or block ends inside a piece.
+
+    Nor where others have all the buffers for a while.
+    """
     path = tmp_path_factory.mktemp("whole") / "file"
     pieces = [os.urandom(length) for length in lengths]
+    buffers = AlignedBuffers()
+    taken = [buffer for _ in range(BUFFERS_MAX) if (buffer := buffers.take())]
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
-        write_file(fd, pieces)
+        writer = FileWriter(fd, buffers)
+        for number, piece in enumerate(pieces):
+            if number == free_from:
+                buffers.give_back(taken.pop())
+            writer.write(piece)
+        writer.finish()
     finally:
         os.close(fd)
 
     assert path.read_bytes() == b"".join(pieces)
+
+
+def test_memory_of_all_files_together_is_bounded(kernel: Kernel, file: int) -> None:
+    """Clients that wait in the middle of their files keep some buffers, and no more are made."""
+    buffers = AlignedBuffers()
+    waiting = [FileWriter(file, buffers) for _ in range(BUFFERS_MAX)]
+    for writer in waiting:
+        writer.write(bytes(CACHED + 1))
+    content = bytes(END)
+
+    last = FileWriter(file, buffers)
+    last.write(content)
+
+    assert kernel.direct == []
+    waiting[0].release()
+    last.write(content)
+    assert len(kernel.direct) == END // BUFFER
 
 
 def test_what_comes_after_the_beginning_goes_past_the_cache(kernel: Kernel, file: int) -> None:
@@ -116,8 +144,8 @@ def test_what_comes_after_the_beginning_goes_past_the_cache(kernel: Kernel, file
 
     write_file(file, [content[:5], content[5:-9], content[-9:]])
 
-    assert [offset for offset, _, _ in kernel.direct] == list(range(CACHED, END + 1, GATHERED))
-    assert [length for _, length, _ in kernel.direct] == [GATHERED] * 3 + [BLOCK_BYTES]
+    assert [offset for offset, _, _ in kernel.direct] == list(range(CACHED, END + 1, BUFFER))
+    assert [length for _, length, _ in kernel.direct] == [BUFFER] * 3 + [BLOCK_BYTES]
     assert {address % BLOCK_BYTES for _, _, address in kernel.direct} == {0}
     assert kernel.cached_bytes == CACHED + 7
     assert os.pread(file, len(content) + 1, 0) == content
