@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
-import sqlite3
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.servers import NGINX, ROOT, THREADS, WORKERS
+from bench.servers import NGINX, ROOT, THREADS, WORKERS, node_python
 
 PACKAGES = ("gunicorn", "flask", "peewee", "isal", "msgspec")
+_SOFTWARE = """
+import importlib.metadata, os, platform, sqlite3, sys
+python = f"{platform.python_implementation()} {platform.python_version()}"
+packages = [f"{name} {importlib.metadata.version(name)}" for name in sys.argv[1:]]
+known = [f"{python} ({os.path.realpath(sys.executable)})", f"SQLite {sqlite3.sqlite_version}"]
+print(", ".join(known + packages))
+"""
+"""Run by the Python of the nodes, which may be another one than that of the benchmark."""
 
 
 def describe_machine(directory: Path) -> dict[str, str]:
@@ -22,9 +27,6 @@ def describe_machine(directory: Path) -> dict[str, str]:
     Args:
         directory: on the disk under test.
     """
-    implementation = f"{platform.python_implementation()} {platform.python_version()}"
-    python = f"{implementation} ({Path(sys.executable).resolve()})"
-    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     wrk = first_line("wrk", "-v").partition(" Copyright")[0]
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
     return {
@@ -35,7 +37,7 @@ def describe_machine(directory: Path) -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / (1 << 30):.1f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "disk": _disk(directory),
-        "software": f"{python}, SQLite {sqlite3.sqlite_version}, {packages}",
+        "software": first_line(node_python(), "-c", _SOFTWARE, *PACKAGES),
         "clients": f"{wrk}; {first_line(NGINX, '-v')}",
         "gunicorn": f"{WORKERS} workers of {THREADS} threads, clients on the same machine",
         "load average at the start": load,
