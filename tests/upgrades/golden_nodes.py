@@ -200,6 +200,15 @@ def pack(directory: Path, expected: dict[str, Any], path: Path) -> None:
         archive.addfile(member, io.BytesIO(document))
 
 
+def extract(archive: tarfile.TarFile, directory: Path) -> None:
+    """Unpack an archive of our own; with what Python 3.11.4 and later do against those of others.
+
+    Source: https://docs.python.org/3/library/tarfile.html#supporting-older-python-versions
+    """
+    archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _path: member)
+    archive.extractall(directory)  # noqa: S202
+
+
 def main(name: str, commit: str | None = None) -> None:
     """Write the data of a node, by this program or by that of a commit."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -211,7 +220,7 @@ def main(name: str, commit: str | None = None) -> None:
                 ["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE, check=True
             ).stdout
             with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
-                packed.extractall(code, filter="data")
+                extract(packed, code)
         expected = write_node(code, directory)
         pack(directory, expected, NODES_PATH / f"{name}.tar.xz")
 

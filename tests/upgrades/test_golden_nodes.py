@@ -15,7 +15,7 @@ from dfs.core.config import Config, load_config
 from dfs.db.migrations import find_applied, list_migrations
 from dfs.wiring import open_services
 from tests.services.conftest import list_keys
-from tests.upgrades.golden_nodes import EXPECTED_NAME, NODES_PATH, SETTINGS, OldNode
+from tests.upgrades.golden_nodes import EXPECTED_NAME, NODES_PATH, SETTINGS, OldNode, extract
 from tests.upgrades.restart_node import running_web
 
 pytestmark = pytest.mark.integration
@@ -27,7 +27,7 @@ PLACES = {name: SETTINGS[name] for name in ("DATABASE_URL", "WAL_PATH", "DFS_WAL
 def unpack(name: str, directory: Path) -> dict[str, Any]:
     """Put the data of a node into a directory. Returns what it had answered."""
     with tarfile.open(NODES_PATH / f"{name}.tar.xz") as archive:
-        archive.extractall(directory, filter="data")
+        extract(archive, directory)
     expected: dict[str, Any] = json.loads((directory / EXPECTED_NAME).read_text())
     return expected
 
