@@ -24,7 +24,7 @@ TINY_BYTES_MAX = 4 << 10
 SMALL_BYTES_MAX = 64 << 10
 MIDDLE_BYTES_MAX = 1 << 20
 LARGE_BYTES_MAX = 8 << 20
-"""More than `CACHED_BYTES` of a store, past which a file is written past the kernel's cache."""
+"""Twice what goes through the kernel's cache of a file: some are written past it."""
 TIMEOUT_S = 60.0
 NEVER_HAPPENED = ("no_space", "quota_exceeded", "quorum_unreachable")
 """Codes of errors that promise that nothing was stored. After another one of the node's side it may

@@ -28,8 +28,8 @@ that little is left for the sync at its end."""
 BLOCK_BYTES = 4096
 """Nearly all disks and file systems take what begins at a multiple of this, and is one."""
 BUFFER_BYTES = 1 << 20
-"""So much goes past the cache by one call. With a fourth of it, a large upload took a tenth more
-processor time."""
+"""So much goes past the cache by one call. With a fourth of it, large uploads took a tenth to
+a fifth more processor time."""
 BUFFERS_MAX = 4
 """An upload holds a buffer while it waits for its client, so there are few; it goes through the
 cache if it has none."""
