@@ -11,6 +11,7 @@ import fcntl
 import io
 import os
 import secrets
+from concurrent.futures import Executor
 from pathlib import Path
 
 import structlog
@@ -37,7 +38,7 @@ class LocalStagedBlob(Staging):
     Args:
         directory: where the file is created, under a name that carries the process id.
         shards: where it will go.
-        buffers: see `FileWriter`.
+        buffers, threads: see `FileWriter`.
         disk: what is written is taken from; None for a disk without a reserve.
 
     Raises:
@@ -50,6 +51,7 @@ class LocalStagedBlob(Staging):
         directory: Path,
         shards: ShardDirectories,
         buffers: AlignedBuffers,
+        threads: Executor,
         disk: Disk | None = None,
     ) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class LocalStagedBlob(Staging):
         self._disk = disk
         self._shards = shards
         self._path, self._file = create_temporary(directory)
-        self._writer = FileWriter(self._file.fileno(), buffers)
+        self._writer = FileWriter(self._file.fileno(), buffers, threads)
 
     def write(self, data: bytes | memoryview) -> None:
         """See `StagedBlob`. The last bytes may stay in memory until `seal`."""

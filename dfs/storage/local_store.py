@@ -130,7 +130,11 @@ class LocalStore:
         # Asked each time: a disk may be mounted here at any moment.
         disk = self._disks.holding(self._tmp) if self._disks is not None else None
         return LocalStagedBlob(
-            directory=self._tmp, shards=self._shards, buffers=self._buffers, disk=disk
+            directory=self._tmp,
+            shards=self._shards,
+            buffers=self._buffers,
+            threads=self._threads,
+            disk=disk,
         )
 
     def publish(self, staged: Sequence[tuple[StagedBlob, bytes, int]]) -> list[bytes]:

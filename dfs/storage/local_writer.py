@@ -15,6 +15,7 @@ import fcntl
 import mmap
 import os
 import threading
+from concurrent.futures import Executor, Future
 
 from dfs.core.checksum import Buffer
 from dfs.core.durable import begin_writeback, write_all
@@ -31,48 +32,55 @@ BUFFER_BYTES = 1 << 20
 """So much goes past the cache by one call. With a fourth of it, large uploads took a tenth to
 a fifth more processor time."""
 BUFFERS_MAX = 4
-"""An upload holds a buffer while it waits for its client, so there are few; it goes through the
-cache if it has none."""
+"""An upload holds one while it waits for its client, so there are few; it goes through the cache
+if it has none."""
 
 
 class AlignedBuffers:
-    """Buffers of `BUFFER_BYTES` that begin at a page, for all threads of a process."""
+    """Buffers of `BUFFER_BYTES` that begin at a page: so many at a time in a process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._idle: list[mmap.mmap] = []
-        self._made = 0
+        self._taken = 0
 
-    def take(self) -> mmap.mmap | None:
-        """Return one, with whatever is in it; None if all are in use."""
+    def take(self, count_max: int = BUFFERS_MAX) -> mmap.mmap | None:
+        """Return a new one; None if more than `count_max` would be in use."""
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
-            if self._made == BUFFERS_MAX:
+            if self._taken >= count_max:
                 return None
-            self._made += 1
-        return mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            buffer = mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._taken += 1
+        return buffer
 
-    def give_back(self, buffer: mmap.mmap) -> None:
-        """Keep one for whoever needs the next."""
+    def give_back(self, count: int) -> None:
+        """Let others take as many as the caller has let go of."""
         with self._lock:
-            self._idle.append(buffer)
+            self._taken -= count
 
 
 class FileWriter:
     """Writes a new file from its beginning. For one thread.
 
-    Methods raise OSError as it comes; what was written until then stays.
+    Past the cache a write waits for the disk. A file that is alone there has another thread wait,
+    and gathers the next bytes in a second buffer; where there are several, they fill the time of
+    each other.
+
+    Methods raise OSError as it comes, also that of a write before; what was written until then
+    stays.
 
     Args:
-        fd: open for writing. The caller syncs and closes it.
+        fd: open for writing. The caller syncs and closes it, after `finish` or `release`.
         buffers: where the bytes that go past the cache are gathered.
+        threads: write them.
     """
 
-    def __init__(self, fd: int, buffers: AlignedBuffers) -> None:
+    def __init__(self, fd: int, buffers: AlignedBuffers, threads: Executor) -> None:
         self._fd = fd
         self._buffers = buffers
-        self._buffer: mmap.mmap | None = None
+        self._threads = threads
+        self._filling: mmap.mmap | None = None
+        self._other: mmap.mmap | None = None
+        self._writing: Future[None] | None = None
         self._gathered = 0
         self._written = 0
         self._begun = 0
@@ -81,46 +89,72 @@ class FileWriter:
     def write(self, data: Buffer) -> None:
         """Take the next bytes. The last may stay in memory until `finish`."""
         rest = memoryview(data).cast("B")
-        if self._written < CACHED_BYTES:
+        if self._filling is None and self._written < CACHED_BYTES:
             head = rest[: CACHED_BYTES - self._written]
             self._write_cached(head)
             rest = rest[len(head) :]
         while rest:
-            if self._buffer is None:
-                self._buffer = self._find_buffer()
-            if self._buffer is None:
+            if self._filling is None:
+                self._filling = self._find_buffer()
+            if self._filling is None:
                 self._write_cached(rest)
                 return
             taken = rest[: BUFFER_BYTES - self._gathered]
-            self._buffer[self._gathered : self._gathered + len(taken)] = taken
+            self._filling[self._gathered : self._gathered + len(taken)] = taken
             self._gathered += len(taken)
             rest = rest[len(taken) :]
             if self._gathered == BUFFER_BYTES:
-                self.finish()
+                self._pass_on(self._filling)
 
     def finish(self) -> None:
         """Write what is left in memory.
 
         Durability: none before a sync: the disk has a memory, too, and the file a size.
         """
-        if self._buffer is None:
-            return
-        gathered = memoryview(self._buffer)[: self._gathered]
-        self._write_cached(gathered[self._write_direct(gathered) :])
+        self._join()
+        if self._filling is not None:
+            self._write(memoryview(self._filling)[: self._gathered])
         self.release()
 
     def release(self) -> None:
-        """Let go of what is in memory, written or not. May be repeated."""
-        buffer, self._buffer = self._buffer, None
+        """Let go of what is in memory, written or not. May be repeated.
+
+        Nothing uses the descriptor any more on return.
+        """
+        if self._writing is not None:
+            self._writing.exception()
+        held = (self._filling is not None) + (self._other is not None)
+        self._filling = self._other = self._writing = None
         self._gathered = 0
-        if buffer is not None:
-            self._buffers.give_back(buffer)
+        self._buffers.give_back(held)
+
+    def _pass_on(self, full: mmap.mmap) -> None:
+        """Have a full buffer written; by another thread, if the file is alone."""
+        self._join()
+        self._gathered = 0
+        if self._other is None:
+            self._other = self._buffers.take(2)
+        if self._other is None:
+            self._write(memoryview(full))
+        else:
+            self._filling, self._other = self._other, full
+            self._writing = self._threads.submit(self._write, memoryview(full))
+
+    def _join(self) -> None:
+        """Wait for the other thread, and raise what it met with."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
 
     def _find_buffer(self) -> mmap.mmap | None:
         """Return a buffer for what comes next; None if that has to go through the cache."""
         if not self._takes_direct or self._written % BLOCK_BYTES:
             return None
         return self._buffers.take()
+
+    def _write(self, data: memoryview) -> None:
+        """Write it past the cache, as far as that can be done."""
+        self._write_cached(data[self._write_direct(data) :])
 
     def _write_cached(self, data: memoryview) -> None:
         write_all(self._fd, data)
@@ -135,6 +169,8 @@ class FileWriter:
         A file system that has no such way, or wants larger blocks, is not asked again.
         """
         written, whole = 0, len(data) - len(data) % BLOCK_BYTES
+        if not self._takes_direct:
+            return 0
         try:
             self._turn_direct(on=True)
             while written < whole:

@@ -12,8 +12,10 @@ import stat
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +35,7 @@ ONE_HOUR_S = 3600.0
 UPLOADER = """
 import sys
 from pathlib import Path
+from typing import Any
 from dfs.storage.local_store import LocalStore
 
 staged = LocalStore(path=Path(sys.argv[1])).stage()
@@ -266,14 +269,21 @@ def test_discarded_upload_gives_its_memory_to_the_next(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A buffer for each client that goes away in the middle would fill the memory."""
-    make, made = mmap.mmap, []
-    monkeypatch.setattr(mmap, "mmap", lambda *of, **flags: made.append(of) or make(*of, **flags))
-    for _ in range(3):
+    make: Any = mmap.mmap
+    made: list[weakref.ref[mmap.mmap]] = []
+
+    def watched(*of: int, **flags: int) -> mmap.mmap:
+        made.append(weakref.ref(buffer := make(*of, **flags)))
+        return buffer
+
+    monkeypatch.setattr(mmap, "mmap", watched)
+    for _ in range(local_writer.BUFFERS_MAX + 1):
         staged = store.stage()
         staged.write(bytes(local_writer.CACHED_BYTES + 1))
         staged.discard()
 
-    assert len(made) == 1
+    assert len(made) == local_writer.BUFFERS_MAX + 1
+    assert [buffer() for buffer in made] == [None] * len(made)
 
 
 def test_read_with_short_reads_of_the_system_is_complete(

@@ -6,7 +6,9 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ class Kernel:
         direct: (offset, length, address) of each write past the cache.
         cached_bytes: written through it.
         asked: how often it was asked to go past it.
+        before_direct: called before each write past it.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +44,7 @@ class Kernel:
         self.asked = 0
         self.refuses_flag = False
         self.write_error: int | None = None
+        self.before_direct: Callable[[], object] = lambda: None
         self._write, self._fcntl = os.write, fcntl.fcntl
         monkeypatch.setattr(os, "write", self.write)
         monkeypatch.setattr(fcntl, "fcntl", self.fcntl)
@@ -50,6 +54,7 @@ class Kernel:
         if not self._fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
             self.cached_bytes += len(data)
             return self._write(fd, data)
+        self.before_direct()
         if self.write_error is not None:
             raise OSError(self.write_error, os.strerror(self.write_error))
         address = ctypes.addressof(ctypes.c_char.from_buffer(data))
@@ -87,17 +92,26 @@ def file(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def write_file(fd: int, pieces: list[bytes]) -> None:
+@pytest.fixture(scope="module")
+def threads() -> Iterator[Executor]:
+    with ThreadPoolExecutor() as executor:
+        yield executor
+
+
+def write_file(fd: int, pieces: list[bytes], threads: Executor) -> None:
     """Write a file of these pieces."""
-    writer = FileWriter(fd, AlignedBuffers())
+    writer = FileWriter(fd, AlignedBuffers(), threads)
     for piece in pieces:
         writer.write(piece)
     writer.finish()
 
 
-@given(lengths=st.lists(LENGTHS, max_size=8), free_from=st.integers(0, 8))
+@given(lengths=st.lists(LENGTHS, max_size=8), free_from=st.sets(st.integers(0, 7)))
 def test_file_is_whole_however_its_bytes_come(
-    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], free_from: int
+    tmp_path_factory: pytest.TempPathFactory,
+    threads: Executor,
+    lengths: list[int],
+    free_from: set[int],
 ) -> None:
     """Nothing is lost, doubled or moved where cache, buffer or block ends inside a piece.
 
@@ -106,13 +120,14 @@ def test_file_is_whole_however_its_bytes_come(
     path = tmp_path_factory.mktemp("whole") / "file"
     pieces = [os.urandom(length) for length in lengths]
     buffers = AlignedBuffers()
-    taken = [buffer for _ in range(BUFFERS_MAX) if (buffer := buffers.take())]
+    for _ in range(BUFFERS_MAX):
+        buffers.take()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
-        writer = FileWriter(fd, buffers)
+        writer = FileWriter(fd, buffers, threads)
         for number, piece in enumerate(pieces):
-            if number == free_from:
-                buffers.give_back(taken.pop())
+            if number in free_from:
+                buffers.give_back(1)
             writer.write(piece)
         writer.finish()
     finally:
@@ -123,18 +138,18 @@ def test_file_is_whole_however_its_bytes_come(
 
 @pytest.mark.parametrize(("before", "direct"), [(END, END // BUFFER), (END + 1, 0)])
 def test_memory_of_all_files_together_is_bounded(
-    kernel: Kernel, file: int, before: int, direct: int
+    kernel: Kernel, file: int, threads: Executor, before: int, direct: int
 ) -> None:
     """Clients that wait in the middle of their files keep some buffers, and no more are made.
 
     A file that finds none goes past the cache later, if it stands at a whole block then.
     """
     buffers = AlignedBuffers()
-    waiting = [FileWriter(file, buffers) for _ in range(BUFFERS_MAX)]
+    waiting = [FileWriter(file, buffers, threads) for _ in range(BUFFERS_MAX)]
     for writer in waiting:
         writer.write(bytes(CACHED + 1))
 
-    last = FileWriter(file, buffers)
+    last = FileWriter(file, buffers, threads)
     last.write(bytes(before))
 
     assert kernel.direct == []
@@ -143,11 +158,13 @@ def test_memory_of_all_files_together_is_bounded(
     assert len(kernel.direct) == direct
 
 
-def test_what_comes_after_the_beginning_goes_past_the_cache(kernel: Kernel, file: int) -> None:
+def test_what_comes_after_the_beginning_goes_past_the_cache(
+    kernel: Kernel, file: int, threads: Executor
+) -> None:
     """Whole blocks, at whole blocks, from memory at whole blocks: else the kernel refuses them."""
     content = os.urandom(END + BLOCK_BYTES + 7)
 
-    write_file(file, [content[:5], content[5:-9], content[-9:]])
+    write_file(file, [content[:5], content[5:-9], content[-9:]], threads)
 
     assert [offset for offset, _, _ in kernel.direct] == list(range(CACHED, END + 1, BUFFER))
     assert [length for _, length, _ in kernel.direct] == [BUFFER] * 3 + [BLOCK_BYTES]
@@ -156,52 +173,100 @@ def test_what_comes_after_the_beginning_goes_past_the_cache(kernel: Kernel, file
     assert os.pread(file, len(content) + 1, 0) == content
 
 
-def test_small_file_stays_in_the_cache(kernel: Kernel, file: int) -> None:
+def test_small_file_stays_in_the_cache(kernel: Kernel, file: int, threads: Executor) -> None:
     """What is soon read need not come from the disk."""
-    write_file(file, [bytes(CACHED)])
+    write_file(file, [bytes(CACHED)], threads)
 
     assert (kernel.cached_bytes, kernel.direct) == (CACHED, [])
 
 
 @pytest.mark.parametrize("refused", ["flag", "write"])
 def test_file_system_that_knows_no_other_way_is_written_to_through_the_cache(
-    kernel: Kernel, file: int, refused: str
+    kernel: Kernel, file: int, threads: Executor, refused: str
 ) -> None:
     """It is asked once: it says so when it is asked, or only when something is to be written."""
     kernel.refuses_flag = refused == "flag"
     kernel.write_error = errno.EINVAL
     content = os.urandom(END + 7)
 
-    write_file(file, [content])
+    write_file(file, [content], threads)
 
     assert (kernel.asked, kernel.direct, kernel.cached_bytes) == (1, [], len(content))
     assert os.pread(file, len(content) + 1, 0) == content
 
 
-def test_fault_of_the_disk_is_no_refusal(kernel: Kernel, file: int) -> None:
-    """A full disk is told of, not tried in another way."""
+@pytest.mark.parametrize("length", [CACHED + BUFFER - 1, CACHED + BUFFER, END])
+def test_fault_of_the_disk_is_no_refusal(
+    kernel: Kernel, file: int, threads: Executor, length: int
+) -> None:
+    """A full disk is told of, at the end at the latest, and not tried in another way."""
     kernel.write_error = errno.ENOSPC
-    writer = FileWriter(file, AlignedBuffers())
 
     with pytest.raises(OSError, match="No space left"):
-        writer.write(bytes(END))
+        write_file(file, [bytes(length)], threads)
 
     assert kernel.cached_bytes == CACHED
 
 
-@pytest.mark.parametrize("end", [FileWriter.finish, FileWriter.release])
-def test_buffer_is_given_back_once_at_the_end(file: int, end: Any) -> None:
-    """Two files never gather in the same memory, and none is left behind."""
+def test_next_bytes_are_taken_while_the_disk_works(
+    kernel: Kernel, file: int, threads: Executor
+) -> None:
+    """But only as many as a second buffer can hold."""
+    taken = threading.Event()
+    kernel.before_direct = lambda: taken.wait(10)
+    writer = FileWriter(file, AlignedBuffers(), threads)
+
+    writer.write(bytes(CACHED + 2 * BUFFER - 1))
+
+    assert kernel.direct == []
+    taken.set()
+    writer.finish()
+    assert [length for _, length, _ in kernel.direct] == [BUFFER, BUFFER - BLOCK_BYTES]
+
+
+def test_file_beside_another_takes_no_second_buffer(
+    kernel: Kernel, file: int, threads: Executor
+) -> None:
+    """It would be there for nothing: the other fills the time in which this one waits."""
+    writers: list[int] = []
+    kernel.before_direct = lambda: writers.append(threading.get_ident())
     buffers = AlignedBuffers()
-    writers = [FileWriter(file, buffers) for _ in range(2)]
-    for writer in writers:
-        writer.write(bytes(CACHED + 1))
-    for writer in writers:
-        end(writer)
-        writer.release()
+    buffers.take()
 
-    first, second = buffers.take(), buffers.take()
-    third = buffers.take()
+    FileWriter(file, buffers, threads).write(bytes(END))
 
-    assert first is not second
-    assert third not in (first, second)
+    assert writers == [threading.get_ident()] * 3
+
+
+def test_nothing_is_written_to_a_file_that_was_let_go_of(
+    kernel: Kernel, file: int, threads: Executor
+) -> None:
+    """Its descriptor is closed next, and may soon be that of another file."""
+    released = threading.Event()
+    too_late: list[bool] = []
+    kernel.before_direct = lambda: too_late.append(released.wait(0.2))
+    kernel.write_error = errno.EIO
+    writer = FileWriter(file, AlignedBuffers(), threads)
+    writer.write(bytes(CACHED + BUFFER))
+
+    writer.release()
+    released.set()
+
+    assert too_late == [False]
+
+
+@pytest.mark.parametrize("end", [FileWriter.finish, FileWriter.release])
+@pytest.mark.parametrize("length", [CACHED, CACHED + 1, END + 1])
+def test_memory_is_given_back_once_at_the_end(
+    file: int, threads: Executor, length: int, end: Any
+) -> None:
+    """Neither is any lost nor are there more buffers afterwards."""
+    buffers = AlignedBuffers()
+    writer = FileWriter(file, buffers, threads)
+    writer.write(bytes(length))
+
+    end(writer)
+    writer.release()
+
+    free = [buffers.take() is not None for _ in range(BUFFERS_MAX + 1)]
+    assert free == [True] * BUFFERS_MAX + [False]
