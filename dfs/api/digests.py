@@ -82,7 +82,7 @@ class DigestCheck:
         self._expected = expected
         self._hashes = {algorithm: _HASHES[algorithm][0]() for _, algorithm, _ in expected}
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the body."""
         for hashing in self._hashes.values():
             hashing.update(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from werkzeug.exceptions import UnsupportedMediaType
 from werkzeug.wsgi import get_input_stream
@@ -19,6 +19,10 @@ BODY_KEY = "dfs.body"
 """Where the environment keeps the body, so that an error answer knows whether it was read."""
 
 
+A = TypeVar("A")
+T = TypeVar("T")
+
+
 class BodyStream:
     """The body of one request, counted and checked as it is read.
 
@@ -29,12 +33,18 @@ class BodyStream:
     """
 
     def __init__(
-        self, *, read: Callable[[int], bytes], length: int | None, digests: DigestCheck | None
+        self,
+        *,
+        read: Callable[[int], bytes],
+        readinto: Callable[[memoryview], int] | None = None,
+        length: int | None,
+        digests: DigestCheck | None,
     ) -> None:
         self.length = length
         self.received = 0
         self.complete = length == 0
         self._read = read
+        self._readinto = readinto or self._copy_into
         self._digests = digests
 
     def read(self) -> bytes:
@@ -47,27 +57,52 @@ class BodyStream:
         """
         if self.complete:
             return b""
-        length = self.length
-        wanted = READ_BYTES if length is None else min(READ_BYTES, length - self.received)
+        wanted = READ_BYTES if self.length is None else min(READ_BYTES, self._missing(self.length))
+        data = self._receive(self._read, wanted)
+        self._count(data)
+        return data
+
+    def read_into(self, room: memoryview) -> memoryview:
+        """Put the next bytes at the beginning of `room`, and return that part of it.
+
+        Raises:
+            TruncatedBodyError, SlowBodyError: as `read`.
+        """
+        if self.complete:
+            return room[:0]
+        if self.length is not None:
+            room = room[: self._missing(self.length)]
+        data = room[: self._receive(self._readinto, room)]
+        self._count(data)
+        return data
+
+    def _missing(self, length: int) -> int:
+        return length - self.received
+
+    def _copy_into(self, room: memoryview) -> int:
+        data = self._read(len(room))
+        room[: len(data)] = data
+        return len(data)
+
+    def _receive(self, receive: Callable[[A], T], asked: A) -> T:
         try:
-            data = self._read(wanted)
+            return receive(asked)
         except TimeoutError as error:
             raise SlowBodyError("The body came too slowly.", received=self.received) from error
         except Exception as error:  # every server has its own errors; all mean the same here
             raise TruncatedBodyError("The body ended before it was complete.") from error
-        if not data:
-            if length is not None:
-                raise TruncatedBodyError(
-                    "The body ended before it was complete.", received=self.received, length=length
-                )
-            self.complete = True
-            return b""
+
+    def _count(self, data: bytes | memoryview) -> None:
+        length = self.length
+        if not data and length is not None:
+            raise TruncatedBodyError(
+                "The body ended before it was complete.", received=self.received, length=length
+            )
         self.received += len(data)
-        if self.received == length:
+        if not data or self.received == length:
             self.complete = True
         if self._digests is not None:
             self._digests.update(data)
-        return data
 
     def verify(self) -> None:
         """Raise DigestMismatchError if the bytes read do not have the checksums sent with them."""
@@ -94,7 +129,12 @@ def open_body(environ: dict[str, Any]) -> BodyStream:
         source = environ["wsgi.input"]
     else:
         source = get_input_stream(environ)
-    body = BodyStream(read=source.read, length=length, digests=read_digest_headers(environ))
+    body = BodyStream(
+        read=source.read,
+        readinto=getattr(source, "readinto", None),
+        length=length,
+        digests=read_digest_headers(environ),
+    )
     environ[BODY_KEY] = body
     return body
 

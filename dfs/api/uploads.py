@@ -35,6 +35,7 @@ from dfs.core.errors import InvalidRequestError, TooLargeError, UnauthorizedErro
 from dfs.services.changes import Upload
 from dfs.services.files import FileService, Stored
 from dfs.services.pending import Pending
+from dfs.services.upload import BlobWriter
 
 blueprint = Blueprint("uploads", __name__)
 
@@ -106,10 +107,10 @@ def _store_raw(
     files.expect(body)
     blob = files.new_blob(terms.caller)
     try:
-        blob.write(body.read())
+        _receive(body, blob)
         with files.announce() if small else nullcontext():
-            while blob.write(body.read()):
-                pass  # no piece has a name: it would be kept while the next one comes
+            while _receive(body, blob):
+                pass
             body.verify()
             upload = Upload(
                 blob, key, content_type, options.get("metadata") or {}, _expires_at_ms(options)
@@ -120,6 +121,12 @@ def _store_raw(
     finally:
         blob.discard()
         files.forget(body)
+
+
+def _receive(body: BodyStream, blob: BlobWriter) -> int:
+    """Take the next bytes of the body; returns how many. None are kept while the next ones come."""
+    room = blob.room()
+    return blob.write(body.read() if room is None else body.read_into(room))
 
 
 def _store_form(

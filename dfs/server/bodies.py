@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from gunicorn.http.body import Body
 
 DIRECT_BYTES_MIN = 64 << 10
 """Less than this is received ahead, as Gunicorn does: a call costs more than a copy."""
+
+
+T = TypeVar("T")
 
 
 class SizedBody(Body):  # type: ignore[misc] # gunicorn has no types
@@ -29,16 +35,30 @@ class SizedBody(Body):  # type: ignore[misc] # gunicorn has no types
             read: bytes = super().read(size)
             return read
         unreader = self.reader.unreader
-        data: bytes
+        held: bytes = unreader.take_buffered()
+        if held:
+            unreader.unread(held[wanted:])
+            data = held[:wanted]
+        else:
+            data = self._receive(unreader.sock.recv_whole, wanted)
+        self.reader.length -= len(data)
+        return data
+
+    def readinto(self, room: memoryview) -> int:
+        """Put the next bytes into `room`, and return how many; else as `read`."""
+        unreader = self.reader.unreader
+        wanted: int = min(self.reader.length, len(room))
+        if wanted < DIRECT_BYTES_MIN or self.buf.tell() or unreader.buf.getbuffer().nbytes:
+            data = self.read(len(room))
+            room[: len(data)] = data
+            return len(data)
+        count: int = self._receive(unreader.sock.recv_whole_into, room[:wanted])
+        self.reader.length -= count
+        return count
+
+    def _receive(self, receive: Callable[[Any], T], asked: object) -> T:
         try:
-            held = unreader.take_buffered()
-            if held:
-                unreader.unread(held[wanted:])
-                data = held[:wanted]
-            else:
-                data = unreader.sock.recv_whole(wanted)
+            return receive(asked)
         except Exception:
             self.failed = True
             raise
-        self.reader.length -= len(data)
-        return data

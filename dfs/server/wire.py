@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 HOLD_S = 0.05
 HOLD_BYTES_PER_S = 1 << 20
@@ -19,6 +19,7 @@ HOLD_BYTES_PER_S = 1 << 20
 time that its bytes took at this rate."""
 LENT_WAIT_S = 1.0
 """How long a thread that was lent waits in one call."""
+T = TypeVar("T", bytes, int)
 _GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -116,16 +117,24 @@ class Wire:
 
     def recv(self, size: int) -> bytes:
         """Wait for bytes. Raises SlowClientError, OSError."""
-        return self._recv(size, 0)
+        return self._recv(self._sock.recv, size)
 
     def recv_whole(self, size: int) -> bytes:
         """Wait for so many bytes, and return them; fewer if others do not come for a while.
 
         Only for a wire that is plain. Raises SlowClientError, OSError.
         """
-        return self._recv(size, socket.MSG_WAITALL)
+        return self._recv(self._sock.recv, size, socket.MSG_WAITALL)
 
-    def _recv(self, size: int, flags: int) -> bytes:
+    def recv_whole_into(self, room: memoryview) -> int:
+        """Wait for as many as `room` holds, and put them there; return how many, as `recv_whole`.
+
+        Only for a wire that is plain. Raises SlowClientError, OSError.
+        """
+        return self._recv(self._sock.recv_into, room, len(room), socket.MSG_WAITALL)
+
+    def _recv(self, receive: Callable[..., T], *arguments: object) -> T:
+        """Return what `receive` does when there is something: bytes, or how many."""
         if self._owes_invitation:
             self._owes_invitation = False
             self.sendall(_GO_ON)
@@ -133,12 +142,12 @@ class Wire:
         self._threads.step_aside()
         while True:
             try:
-                data = self._sock.recv(size, flags)
+                received = receive(*arguments)
             except (BlockingIOError, TimeoutError):
                 since_s = self._charge(since_s, 0)
             else:
-                self._charge(since_s, len(data))
-                return data
+                self._charge(since_s, received if isinstance(received, int) else len(received))
+                return received
 
     def hurry(self) -> None:
         """Wait for nothing until the next request: what cannot be sent at once is kept."""

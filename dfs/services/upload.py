@@ -63,6 +63,10 @@ class BlobWriter:
         """The checksums of a blob file, as in `model.Blob`; empty for an inline blob."""
         return self._checksummer.digest() if self.staged is not None else b""
 
+    def room(self) -> memoryview | None:
+        """Return memory for the next bytes, see `StagedBlob.room`. None: have your own."""
+        return None if self.staged is None else self.staged.room()
+
     def write(self, data: bytes | memoryview) -> int:
         """Take the next bytes. The caller does not change them afterwards.
 

@@ -29,6 +29,13 @@ from dfs.storage.stamp import FileStamp
 class StagedBlob(Protocol):
     """Bytes on their way into a store. Written once, by one thread, front to back."""
 
+    def room(self) -> memoryview | None:
+        """Return memory in which the next bytes may be put; None if there is none.
+
+        The beginning of it, written next, is not copied. It stays as it is until what is written
+        by a later call has been written, too.
+        """
+
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`.
 

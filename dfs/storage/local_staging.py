@@ -21,7 +21,7 @@ from dfs.core.durable import storage_error
 from dfs.core.regular import NOT_REGULAR
 from dfs.storage.local_reader import LocalBlobReader
 from dfs.storage.local_shards import ShardDirectories
-from dfs.storage.local_writer import AlignedBuffers, FileWriter
+from dfs.storage.local_writer import BufferPairs, FileWriter
 from dfs.storage.names import require_digest
 from dfs.storage.staging import Staging
 
@@ -38,7 +38,7 @@ class LocalStagedBlob(Staging):
     Args:
         directory: where the file is created, under a name that carries the process id.
         shards: where it will go.
-        buffers, threads: see `FileWriter`.
+        pairs, threads: see `FileWriter`.
         disk: what is written is taken from; None for a disk without a reserve.
 
     Raises:
@@ -50,7 +50,7 @@ class LocalStagedBlob(Staging):
         *,
         directory: Path,
         shards: ShardDirectories,
-        buffers: AlignedBuffers,
+        pairs: BufferPairs,
         threads: Executor,
         disk: Disk | None = None,
     ) -> None:
@@ -60,7 +60,11 @@ class LocalStagedBlob(Staging):
         self._disk = disk
         self._shards = shards
         self._path, self._file = create_temporary(directory)
-        self._writer = FileWriter(self._file.fileno(), buffers, threads)
+        self._writer = FileWriter(self._file.fileno(), pairs, threads)
+
+    def room(self) -> memoryview | None:
+        """See `StagedBlob`."""
+        return self._writer.room()
 
     def write(self, data: bytes | memoryview) -> None:
         """See `StagedBlob`. The last bytes may stay in memory until `seal`."""

@@ -32,7 +32,7 @@ from dfs.storage.local_reader import LocalBlobReader, regular_size, require_dire
 from dfs.storage.local_segments import LocalSegments
 from dfs.storage.local_shards import ShardDirectories
 from dfs.storage.local_staging import LocalStagedBlob, sweep_leftovers
-from dfs.storage.local_writer import AlignedBuffers
+from dfs.storage.local_writer import BufferPairs
 from dfs.storage.names import (
     DAMAGED,
     PutAside,
@@ -83,7 +83,7 @@ class LocalStore:
         self._tmp = self._path / "tmp"
         self._damaged = self._path / DAMAGED
         self._shards = ShardDirectories(root=self._blobs)
-        self._buffers = AlignedBuffers()
+        self._pairs = BufferPairs()
         self._segments = LocalSegments(root=self._path)
         self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix=f"sync-{name}")
 
@@ -132,7 +132,7 @@ class LocalStore:
         return LocalStagedBlob(
             directory=self._tmp,
             shards=self._shards,
-            buffers=self._buffers,
+            pairs=self._pairs,
             threads=self._threads,
             disk=disk,
         )

@@ -17,6 +17,10 @@ class Staging:
         self._has_failed = False
         self._is_gone = False
 
+    def room(self) -> memoryview | None:
+        """See `StagedBlob`."""
+        return None
+
     def require_sealed(self, digest: bytes, size: int) -> None:
         """Raise ValueError unless this was sealed as `digest` with `size` bytes."""
         self._require_open(sealed=True)

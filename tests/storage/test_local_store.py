@@ -268,7 +268,7 @@ def test_write_large_stream_keeps_every_byte(store: LocalStore) -> None:
 def test_discarded_upload_gives_its_memory_to_the_next(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A buffer for each client that goes away in the middle would fill the memory."""
+    """Buffers for each client that goes away in the middle would fill the memory."""
     make: Any = mmap.mmap
     made: list[weakref.ref[mmap.mmap]] = []
 
@@ -277,12 +277,12 @@ def test_discarded_upload_gives_its_memory_to_the_next(
         return buffer
 
     monkeypatch.setattr(mmap, "mmap", watched)
-    for _ in range(local_writer.BUFFERS_MAX + 1):
+    for _ in range(local_writer.PAIRS_MAX + 1):
         staged = store.stage()
         staged.write(bytes(local_writer.CACHED_BYTES + 1))
         staged.discard()
 
-    assert len(made) == local_writer.BUFFERS_MAX + 1
+    assert len(made) == 2 * (local_writer.PAIRS_MAX + 1)
     assert [buffer() for buffer in made] == [None] * len(made)
 
 

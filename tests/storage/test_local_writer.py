@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dfs.core.checksum import Buffer
 from dfs.storage import local_writer
-from dfs.storage.local_writer import BLOCK_BYTES, BUFFERS_MAX, AlignedBuffers, FileWriter
+from dfs.storage.local_writer import BLOCK_BYTES, PAIRS_MAX, BufferPairs, FileWriter
 
 CACHED = 2 * BLOCK_BYTES
 BUFFER = 4 * BLOCK_BYTES
@@ -100,13 +102,15 @@ def threads() -> Iterator[Executor]:
 
 def write_file(fd: int, pieces: list[bytes], threads: Executor) -> None:
     """Write a file of these pieces."""
-    writer = FileWriter(fd, AlignedBuffers(), threads)
+    writer = FileWriter(fd, BufferPairs(), threads)
     for piece in pieces:
         writer.write(piece)
     writer.finish()
 
 
-@given(lengths=st.lists(LENGTHS, max_size=8), free_from=st.sets(st.integers(0, 7)))
+@given(
+    lengths=st.lists(LENGTHS, max_size=8), free_from=st.sets(st.integers(0, 7), max_size=PAIRS_MAX)
+)
 def test_file_is_whole_however_its_bytes_come(
     tmp_path_factory: pytest.TempPathFactory,
     threads: Executor,
@@ -119,15 +123,14 @@ def test_file_is_whole_however_its_bytes_come(
     """
     path = tmp_path_factory.mktemp("whole") / "file"
     pieces = [os.urandom(length) for length in lengths]
-    buffers = AlignedBuffers()
-    for _ in range(BUFFERS_MAX):
-        buffers.take()
+    pairs = BufferPairs()
+    taken = [pair for _ in range(PAIRS_MAX) if (pair := pairs.take())]
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
-        writer = FileWriter(fd, buffers, threads)
+        writer = FileWriter(fd, pairs, threads)
         for number, piece in enumerate(pieces):
             if number in free_from:
-                buffers.give_back(1)
+                pairs.give_back(taken.pop())
             writer.write(piece)
         writer.finish()
     finally:
@@ -140,21 +143,22 @@ def test_file_is_whole_however_its_bytes_come(
 def test_memory_of_all_files_together_is_bounded(
     kernel: Kernel, file: int, threads: Executor, before: int, direct: int
 ) -> None:
-    """Clients that wait in the middle of their files keep some buffers, and no more are made.
+    """Clients that wait in the middle of their files keep a pair each, and no more are made.
 
     A file that finds none goes past the cache later, if it stands at a whole block then.
     """
-    buffers = AlignedBuffers()
-    waiting = [FileWriter(file, buffers, threads) for _ in range(BUFFERS_MAX)]
+    pairs = BufferPairs()
+    waiting = [FileWriter(file, pairs, threads) for _ in range(PAIRS_MAX)]
     for writer in waiting:
         writer.write(bytes(CACHED + 1))
 
-    last = FileWriter(file, buffers, threads)
+    last = FileWriter(file, pairs, threads)
     last.write(bytes(before))
 
     assert kernel.direct == []
     waiting[0].release()
     last.write(bytes(END))
+    last.release()
     assert len(kernel.direct) == direct
 
 
@@ -214,7 +218,7 @@ def test_next_bytes_are_taken_while_the_disk_works(
     """But only as many as a second buffer can hold."""
     taken = threading.Event()
     kernel.before_direct = lambda: taken.wait(10)
-    writer = FileWriter(file, AlignedBuffers(), threads)
+    writer = FileWriter(file, BufferPairs(), threads)
 
     writer.write(bytes(CACHED + 2 * BUFFER - 1))
 
@@ -222,20 +226,6 @@ def test_next_bytes_are_taken_while_the_disk_works(
     taken.set()
     writer.finish()
     assert [length for _, length, _ in kernel.direct] == [BUFFER, BUFFER - BLOCK_BYTES]
-
-
-def test_file_beside_another_takes_no_second_buffer(
-    kernel: Kernel, file: int, threads: Executor
-) -> None:
-    """It would be there for nothing: the other fills the time in which this one waits."""
-    writers: list[int] = []
-    kernel.before_direct = lambda: writers.append(threading.get_ident())
-    buffers = AlignedBuffers()
-    buffers.take()
-
-    FileWriter(file, buffers, threads).write(bytes(END))
-
-    assert writers == [threading.get_ident()] * 3
 
 
 def test_nothing_is_written_to_a_file_that_was_let_go_of(
@@ -246,7 +236,7 @@ def test_nothing_is_written_to_a_file_that_was_let_go_of(
     too_late: list[bool] = []
     kernel.before_direct = lambda: too_late.append(released.wait(0.2))
     kernel.write_error = errno.EIO
-    writer = FileWriter(file, AlignedBuffers(), threads)
+    writer = FileWriter(file, BufferPairs(), threads)
     writer.write(bytes(CACHED + BUFFER))
 
     writer.release()
@@ -260,13 +250,85 @@ def test_nothing_is_written_to_a_file_that_was_let_go_of(
 def test_memory_is_given_back_once_at_the_end(
     file: int, threads: Executor, length: int, end: Any
 ) -> None:
-    """Neither is any lost nor are there more buffers afterwards."""
-    buffers = AlignedBuffers()
-    writer = FileWriter(file, buffers, threads)
+    """Two files never gather in the same memory, and there is as much for the next as before."""
+    pairs = BufferPairs()
+    others = pairs.take()
+    writer = FileWriter(file, pairs, threads)
     writer.write(bytes(length))
 
     end(writer)
     writer.release()
 
-    free = [buffers.take() is not None for _ in range(BUFFERS_MAX + 1)]
-    assert free == [True] * BUFFERS_MAX + [False]
+    free = [pairs.take() for _ in range(PAIRS_MAX)]
+    assert free.pop() is None
+    buffers = [id(buffer) for pair in (others, *free) if pair for buffer in pair]
+    assert len(set(buffers)) == 2 * PAIRS_MAX
+
+
+def test_without_memory_a_file_goes_through_the_cache(
+    kernel: Kernel, file: int, threads: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next goes past it, when there is some again."""
+    content = os.urandom(END)
+    pairs = BufferPairs()
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", raise_no_memory)
+        for _ in range(PAIRS_MAX + 1):
+            writer = FileWriter(file, pairs, threads)
+            writer.write(content)
+            writer.finish()
+
+    assert kernel.direct == []
+    assert os.pread(file, len(content), len(content)) == content
+    assert pairs.take() is not None
+
+
+def raise_no_memory(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+@given(lengths=st.lists(LENGTHS, max_size=12))
+def test_file_is_whole_where_bytes_are_put_into_its_memory(
+    tmp_path_factory: pytest.TempPathFactory, threads: Executor, lengths: list[int]
+) -> None:
+    """What was put there stays until what comes after it was written, too: it is hashed so long."""
+    path = tmp_path_factory.mktemp("placed") / "file"
+    content = b"".join(os.urandom(length) for length in lengths)
+    rest = memoryview(content)
+    before: tuple[bytes, Buffer] = (b"", b"")
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        writer = FileWriter(fd, BufferPairs(), threads)
+        for length in lengths:
+            room = writer.room()
+            piece: Buffer = rest[:length]
+            if room is not None:
+                piece = room[:length]
+                piece[:] = rest[: len(piece)]
+            rest = rest[len(piece) :]
+            assert before[0] == before[1]
+            before = (bytes(piece), piece)
+            writer.write(piece)
+        assert before[0] == before[1]
+        writer.finish()
+    finally:
+        os.close(fd)
+
+    assert path.read_bytes() == content[: len(content) - len(rest)]
+
+
+def test_bytes_in_the_memory_of_a_file_are_not_copied(
+    kernel: Kernel, file: int, threads: Executor
+) -> None:
+    """The disk gets them from where they were put."""
+    writer = FileWriter(file, BufferPairs(), threads)
+    assert writer.room() is None
+    writer.write(bytes(CACHED))
+    room = writer.room()
+    assert room is not None
+
+    writer.write(room)
+    writer.finish()
+
+    address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    assert kernel.direct == [(CACHED, BUFFER, address)]
