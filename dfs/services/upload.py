@@ -1,8 +1,8 @@
 """Taking in the bytes of one file: hash them, and put them where they belong.
 
 Up to the inline limit they stay in memory and go into the log; past it they go to a temporary file
-of the store. The bytes of large files are hashed in a second thread while the first receives and
-writes the next ones.
+of the store, some of them from memory of the store that they were received into. The bytes of
+large files are hashed in a second thread while the first receives and writes the next ones.
 """
 
 from __future__ import annotations
