@@ -12,8 +12,8 @@ from dfs.api.digests import DigestCheck, read_digest_headers
 from dfs.core.errors import SlowBodyError, TooLargeError, TruncatedBodyError
 
 READ_BYTES = 256 << 10
-"""Bytes asked of the server at once. More costs memory, of each thread that waits for a client;
-less costs time."""
+"""Bytes asked of the server at once, into memory of their own. More costs memory, of each thread
+that waits for a client; less costs time."""
 
 BODY_KEY = "dfs.body"
 """Where the environment keeps the body, so that an error answer knows whether it was read."""
@@ -62,19 +62,19 @@ class BodyStream:
         self._count(data)
         return data
 
-    def read_into(self, room: memoryview) -> memoryview:
-        """Put the next bytes at the beginning of `room`, and return that part of it.
+    def read_into(self, room: memoryview) -> int:
+        """Put the next bytes at the beginning of `room`, and return how many; 0 at the end.
 
         Raises:
             TruncatedBodyError, SlowBodyError: as `read`.
         """
         if self.complete:
-            return room[:0]
+            return 0
         if self.length is not None:
             room = room[: self._missing(self.length)]
-        data = room[: self._receive(self._readinto, room)]
+        data = room[: self._receive(self._readinto, room) or 0]
         self._count(data)
-        return data
+        return len(data)
 
     def _missing(self, length: int) -> int:
         return length - self.received

@@ -125,8 +125,10 @@ def _store_raw(
 
 def _receive(body: BodyStream, blob: BlobWriter) -> int:
     """Take the next bytes of the body; returns how many. None are kept while the next ones come."""
+    if body.complete:
+        return 0
     room = blob.room()
-    return blob.write(body.read() if room is None else body.read_into(room))
+    return blob.write(body.read()) if room is None else blob.fill(body.read_into(room))
 
 
 def _store_form(

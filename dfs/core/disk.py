@@ -6,8 +6,9 @@ MiB at a time at most. A process asks the kernel again when it has given out a M
 quarter of a second, so a small upload costs no system call.
 
 The bound: a process may have given out, since the kernel was asked last, what its uploads in
-flight hold in memory (a MiB each, or what they take of the log) and one MiB more. By so much, for
-all processes together, the reserve may be eaten: with two processes of 16 threads, 34 MiB.
+flight hold in memory (a MiB each, four of them two, or what they take of the log) and one MiB more.
+By so much, for all processes together, the reserve may be eaten: with two processes of 16 threads,
+42 MiB.
 
 A body of known length is refused at once if it does not fit beside those that this process is
 receiving already. Those of other processes are not known: they meet while they are written.

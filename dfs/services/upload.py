@@ -13,6 +13,7 @@ from concurrent.futures import Executor, Future
 from dfs.core.checksum import CRC32_BYTES, BlockChecksummer
 from dfs.core.errors import TooLargeError
 from dfs.core.model import BLOCK_BYTES
+from dfs.core.tasks import start_task
 from dfs.storage.base import BlobStore, StagedBlob
 from dfs.wal.frame import RECORD_BYTES_MAX
 
@@ -49,6 +50,7 @@ class BlobWriter:
         self._inline_bytes_max = inline_bytes_max
         self._bytes_max = min(bytes_max or BLOB_BYTES_MAX, BLOB_BYTES_MAX)
         self._buffer = bytearray()
+        self._room: memoryview | None = None
         self._sha256 = hashlib.sha256()
         self._checksummer = BlockChecksummer()
         self._hashing: Future[None] | None = None
@@ -64,8 +66,21 @@ class BlobWriter:
         return self._checksummer.digest() if self.staged is not None else b""
 
     def room(self) -> memoryview | None:
-        """Return memory for the next bytes, see `StagedBlob.room`. None: have your own."""
-        return None if self.staged is None else self.staged.room()
+        """Return memory for the next bytes, for `fill`; None: `write` them from your own."""
+        self._room = None if self.staged is None else self.staged.room()
+        return self._room
+
+    def fill(self, count: int) -> int:
+        """Take the first bytes of `room`. Returns and raises as `write`."""
+        if not count:
+            return 0
+        if self.staged is None or self._room is None:
+            raise ValueError("there is no room")
+        self._count(count)
+        data, self._room = self._room[:count], None
+        self._begin_hash(data)
+        self.staged.fill(count)
+        return count
 
     def write(self, data: bytes | memoryview) -> int:
         """Take the next bytes. The caller does not change them afterwards.
@@ -79,9 +94,7 @@ class BlobWriter:
         """
         if not data:
             return 0
-        self.size += len(data)
-        if self.size > self._bytes_max:
-            raise TooLargeError(f"A file may have at most {self._bytes_max} bytes.")
+        self._count(len(data))
         if self.staged is None:
             if self.size <= self._inline_bytes_max:
                 self._buffer += data
@@ -110,19 +123,30 @@ class BlobWriter:
 
     def discard(self) -> None:
         """Leave nothing behind of bytes that no file has got. May be repeated."""
+        self._room = None
         if self.staged is not None:
-            self._join()
+            if self._hashing is not None:
+                self._hashing.exception()
             self.staged.discard()
+
+    def _count(self, more: int) -> None:
+        self.size += more
+        if self.size > self._bytes_max:
+            raise TooLargeError(f"A file may have at most {self._bytes_max} bytes.")
 
     def _take(self, data: bytes | memoryview) -> None:
         if self.staged is None:
             raise RuntimeError("there is no temporary file")
+        self._begin_hash(data)
+        self.staged.write(data)
+
+    def _begin_hash(self, data: bytes | memoryview) -> None:
+        """Hash the next bytes: when this is called again, those before are hashed."""
         self._join()
         if self.size < HASH_APART_BYTES_MIN:
             self._hash(data)
         else:
-            self._hashing = self._hasher.submit(self._hash, data)
-        self.staged.write(data)
+            self._hashing = start_task(self._hasher, self._hash, data)
 
     def _hash(self, data: bytes | memoryview) -> None:
         self._sha256.update(data)

@@ -30,10 +30,20 @@ class StagedBlob(Protocol):
     """Bytes on their way into a store. Written once, by one thread, front to back."""
 
     def room(self) -> memoryview | None:
-        """Return memory in which the next bytes may be put; None if there is none.
+        """Return memory in which the next bytes may be put, for `fill`; None if there is none.
 
-        The beginning of it, written next, is not copied. It stays as it is until what is written
-        by a later call has been written, too.
+        Raises:
+            ValueError: the blob was sealed or discarded before.
+        """
+
+    def fill(self, count: int) -> None:
+        """Append the first `count` bytes of `room`, without a copy.
+
+        They stay there until `write` or `fill` is called again.
+
+        Raises:
+            NoSpaceError, StoreUnavailableError: as `write`.
+            ValueError: the room is smaller, or was asked for before something else was written.
         """
 
     def write(self, data: bytes | memoryview) -> None:

@@ -11,8 +11,10 @@ import fcntl
 import io
 import os
 import secrets
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -28,6 +30,8 @@ from dfs.storage.staging import Staging
 FILE_MODE = 0o600
 INODES_MAX = 3
 """A blob of a name that begins as no other does needs two directories besides."""
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -64,16 +68,23 @@ class LocalStagedBlob(Staging):
 
     def room(self) -> memoryview | None:
         """See `StagedBlob`."""
+        self._require_open(sealed=False)
         return self._writer.room()
+
+    def fill(self, count: int) -> None:
+        """See `StagedBlob`."""
+        self._append(count, self._writer.fill, count)
 
     def write(self, data: bytes | memoryview) -> None:
         """See `StagedBlob`. The last bytes may stay in memory until `seal`."""
+        self._append(memoryview(data).nbytes, self._writer.write, data)
+
+    def _append(self, size: int, write: Callable[[T], None], what: T) -> None:
         self._require_open(sealed=False)
-        size = memoryview(data).nbytes
         if self._disk is not None:
             self._disk.take(size)
         try:
-            self._writer.write(data)
+            write(what)
         except OSError as error:
             self._has_failed = True
             raise storage_error(error, path=self._path) from error

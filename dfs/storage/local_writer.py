@@ -19,6 +19,7 @@ from concurrent.futures import Executor, Future
 
 from dfs.core.checksum import Buffer
 from dfs.core.durable import begin_writeback, write_all
+from dfs.core.tasks import start_task
 
 CACHED_BYTES = 4 << 20
 """So much of the beginning of each file goes through the cache: small files are often read soon
@@ -96,18 +97,31 @@ class FileWriter:
         self._threads = threads
         self._pair: Pair | None = None
         self._gathered = 0
+        self._room_bytes = 0
         self._writing: Future[None] | None = None
         self._written = 0
         self._begun = 0
         self._takes_direct = True
 
     def room(self) -> memoryview | None:
-        """See `StagedBlob.room`. There is none for what goes through the cache."""
+        """See `StagedBlob.room`. There is none before there are buffers."""
         pair = self._find_pair()
-        return None if pair is None else memoryview(pair[0])[self._gathered :]
+        if pair is None:
+            return None
+        room = memoryview(pair[0])[self._gathered :]
+        self._room_bytes = len(room)
+        return room
+
+    def fill(self, count: int) -> None:
+        """See `StagedBlob.fill`. The bytes may stay in memory until `finish`."""
+        room_bytes, self._room_bytes = self._room_bytes, 0
+        if self._pair is None or not 0 <= count <= room_bytes:
+            raise ValueError(f"there is no room for {count} bytes")
+        self._advance(self._pair, count)
 
     def write(self, data: Buffer) -> None:
         """Take the next bytes. The last may stay in memory until `finish`."""
+        self._room_bytes = 0
         rest = memoryview(data).cast("B")
         if self._pair is None and self._written < CACHED_BYTES:
             head = rest[: CACHED_BYTES - self._written]
@@ -119,12 +133,9 @@ class FileWriter:
                 self._write_cached(rest)
                 return
             taken = rest[: BUFFER_BYTES - self._gathered]
-            if taken.obj is not pair[0]:
-                pair[0][self._gathered : self._gathered + len(taken)] = taken
-            self._gathered += len(taken)
+            pair[0][self._gathered : self._gathered + len(taken)] = taken
             rest = rest[len(taken) :]
-            if self._gathered == BUFFER_BYTES:
-                self._pass_on(pair)
+            self._advance(pair, len(taken))
 
     def finish(self) -> None:
         """Write what is left in memory.
@@ -132,7 +143,7 @@ class FileWriter:
         Durability: none before a sync: the disk has a memory, too, and the file a size.
         """
         self._join()
-        if self._pair is not None:
+        if self._pair is not None and self._gathered:
             self._write(memoryview(self._pair[0])[: self._gathered])
         self.release()
 
@@ -144,7 +155,7 @@ class FileWriter:
         if self._writing is not None:
             self._writing.exception()
         pair, self._pair, self._writing = self._pair, None, None
-        self._gathered = 0
+        self._gathered = self._room_bytes = 0
         if pair is not None:
             self._pairs.give_back(pair)
 
@@ -155,13 +166,16 @@ class FileWriter:
             self._pair = self._pairs.take()
         return self._pair
 
-    def _pass_on(self, pair: Pair) -> None:
-        """Have another thread write the full buffer, and fill the other one."""
+    def _advance(self, pair: Pair, count: int) -> None:
+        """Count what was put into the buffer. A full one is written, and the other one filled."""
+        self._gathered += count
+        if self._gathered < BUFFER_BYTES:
+            return
         self._join()
         full, other = pair
         self._pair = (other, full)
         self._gathered = 0
-        self._writing = self._threads.submit(self._write, memoryview(full))
+        self._writing = start_task(self._threads, self._write, memoryview(full))
 
     def _join(self) -> None:
         """Wait for the other thread, and raise what it met with."""

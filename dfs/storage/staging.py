@@ -19,7 +19,12 @@ class Staging:
 
     def room(self) -> memoryview | None:
         """See `StagedBlob`."""
+        self._require_open(sealed=False)
         return None
+
+    def fill(self, count: int) -> None:
+        """See `StagedBlob`."""
+        raise ValueError(f"there is no room for {count} bytes")
 
     def require_sealed(self, digest: bytes, size: int) -> None:
         """Raise ValueError unless this was sealed as `digest` with `size` bytes."""

@@ -22,7 +22,7 @@ Take = Callable[[BodyStream], bytes]
 def take_into(body: BodyStream, size: int) -> bytes:
     """Have the next bytes put into memory that is longer than what there is."""
     room = bytearray(size)
-    data = bytes(body.read_into(memoryview(room)))
+    data = bytes(room[: body.read_into(memoryview(room))])
     assert room == data.ljust(size, b"\0")
     return data
 

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dfs.storage.local_writer import PAIRS_MAX
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTLE_S = 30.0
-LATE_THREADS = 2 + min(32, (os.cpu_count() or 1) + 4)
-"""Threads that a process starts when it first needs them: the hinter, the checkpointer, and those
-that hash."""
+LATE_THREADS = 2 + min(32, (os.cpu_count() or 1) + 4) + PAIRS_MAX
+"""Threads that a process starts when it first needs them: the hinter, the checkpointer, those that
+hash, and those that write large files."""
 LATE_DESCRIPTORS = 80
 """Those of the index, which each thread opens when it first needs it, and of a new segment."""
 ALARMS = ("Traceback", "request_crashed", '"level": "error"', '"level": "critical"')

@@ -122,6 +122,20 @@ def test_body_read_in_small_and_large_pieces_is_in_order(ends: Ends, take: Take)
     assert take(body, 1 << 20) == b""
 
 
+def test_body_received_ahead_comes_before_what_is_put_into_memory(ends: Ends) -> None:
+    """A small piece has more received than it asked for."""
+    wire, client = ends
+    client.sendall(CONTENT[:1024])
+    body, _ = body_of(wire, 300_000)
+    assert body.read(500) == CONTENT[:500]
+    client.sendall(CONTENT[1024:300_000])
+
+    room = bytearray(200_000)
+    count = body.readinto(memoryview(room))
+    assert room[:count] == CONTENT[500 : 500 + count]
+    assert read_to_end(body, SizedBody.read) == CONTENT[500 + count : 300_000]
+
+
 def test_body_that_comes_slowly_is_handed_out_as_it_comes(ends: Ends, take: Take) -> None:
     """A client does not keep a thread inside of one call for long."""
     wire, client = ends

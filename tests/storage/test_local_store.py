@@ -35,7 +35,6 @@ ONE_HOUR_S = 3600.0
 UPLOADER = """
 import sys
 from pathlib import Path
-from typing import Any
 from dfs.storage.local_store import LocalStore
 
 staged = LocalStore(path=Path(sys.argv[1])).stage()
@@ -268,7 +267,7 @@ def test_write_large_stream_keeps_every_byte(store: LocalStore) -> None:
 def test_discarded_upload_gives_its_memory_to_the_next(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Buffers for each client that goes away in the middle would fill the memory."""
+    """Or to the kernel: buffers for each client that goes away in the middle would fill it."""
     make: Any = mmap.mmap
     made: list[weakref.ref[mmap.mmap]] = []
 

@@ -215,7 +215,7 @@ def test_fault_of_the_disk_is_no_refusal(
 def test_next_bytes_are_taken_while_the_disk_works(
     kernel: Kernel, file: int, threads: Executor
 ) -> None:
-    """But only as many as a second buffer can hold."""
+    """They are gathered in a second buffer."""
     taken = threading.Event()
     kernel.before_direct = lambda: taken.wait(10)
     writer = FileWriter(file, BufferPairs(), threads)
@@ -291,24 +291,27 @@ def raise_no_memory(*_: object, **__: object) -> None:
 def test_file_is_whole_where_bytes_are_put_into_its_memory(
     tmp_path_factory: pytest.TempPathFactory, threads: Executor, lengths: list[int]
 ) -> None:
-    """What was put there stays until what comes after it was written, too: it is hashed so long."""
+    """What was put there stays until the next bytes are taken: it is hashed so long."""
     path = tmp_path_factory.mktemp("placed") / "file"
     content = b"".join(os.urandom(length) for length in lengths)
     rest = memoryview(content)
-    before: tuple[bytes, Buffer] = (b"", b"")
+    before: tuple[Buffer, Buffer] = (b"", b"")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
         writer = FileWriter(fd, BufferPairs(), threads)
         for length in lengths:
             room = writer.room()
-            piece: Buffer = rest[:length]
+            piece = rest[:length]
             if room is not None:
-                piece = room[:length]
-                piece[:] = rest[: len(piece)]
-            rest = rest[len(piece) :]
+                piece = piece[: len(room)]
+                room[: len(piece)] = piece
             assert before[0] == before[1]
-            before = (bytes(piece), piece)
-            writer.write(piece)
+            if room is None:
+                writer.write(piece)
+            else:
+                before = (piece, room[: len(piece)])
+                writer.fill(len(piece))
+            rest = rest[len(piece) :]
         assert before[0] == before[1]
         writer.finish()
     finally:
@@ -317,7 +320,7 @@ def test_file_is_whole_where_bytes_are_put_into_its_memory(
     assert path.read_bytes() == content[: len(content) - len(rest)]
 
 
-def test_bytes_in_the_memory_of_a_file_are_not_copied(
+def test_bytes_in_the_memory_of_a_file_are_written_from_there(
     kernel: Kernel, file: int, threads: Executor
 ) -> None:
     """The disk gets them from where they were put."""
@@ -327,8 +330,62 @@ def test_bytes_in_the_memory_of_a_file_are_not_copied(
     room = writer.room()
     assert room is not None
 
-    writer.write(room)
+    writer.fill(BUFFER)
     writer.finish()
 
     address = ctypes.addressof(ctypes.c_char.from_buffer(room))
     assert kernel.direct == [(CACHED, BUFFER, address)]
+
+
+def test_room_is_filled_once_and_no_further_than_it_goes(file: int, threads: Executor) -> None:
+    """Whoever writes something else meanwhile has put his bytes where others are now."""
+    writer = FileWriter(file, BufferPairs(), threads)
+    with pytest.raises(ValueError, match="no room"):
+        writer.fill(0)
+    writer.write(bytes(CACHED + 1))
+    for count in (-1, BUFFER):
+        assert writer.room() is not None
+        with pytest.raises(ValueError, match="no room"):
+            writer.fill(count)
+    assert writer.room() is not None
+    writer.write(b"x")
+    with pytest.raises(ValueError, match="no room"):
+        writer.fill(1)
+    assert writer.room() is not None
+    writer.fill(1)
+    with pytest.raises(ValueError, match="no room"):
+        writer.fill(1)
+    writer.finish()
+
+    assert os.fstat(file).st_size == CACHED + 3
+
+
+def test_without_threads_a_file_is_written_by_its_own(
+    file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And by no thread that comes later: the descriptor is that of another file by then."""
+
+    def refuse_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    content = os.urandom(END + 7)
+    with ThreadPoolExecutor() as none_yet:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse_thread)
+            write_file(file, [content], none_yet)
+        none_yet.submit(bool).result(10)
+
+    assert os.pread(file, 2 * len(content), 0) == content
+
+
+@pytest.mark.parametrize("length", [0, CACHED])
+def test_file_without_bytes_in_memory_is_not_asked_to_go_past_the_cache(
+    kernel: Kernel, file: int, threads: Executor, length: int
+) -> None:
+    """Not even where the memory for what did not come was there."""
+    writer = FileWriter(file, BufferPairs(), threads)
+    writer.write(bytes(length))
+    writer.room()
+    writer.finish()
+
+    assert kernel.asked == 0
