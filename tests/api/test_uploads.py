@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 
 from dfs.api.answers import StoredFileSchema
 from dfs.core.clock import now_ms
+from dfs.storage.local_writer import CACHED_BYTES, FileWriter
 from tests.api.conftest import MakeApp
 
 LARGE = bytes(range(256)) * 10_000
@@ -43,6 +44,25 @@ def test_upload_raw_is_answered_with_the_file(client: FlaskClient, body: bytes) 
     assert response.headers["DFS-LSN"] == str(file["lsn"])
     assert response.headers["DFS-Durable-Copies"] == "1"
     assert client.get(f"/download/{file['id']}").data == body
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_upload_asks_for_no_memory_after_its_last_byte(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    """Others may need it: of files cut at a round number there are many."""
+    rooms: list[int] = []
+    find_room = FileWriter.room
+
+    def watched(writer: FileWriter) -> memoryview | None:
+        room = find_room(writer)
+        if room is not None:
+            rooms.append(len(room))
+        return room
+
+    monkeypatch.setattr(FileWriter, "room", watched)
+    assert post(client, bytes(CACHED_BYTES + more)).status_code == 201
+    assert len(rooms) == more
 
 
 @pytest.mark.parametrize("sent", [None, "application/x-www-form-urlencoded"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,8 @@ def test_discard_before_publish_leaves_nothing(store: BlobStore) -> None:
     with pytest.raises(ValueError, match="discarded"):
         staged.write(b"more")
     with pytest.raises(ValueError, match="discarded"):
+        staged.room()
+    with pytest.raises(ValueError, match="discarded"):
         staged.seal(digest)
     with pytest.raises(ValueError, match="discarded"):
         store.publish([(staged, digest, size)])
@@ -193,12 +196,37 @@ def test_discard_after_publish_keeps_the_blob(store: BlobStore) -> None:
     assert read_all(store, entry[1]) == b"kept"
 
 
+def test_blob_is_whole_whether_a_store_has_room_for_it_or_not(store: BlobStore) -> None:
+    """Bytes that are put into the memory of the store are those that are stored."""
+    data = random.Random(1).randbytes(6 << 20)
+    rest = data
+    staged = store.stage()
+    while rest:
+        room = staged.room()
+        piece = rest[: 700_000 if room is None else min(len(room), 300_000)]
+        if room is None:
+            staged.write(piece)
+        else:
+            room[: len(piece)] = piece
+            staged.fill(len(piece))
+        rest = rest[len(piece) :]
+    with pytest.raises(ValueError, match="no room"):
+        staged.fill(1)
+    digest = hashlib.sha256(data).digest()
+    staged.seal(digest)
+    store.publish([(staged, digest, len(data))])
+
+    assert read_all(store, digest) == data
+
+
 def test_write_after_seal_is_refused(store: BlobStore) -> None:
     """What was synced is what is published: nothing is added between."""
     staged, digest, _ = stage_sealed(store, b"closed")
 
     with pytest.raises(ValueError, match="already sealed"):
         staged.write(b"!")
+    with pytest.raises(ValueError, match="already sealed"):
+        staged.room()
     with pytest.raises(ValueError, match="already sealed"):
         staged.seal(digest)
     staged.discard()
