@@ -16,6 +16,7 @@ from dfs.core.errors import (
     StoreUnavailableError,
 )
 from dfs.core.model import Blob
+from dfs.core.tasks import start_task
 from dfs.core.tracing import NO_SPANS, Spans, in_context
 from dfs.storage.base import BlobReader, BlobStore, StagedBlob
 from dfs.storage.verified import read_verified
@@ -90,7 +91,7 @@ class BlobCopier:
         """
         copied = Copied()
         copy_blob = in_context(self._trace_copy)
-        copies = [self._threads.submit(copy_blob, blob, copied, anew) for blob in blobs]
+        copies = [start_task(self._threads, copy_blob, blob, copied, anew) for blob in blobs]
         wait(copies)
         for copy in copies:
             copy.result()

@@ -101,6 +101,25 @@ def make_copier(target: Target, source: MemoryStore, threads: ThreadPoolExecutor
     return BlobCopier(target=target, sources=[source], threads=threads, on_progress=lambda: None)
 
 
+def test_copies_that_no_thread_could_be_had_for_are_made_before_the_call_returns(
+    target: Target, source: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not later, when the store is under the lock of somebody else."""
+
+    def refuse_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    blobs = [describe(data) for data in CONTENTS]
+    with ThreadPoolExecutor() as threads:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse_thread)
+            copied = make_copier(target, source, threads).copy(blobs)
+        calls = list(target.calls)
+        threads.submit(bool).result(10)
+    assert copied.whole == {blob.digest for blob in blobs}
+    assert target.calls == calls
+
+
 def test_copy_reads_each_blob_back_before_the_last_is_written(
     target: Target, source: MemoryStore, threads: ThreadPoolExecutor
 ) -> None:
