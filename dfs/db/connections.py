@@ -27,6 +27,8 @@ Aside = Callable[[], AbstractContextManager[None]]
 SQLITE_PREFIX = "sqlite:///"
 POSTGRES_PREFIX = "postgresql://"
 LOCK_WAIT_S = 30
+CLOSE_WAIT_S = 10.0
+"""Whoever closes the index waits so long for a transaction to end."""
 SERVER_OPTIONS: dict[str, Any] = {
     "connect_timeout": 5,  # seconds
     # A network that drops what is sent tells nobody: the kernel gives the connection up by itself.
@@ -218,12 +220,17 @@ class Connections:
             with contextlib.suppress(*driver_errors()):
                 self._writers.close()
 
-    def close(self) -> None:
-        """Close all connections, for good. None should be in use."""
+    def close(self, *, is_writing: bool = False) -> None:
+        """Close all connections, for good; those in use are closed by their users.
+
+        Args:
+            is_writing: a transaction is under way.
+        """
         self._is_closed = True
         self._close_idle()
-        with contextlib.suppress(*driver_errors()):
-            self._writers.close()
+        if not is_writing:
+            with contextlib.suppress(*driver_errors()):
+                self._writers.close()
 
     def _close_idle(self) -> None:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from dfs.core.errors import (
 )
 from dfs.db.checkpoint import Checkpointer
 from dfs.db.connections import (
+    CLOSE_WAIT_S,
     LOCK_WAIT_S,
     SQLITE_PREFIX,
     Aside,
@@ -220,17 +221,26 @@ class IndexDatabase:
         return IndexDamagedError(fault, hint=REBUILD_HINT, **context)
 
     def close(self) -> None:
-        """Close all connections. None may be in use. Safe to call twice.
+        """Close all connections, between two transactions. Safe to call twice.
 
         Needed before a fork: a connection must not be carried into another process. Afterwards
         everything but `open` and `destroy` raises IndexUnavailableError.
+
+        A transaction under way is waited for: a thread that a store kept for long may have only
+        now come to its own, and a driver may crash whose connection is closed during a statement.
+        One that does not end keeps the connection for as long as it lasts.
         """
-        checkpointer, self._checkpointer = self._checkpointer, None
-        if checkpointer is not None:
-            checkpointer.close()
-        connections, self._connections = self._connections, None
-        if connections is not None:
-            connections.close()
+        is_between = self._writer_lock.acquire(timeout=CLOSE_WAIT_S)
+        try:
+            checkpointer, self._checkpointer = self._checkpointer, None
+            if checkpointer is not None:
+                checkpointer.close()
+            connections, self._connections = self._connections, None
+            if connections is not None:
+                connections.close(is_writing=not is_between)
+        finally:
+            if is_between:
+                self._writer_lock.release()
 
     def destroy(self) -> None:
         """Throw the index away, so that it can be rebuilt: `open` and `migrate` make an empty one.
@@ -312,10 +322,13 @@ class IndexDatabase:
             abandon: undo what it did. A connection that cannot even do that is closed, which
                 undoes it too, and is opened again at the next use.
         """
-        self._writing = None
+        writing, self._writing = self._writing, None
         values, self._values_written = self._values_written, 0
         try:
-            if abandon and self._connections is not None:
+            if self._connections is None and writing is not None:  # see `close`
+                with suppress(*driver_errors()):
+                    writing.close()
+            elif abandon and self._connections is not None:
                 self._connections.roll_back()
             elif self._checkpointer is not None:
                 self._checkpointer.note(values)

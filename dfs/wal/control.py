@@ -41,6 +41,7 @@ MAGIC = b"dfs-ctl\n"
 FORMAT_VERSION = 1
 CONTROL_NAME = "control"
 CONTROL_BYTES = 4096
+CLOSE_WAIT_S = 10.0
 BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 
 REMOVED_REASON = "The log was removed or replaced while in use"
@@ -109,6 +110,8 @@ class ControlFile:
             WalReadOnlyError: as `require_in_place`.
         """
         with self._mutex:  # flock knows open files, not threads
+            if self._map.closed:  # by then its number may be that of another file
+                raise RuntimeError("the log was closed")
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             try:
                 self.require_in_place()
@@ -233,11 +236,22 @@ class ControlFile:
         _HEAD.pack_into(self._map, 0, MAGIC, FORMAT_VERSION)
         self._map[_BOOT_OFFSET : _BOOT_OFFSET + _BOOT_BYTES] = self._boot_id
 
-    def close(self) -> None:
-        """Unmap and close. The state stays in the file."""
-        self._map.close()
-        os.close(self._members_fd)
-        os.close(self._fd)
+    def close(self) -> bool:
+        """Unmap and close, while no thread holds the lock. The state stays in the file.
+
+        Returns:
+            Whether it is closed. Not, if a thread has not released the lock after a while; what it
+            works with must be left alone.
+        """
+        if not self._mutex.acquire(timeout=CLOSE_WAIT_S):
+            return False
+        try:
+            self._map.close()
+            os.close(self._members_fd)
+            os.close(self._fd)
+        finally:
+            self._mutex.release()
+        return True
 
     @property
     def _flags(self) -> int:

@@ -99,12 +99,14 @@ class WriteAheadLog:
         self._control = ControlFile(self.path / CONTROL_NAME)
 
     def close(self) -> None:
-        """Close all files. Safe to call twice."""
-        self._writer.close()
-        self.open_segments.clear()
-        if self._control is not None:
-            self._control.close()
+        """Close all files, between two changes. Safe to call twice.
+
+        A change that does not end keeps them: its write would fall on what has the number by then.
+        """
+        if self._control is None or self._control.close():
             self._control = None
+            self._writer.close()
+            self.open_segments.clear()
 
     @property
     def control(self) -> ControlFile:

@@ -106,6 +106,39 @@ def test_reopened_index_still_holds_everything(database: IndexDatabase) -> None:
     assert count_files(database) == 100
 
 
+def test_close_waits_for_the_transaction_under_way(database: IndexDatabase) -> None:
+    """A driver crashes if its connection is closed by one thread while another one uses it."""
+    with ThreadPoolExecutor() as pool:
+        with database.begin() as transaction:
+            closing = pool.submit(database.close)
+            with pytest.raises(TimeoutError):
+                closing.result(timeout=0.2)
+            transaction.put_file(make_file(1))
+            transaction.commit()
+        closing.result(timeout=30)
+    database.open()
+    assert count_files(database) == 1
+
+
+def test_close_leaves_its_connection_to_a_transaction_that_does_not_end(
+    database: IndexDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It commits nothing any more, and the index can be opened and written again."""
+    monkeypatch.setattr(session, "CLOSE_WAIT_S", 0.1)
+    with database.begin() as transaction:
+        transaction.put_file(make_file(1))
+        connection = database._writing
+        database.close()
+        assert connection is not None
+        assert connection.execute("SELECT 1").fetchone()[0] == 1
+        with pytest.raises(IndexUnavailableError):
+            transaction.commit()
+    database.open()
+    assert count_files(database) == 0
+    put_files(database, make_file(1))
+    assert count_files(database) == 1
+
+
 def test_close_closes_connections_of_other_threads(database: IndexDatabase) -> None:
     """After `close` a thread that has read before connects anew and sees the present."""
     with ThreadPoolExecutor(1) as pool:

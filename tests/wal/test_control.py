@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ CHOICE = 52
 
 HOLD_THE_LOCK = """
 import sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from dfs.wal.control import ControlFile
 with ControlFile(Path(sys.argv[1])).lock():
@@ -380,3 +382,31 @@ def test_control_members_are_counted_until_they_close(path: Path) -> None:
     other.close()
     assert not third.has_others()
     third.close()
+
+
+def test_close_waits_until_the_lock_is_released(path: Path) -> None:
+    """A thread that is inside goes on with what it holds; whoever comes later is refused."""
+    control = ControlFile(path)
+    control.reset(OLD)
+    with ThreadPoolExecutor() as pool:
+        with control.lock():
+            closing = pool.submit(control.close)
+            with pytest.raises(TimeoutError):
+                closing.result(timeout=0.2)
+            control.publish(NEW)
+        assert closing.result(timeout=30)
+    with pytest.raises(RuntimeError, match="closed"), control.lock():
+        pass
+
+
+def test_close_leaves_a_change_alone_that_does_not_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor stays its own, so that what it unlocks is this file."""
+    monkeypatch.setattr(control_module, "CLOSE_WAIT_S", 0.1)
+    control = ControlFile(path)
+    with control.lock():
+        assert not control.close()
+        control.reset(NEW)
+    assert control.position == NEW
+    assert control.close()

@@ -11,6 +11,7 @@ from dfs.core.errors import (
     WalError,
     WalGapError,
 )
+from dfs.wal import control
 from dfs.wal.control import LogPosition
 from dfs.wal.log import WriteAheadLog
 from dfs.wal.segment import (
@@ -57,6 +58,21 @@ def test_log_closed_twice_and_used_after_raises(open_log: OpenLog) -> None:
     """Closing is idempotent, and a closed log is not open."""
     log = open_log()
     log.close()
+    log.close()
+    with pytest.raises(RuntimeError):
+        _ = log.control
+
+
+def test_log_closed_during_a_change_lets_it_end(
+    open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written then would else fall on a file that has the same descriptor by now."""
+    monkeypatch.setattr(control, "CLOSE_WAIT_S", 0.1)
+    log = open_log()
+    with log.lock():
+        log.close()
+        written = append_commit(log, upload("a", b"abc"))
+        assert [raw_of(frame) for frame in log.read(after_lsn=0)] == [r.raw for r in written]
     log.close()
     with pytest.raises(RuntimeError):
         _ = log.control
