@@ -19,10 +19,8 @@ from typing import Any
 
 import msgspec
 
-from dfs.api.docs import DOCUMENT_KEY
+from dfs.api.docs import make_document
 from dfs.api.errors import STATUS
-from dfs.app import create_app
-from dfs.core.config import load_config
 from dfs.core.errors import InvalidRequestError
 from dfs.core.settings import SETTINGS
 from dfs.telemetry.catalog import describe_metrics
@@ -112,9 +110,8 @@ def _head(*names: str) -> Iterator[Sequence[str]]:
 
 
 def read_document() -> Any:
-    """Return the OpenAPI document of this program. Opens no node."""
-    app = create_app(load_config({}, env_file=""))
-    return msgspec.json.decode(app.extensions[DOCUMENT_KEY])
+    """Return the OpenAPI document of this program."""
+    return msgspec.json.decode(make_document())
 
 
 _TABLES: dict[str, Callable[[Iterable[str]], Iterator[Sequence[str]]]] = {

@@ -22,11 +22,15 @@ from dfs.api.security import describe_security
 
 STATIC_PATH = Path(__file__).parent / "static"
 OPENAPI_VERSION = "3.1.0"
+BLUEPRINTS = tuple(
+    module.blueprint
+    for module in (uploads, downloads, files, keys, health, admin, audit, replicas, usage)
+)
 _POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "frame-ancestors 'none'"
 )
-DOCUMENT_KEY = "dfs.openapi"
+_DOCUMENT_KEY = "dfs.openapi"
 
 
 class DfsApi(Api):  # type: ignore[misc]
@@ -39,7 +43,17 @@ class DfsApi(Api):  # type: ignore[misc]
 
 
 def install_api(app: Flask) -> None:
-    """Register all routes of dfs with `app`, and their documentation."""
+    """Register all routes of dfs with `app`."""
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    app.add_url_rule("/openapi.json", "openapi", get_document)
+    app.add_url_rule("/docs", "docs", get_docs)
+    app.add_url_rule("/docs/assets/<path:name>", "docs_assets", get_asset)
+
+
+def make_document() -> bytes:
+    """Return the OpenAPI document of this program, as JSON. Opens no node."""
+    app = Flask("dfs", static_folder=None)  # of which nothing is left but what it collects
     app.config.update(API_TITLE="dfs", API_VERSION=dfs.__version__, OPENAPI_VERSION=OPENAPI_VERSION)
     api = DfsApi(
         app,
@@ -51,21 +65,19 @@ def install_api(app: Flask) -> None:
             }
         },
     )
-    for module in (uploads, downloads, files, keys, health, admin, audit, replicas, usage):
-        api.register_blueprint(module.blueprint)
+    for blueprint in BLUEPRINTS:
+        api.register_blueprint(blueprint)
     document = api.spec.to_dict()
     document["components"]["schemas"]["FilePatch"]["minProperties"] = 1
     document["components"]["schemas"]["NewUrl"]["oneOf"] = URL_PURPOSES
     describe_security(document)
-    app.extensions[DOCUMENT_KEY] = msgspec.json.encode(document)
-    app.add_url_rule("/openapi.json", "openapi", get_document)
-    app.add_url_rule("/docs", "docs", get_docs)
-    app.add_url_rule("/docs/assets/<path:name>", "docs_assets", get_asset)
+    return msgspec.json.encode(document)
 
 
 def get_document() -> Answer:
-    """Return the OpenAPI document."""
-    document: bytes = current_app.extensions[DOCUMENT_KEY]
+    """Return the OpenAPI document, made when it is first asked for: a start need not wait for it."""
+    made = current_app.extensions
+    document = made.get(_DOCUMENT_KEY) or made.setdefault(_DOCUMENT_KEY, make_document())
     return Answer(200, [("Content-Type", "application/json")], document)
 
 

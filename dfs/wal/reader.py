@@ -217,7 +217,7 @@ class SegmentReader:
             raise _InvalidRecordError("no record stands where one belongs")
         while offset < self._limit:
             piece = self._read(offset, READ_BYTES)
-            if piece != bytes(len(piece)):
+            if piece.tobytes() != bytes(len(piece)):  # a view is compared byte by byte
                 raise _InvalidRecordError("the bytes behind the last record are not zero")
             offset += len(piece)
 
