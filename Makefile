@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Tests in this many processes. Many wait for others, so one more than there are cores is quicker.
 JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+# The processes of a node, and those of the tests, compile a module once and not each for itself.
+unexport PYTHONDONTWRITEBYTECODE
 # Of the key that `make key` makes.
 NAME ?= admin
 SCOPES ?=

@@ -20,7 +20,7 @@ def describe_access(auth: str, http: urllib3.PoolManager, url: str) -> str:
     if auth == "off":
         return "  DFS_AUTH=off: whoever reaches it may do everything."
     try:
-        is_open = http.request("GET", f"{url}/openapi.json").status == 200
+        is_open = http.request("GET", f"{url}/docs").status == 200
     except urllib3.exceptions.HTTPError:
         return ""
     if not is_open:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 from flask.testing import FlaskClient
 
+from dfs.api import docs
+from dfs.api.docs import make_document
 from dfs.api.permissions import PUBLIC, find_needed
 from dfs.core.access import scope_names
 from tests.api.conftest import MakeApp
@@ -43,6 +46,23 @@ def test_document_is_openapi_3_with_problems(client: FlaskClient) -> None:
                 content = operation["responses"]["default"]["content"]
                 assert "application/problem+json" in content, (path, method)
                 assert operation["summary"], (path, method)
+
+
+def test_document_is_made_when_it_is_asked_for_and_once(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longer than all else that an application does at its start."""
+    made: list[bytes] = []
+
+    def make() -> bytes:
+        made.append(make_document())
+        return made[-1]
+
+    monkeypatch.setattr(docs, "make_document", make)
+    client = make_app().test_client()
+    assert not made
+    assert client.get("/openapi.json").data == client.get("/openapi.json").data == made[0]
+    assert len(made) == 1
 
 
 def test_docs_page_asks_nothing_of_other_hosts(client: FlaskClient) -> None:
