@@ -75,7 +75,7 @@ def make_document() -> bytes:
 
 
 def get_document() -> Answer:
-    """Return the OpenAPI document, made when it is first asked for: a start need not wait for it."""
+    """Return the OpenAPI document, made when it is first asked for: no start waits for it."""
     made = current_app.extensions
     document = made.get(_DOCUMENT_KEY) or made.setdefault(_DOCUMENT_KEY, make_document())
     return Answer(200, [("Content-Type", "application/json")], document)
