@@ -52,10 +52,15 @@ class FileLock:
             self._mutex.release()
 
     def close(self) -> None:
-        """Close the file. Safe to call twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close the file. Safe to call twice. A thread that holds the lock keeps both."""
+        if not self._mutex.acquire(blocking=False):
+            return
+        try:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+        finally:
+            self._mutex.release()
 
     def _lock_file(self, deadline_s: float) -> bool:
         if self._fd < 0:

@@ -42,6 +42,7 @@ FORMAT_VERSION = 1
 CONTROL_NAME = "control"
 CONTROL_BYTES = 4096
 CLOSE_WAIT_S = 10.0
+"""Whoever closes the log waits so long for a change to end."""
 BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 
 REMOVED_REASON = "The log was removed or replaced while in use"

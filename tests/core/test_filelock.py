@@ -55,6 +55,19 @@ def test_filelock_held_by_another_thread_is_refused(tmp_path: Path) -> None:
     lock.close()
 
 
+def test_filelock_closed_while_it_is_held_stays_with_its_holder(tmp_path: Path) -> None:
+    """It is a thread that a store keeps: until it is done, nobody else may work there."""
+    lock, other = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    with lock.hold(timeout_s=0) as held:
+        lock.close()
+        with other.hold(timeout_s=0) as held_by_other:
+            assert (held, held_by_other) == (True, False)
+    with other.hold(timeout_s=0) as held_by_other:
+        assert held_by_other
+    lock.close()
+    other.close()
+
+
 def test_gate_lets_many_pass_and_one_shut_it(tmp_path: Path) -> None:
     """Threads count like processes, each use by itself."""
     gate = Gate(tmp_path / "gate")

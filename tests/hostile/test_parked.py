@@ -94,7 +94,7 @@ def test_client_that_reads_no_answer_keeps_nobody_from_his(tmp_path: Path) -> No
             thread.join(WAIT_S)
         assert len(taken_s) > HONEST
         assert max(taken_s) < 6
-        listen(deaf)
+        widen(deaf)
         assert count_stored(deaf) == FLOOD
         assert flood.sent == FLOOD
         deaf.close()
@@ -124,8 +124,8 @@ class Flood:
             self.sent += 1
 
 
-def listen(connection: socket.socket) -> None:
-    """Have room for more than a little at a time, of which each costs a change of processes."""
+def widen(connection: socket.socket) -> None:
+    """Have it take more at a time than a little, which costs a change of processes each."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
 
 
@@ -152,7 +152,7 @@ def test_answers_too_long_to_be_sent_at_once_come_whole(tmp_path: Path) -> None:
         with target.connect(receive_bytes=1024) as client:
             client.sendall(f"{head}{body}".encode() * FORMS)
             assert target.upload(b"other").status == 201
-            listen(client)
+            widen(client)
             received = b""
             while received.count(b'"durability"') < FORMS and (data := client.recv(1 << 20)):
                 received += data

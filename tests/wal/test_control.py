@@ -25,7 +25,6 @@ CHOICE = 52
 
 HOLD_THE_LOCK = """
 import sys, time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from dfs.wal.control import ControlFile
 with ControlFile(Path(sys.argv[1])).lock():
