@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -111,6 +112,16 @@ class ChaosNode:
     def freeze(self, name: str) -> None:
         """Stop a process where it is, and all that it started; only `kill` ends that."""
         os.killpg(self._processes[name].pid, signal.SIGSTOP)
+
+    def freeze_outside(self, lock: Path, name: str) -> None:
+        """Stop a process as `freeze` does, but while it does not hold this lock.
+
+        Whoever waits for a lock that is held by a process that stands still waits for ever.
+        """
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self.freeze(name)
+            os.waitid(os.P_PID, self.pid(name), os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def web_workers(self) -> list[int]:
         """Return the process ids of the web workers."""

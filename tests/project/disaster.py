@@ -166,7 +166,7 @@ class Drill:
             self._await_operations(journal, options.operations)
             if not options.sync:
                 self._let_replicas_follow(node, max(each.lsn for each in journal.operations))
-                node.freeze(WORKER)
+                node.freeze_outside(self._top / "wal" / "control", WORKER)  # the node's lock
                 self._await_operations(journal, len(journal.operations) + LAG_OPERATIONS)
             for name in LOST:
                 shutil.rmtree(self._top / name, ignore_errors=True)  # some may appear anew
