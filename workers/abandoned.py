@@ -5,15 +5,16 @@ nobody may ask for it anew as long as it runs. So each worker process holds a lo
 it lives, its workers are named after that file, and whoever finds the lock free knows better.
 
 A worker that ends between taking a job and beginning it leaves it where nobody looks: for rq, for
-one to two minutes.
+one to two minutes. Such a job is told by its being there whenever one looks.
 """
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -98,40 +99,57 @@ def look_up(queue: Queue, job_id: str) -> Job | None:
     return None
 
 
-def drop_abandoned(queue: Queue, presence: Presence) -> list[str]:
-    """Remove the jobs of a queue that were taken or running when their worker process ended.
+class AbandonedJobs:
+    """The jobs of a queue that were taken or running when their worker process ended.
 
-    They are due anew within seconds, and safe to run twice, and not at all for once.
-
-    Returns:
-        Their ids.
-
-    Raises:
-        redis.RedisError: the queue does not answer.
-        StorageError: as `Presence.is_gone`.
+    Args:
+        presence: what this process shows to the others of its node.
     """
-    abandoned: list[Job] = []
-    for job_id in queue.started_job_registry.get_job_ids(cleanup=False):
-        job = look_up(queue, job_id)
-        if job is None or job.get_status(refresh=False) is not JobStatus.STARTED:
-            continue
-        if job.worker_name and presence.is_gone(job.worker_name):
-            abandoned.append(job)
-    taken = queue.intermediate_queue
-    for job_id in taken.get_job_ids():
-        job = look_up(queue, job_id)
-        if job is not None and _is_not_begun(job):
-            abandoned.append(job)
-    for job in abandoned:
-        with suppress(InvalidJobOperation):  # another process was quicker
-            job.delete()
-        taken.remove(job.id)
-        structlog.get_logger().warning("job_abandoned", job=job.id)
-    return [job.id for job in abandoned]
 
+    def __init__(self, queue: Queue, presence: Presence) -> None:
+        self._queue = queue
+        self._presence = presence
+        self._taken_s: dict[tuple[str, datetime | None], float] = {}  # when first seen
 
-def _is_not_begun(job: Job) -> bool:
-    """Tell whether a job that was taken should have begun by now, and has not."""
-    if job.get_status(refresh=False) is not JobStatus.QUEUED or job.enqueued_at is None:
-        return False
-    return (datetime.now(UTC) - job.enqueued_at).total_seconds() > BEGUN_S
+    def drop(self) -> list[str]:
+        """Remove them: they are due anew within seconds, and safe to run twice, or once not at all.
+
+        One that was taken is removed by a call `BEGUN_S` or more after the first that has seen it.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            redis.RedisError: the queue does not answer.
+            StorageError: as `Presence.is_gone`.
+        """
+        abandoned = [*self._find_running(), *self._find_taken()]
+        for job in abandoned:
+            with suppress(InvalidJobOperation):  # another process was quicker
+                job.delete()
+            self._queue.intermediate_queue.remove(job.id)
+            structlog.get_logger().warning("job_abandoned", job=job.id)
+        return [job.id for job in abandoned]
+
+    def _find_running(self) -> Iterator[Job]:
+        for job in self._look_up(self._queue.started_job_registry.get_job_ids(cleanup=False)):
+            is_running = job.get_status(refresh=False) is JobStatus.STARTED
+            if is_running and job.worker_name and self._presence.is_gone(job.worker_name):
+                yield job
+
+    def _find_taken(self) -> Iterator[Job]:
+        """Yield those that were taken long ago; their id may have been asked for anew since."""
+        seen_s, self._taken_s = self._taken_s, {}
+        moment_s = time.monotonic()
+        for job in self._look_up(self._queue.intermediate_queue.get_job_ids()):
+            if job.get_status(refresh=False) is JobStatus.QUEUED:
+                asked = (job.id, job.enqueued_at)
+                since_s = self._taken_s[asked] = seen_s.get(asked, moment_s)
+                if moment_s - since_s >= BEGUN_S:
+                    yield job
+
+    def _look_up(self, job_ids: Iterable[str]) -> Iterator[Job]:
+        for job_id in job_ids:
+            job = look_up(self._queue, job_id)
+            if job is not None:
+                yield job

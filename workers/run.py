@@ -8,6 +8,7 @@ second one, more than a second later, does not.
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.utils import now
 from structlog.contextvars import bound_contextvars
 
 from dfs.core.allocation import release_freed, share_arena
@@ -47,11 +49,14 @@ from dfs.telemetry.stores import StoreCounters
 from dfs.telemetry.tracing import Tracing, open_tracing
 from dfs.wal.control import REMOVED_REASON, ControlFile
 from dfs.wiring import Services, open_services
-from workers.abandoned import Presence, drop_abandoned, showing_presence
+from workers.abandoned import AbandonedJobs, Presence, showing_presence
 from workers.jobs import jobs_use
 from workers.schedule import Schedule, has_no_scheduler, periodic_jobs
 
-MAINTENANCE_INTERVAL_S = 60
+MAINTENANCE_INTERVAL_S = 2
+"""Jobs of worker processes that were killed are looked for so often, as often as they are due."""
+CLEANING_INTERVAL_S = 60
+"""So often the rest is done that rq wants done now and then."""
 CONNECT_TIMEOUT_S = 5
 PAUSE_S = 1
 """Before the next try without Redis; twice as long each time, up to PAUSE_S_MAX."""
@@ -93,11 +98,12 @@ class NodeWorker(SimpleWorker):
     """Runs jobs without forking: a fork would carry database connections and locks over."""
 
     max_connection_wait_time = PAUSE_S_MAX
-    presence: Presence
+    abandoned: AbandonedJobs
     stop_signals: StopSignals
     control: ControlFile
     counters: JobCounters
     spans: Spans = NO_SPANS
+    _cleaned_s = -math.inf
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run a job; stop after it if this process has outlived its log.
@@ -158,15 +164,18 @@ class NodeWorker(SimpleWorker):
         return found
 
     def run_maintenance_tasks(self) -> None:
-        """Do rq's periodic tasks, after removing the jobs of worker processes that were killed.
+        """Remove the jobs of worker processes that were killed; now and then, clean up after jobs.
 
-        What jobs have freed goes back to the kernel: it was megabytes, and the next may not come.
+        What they have freed goes back to the kernel: it was megabytes, and the next may not come.
         """
-        release_freed()
         (queue,) = self.queues
         with removing_junk(queue):
-            drop_abandoned(queue, self.presence)
-            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+            self.abandoned.drop()
+            if time.monotonic() - self._cleaned_s >= CLEANING_INTERVAL_S:
+                release_freed()
+                super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+                self._cleaned_s = time.monotonic()
+        self.last_cleaned_at = now()  # type: ignore[assignment] # rq has None, at first
 
     def handle_warm_shutdown_request(self) -> None:
         """Remember that the end was asked for: rq also ends by itself, when Redis is gone."""
@@ -273,7 +282,8 @@ def run_jobs(
             maintenance_interval=MAINTENANCE_INTERVAL_S,
             log_job_description=False,
         )
-        worker.presence, worker.stop_signals = presence, stop
+        worker.abandoned = AbandonedJobs(worker.queues[0], presence)
+        worker.stop_signals = stop
         worker.control, worker.counters, worker.spans = control, counters, spans
         structlog.get_logger().info("worker_started", queue=name)
         with removing_junk(worker.queues[0]):

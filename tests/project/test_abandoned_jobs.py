@@ -14,6 +14,7 @@ from rq import Queue
 from rq.exceptions import InvalidJobOperation
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
+from rq.utils import now
 
 from dfs.core.signs import is_shown
 from dfs.queue import checked
@@ -23,7 +24,7 @@ from tests.project.endless_worker import CALLS, ENDLESS
 from tests.project.nodes import running_program
 from tests.redis_server import RedisServer
 from workers import abandoned
-from workers.abandoned import Presence, drop_abandoned, look_up, showing_presence
+from workers.abandoned import AbandonedJobs, Presence, look_up, showing_presence
 
 JOB_ID = "replicate-replica1"
 WORKER = "tests.project.endless_worker"
@@ -85,43 +86,59 @@ def test_presence_is_shown_although_somebody_looks_as_it_begins(
         assert is_shown(sign)
 
 
-def test_drop_abandoned_leaves_what_runs(tmp_path: Path, queue: Queue) -> None:
+def test_abandoned_jobs_are_not_those_that_run(tmp_path: Path, queue: Queue) -> None:
     """A job is dropped when the process of its worker is gone, and not before."""
-    mine = Presence(directory=tmp_path, name="mine")
+    jobs = AbandonedJobs(queue, Presence(directory=tmp_path, name="mine"))
     with showing_presence(tmp_path) as other:
         let_run(queue, other.worker_name())
-        assert drop_abandoned(queue, mine) == []
+        assert jobs.drop() == []
         assert look_up(queue, JOB_ID) is not None
-    assert drop_abandoned(queue, mine) == [JOB_ID]
+    assert jobs.drop() == [JOB_ID]
     assert look_up(queue, JOB_ID) is None
 
 
-def test_drop_abandoned_leaves_a_job_that_is_just_being_put_in(
+def test_abandoned_jobs_are_not_those_that_are_just_being_put_in(
     tmp_path: Path, queue: Queue
 ) -> None:
     """One that it does not find may be in the queue before it looks on."""
     queue.connection.zadd(queue.started_job_registry.key, {f"{JOB_ID}:1": 4e9})
     queue.connection.delete(Job.key_for(JOB_ID))
-    assert drop_abandoned(queue, Presence(directory=tmp_path, name="mine")) == []
+    assert AbandonedJobs(queue, Presence(directory=tmp_path, name="mine")).drop() == []
     assert queue.job_ids == [JOB_ID]
 
 
-def test_drop_abandoned_takes_a_job_that_was_taken_and_never_begun(
+def test_abandoned_jobs_are_those_that_were_taken_and_are_not_begun(
     tmp_path: Path, redis_server: RedisServer, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be asked for again at once; one that was taken just now is left to its worker."""
-    mine = Presence(directory=tmp_path, name="mine")
+    """It may be asked for again at once. However long it had waited: its worker has some time."""
+    jobs = AbandonedJobs(queue, Presence(directory=tmp_path, name="mine"))
     adder = RqQueue(url=redis_server.url, name=queue.name)
     queue.empty()
     assert adder.enqueue("workers.jobs.compact", job_id=JOB_ID)
     queue.connection.lmove(queue.key, queue.intermediate_queue.key)
-    monkeypatch.setattr(abandoned, "BEGUN_S", 60.0)
-    assert drop_abandoned(queue, mine) == []
+    monkeypatch.setattr(abandoned, "BEGUN_S", 1e-9)
+    assert jobs.drop() == []
     assert not adder.enqueue("workers.jobs.compact", job_id=JOB_ID)
-    monkeypatch.setattr(abandoned, "BEGUN_S", 0.0)
-    assert drop_abandoned(queue, mine) == [name_job(queue.name, JOB_ID)]
+    assert wait_until(lambda: jobs.drop() == [name_job(queue.name, JOB_ID)], timeout_s=10)
     assert queue.intermediate_queue.get_job_ids() == []
     assert adder.enqueue("workers.jobs.compact", job_id=JOB_ID)
+    adder.close()
+
+
+def test_abandoned_jobs_are_not_those_that_are_taken_again_and_again(
+    tmp_path: Path, redis_server: RedisServer, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks now and then may see the same id each time, but of a job asked for anew."""
+    jobs = AbandonedJobs(queue, Presence(directory=tmp_path, name="mine"))
+    adder = RqQueue(url=redis_server.url, name=queue.name)
+    monkeypatch.setattr(abandoned, "BEGUN_S", 1e-9)
+    queue.empty()
+    for _ in range(3):
+        assert adder.enqueue("workers.jobs.compact", job_id=JOB_ID)
+        queue.connection.lmove(queue.key, queue.intermediate_queue.key)
+        assert jobs.drop() == []
+        key = Job.key_for(name_job(queue.name, JOB_ID))
+        queue.connection.delete(queue.intermediate_queue.key, key)
     adder.close()
 
 
@@ -144,6 +161,27 @@ def test_job_of_killed_worker_is_done_by_the_next(
             with running_program(WORKER, tmp_path, REDIS_URL=redis_server.url) as next_one:
                 next_one.read_until("job_abandoned")
                 assert wait_until(lambda: is_replicated(queue), timeout_s=60)
+
+
+@pytest.mark.integration
+def test_job_taken_by_a_killed_worker_is_found_within_seconds(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Also by a worker that has looked just before."""
+    with running_program("workers.run", tmp_path, REDIS_URL=redis_server.url) as worker:
+        worker.read_until("worker_started")
+        identity = json.loads((tmp_path / "data/primary/dfs.json").read_text())
+        name = queue_name(cluster_id=bytes.fromhex(identity["cluster_id"]), node_id="node-1")
+        with Redis.from_url(redis_server.url) as redis, redis.pipeline() as pipeline:
+            queue = Queue(name, connection=redis, serializer=JSONSerializer)
+            job = queue.create_job("workers.jobs.compact", job_id="taken", status=JobStatus.QUEUED)
+            job.enqueued_at = now()
+            job.save(pipeline=pipeline)
+            pipeline.lpush(queue.intermediate_queue.key, job.id)
+            pipeline.execute()
+            assert look_up(queue, "taken") is not None
+            assert wait_until(lambda: look_up(queue, "taken") is None, timeout_s=30)
+            assert "taken" not in queue.intermediate_queue.get_job_ids()
 
 
 def replace_by_endless(queue: Queue, url: str) -> None:
