@@ -45,7 +45,7 @@ def test_replicas_are_whole_after_everything_failed(tmp_path: Path, mode: str) -
         segment_bytes=256 << 10,
     )
     summary = run_drill(options)
-    assert summary.is_well(), asdict(summary)
+    assert summary.is_well(), str(asdict(summary))  # a text is shown whole
     assert summary.files + summary.deleted == 150
 
 
