@@ -223,7 +223,7 @@ def _build_services(
         usage=UsageService(log=log, index=parts.repository, quota_bytes=config.quota_bytes),
         audit=AuditTrail(log=log, index=parts.repository),
         wal_inspection=WalInspection(log=log, index=parts.repository),
-        health=_build_health(parts, queue, replicas),
+        health=_build_health(parts, queue, replicas, committer),
         hasher=parts.hasher,
         recovered=recovered,
     )
@@ -272,7 +272,9 @@ def _build_damage(index: IndexRepository, ledger: Ledger, wake: Wake, hooks: Hoo
     )
 
 
-def _build_health(parts: Parts, queue: JobQueue, replicas: Replicas) -> NodeHealth:
+def _build_health(
+    parts: Parts, queue: JobQueue, replicas: Replicas, committer: Committer
+) -> NodeHealth:
     return NodeHealth(
         log=parts.log,
         index=parts.index,
@@ -280,6 +282,8 @@ def _build_health(parts: Parts, queue: JobQueue, replicas: Replicas) -> NodeHeal
         paths=(parts.config.wal_path, parts.config.storage_path),
         ping_queue=queue.check,
         recall_stores=replicas.recall,
+        find_commit_s=committer.tickets.led_s,
+        quorum_s=parts.config.quorum_timeout_s,
     )
 
 

@@ -15,6 +15,8 @@ from dfs.wal.log import WriteAheadLog
 
 LAG_S_MAX = 15 * 60
 """A store that owes something for longer is not just busy."""
+COMMIT_S_MAX = 30.0
+"""A commit that takes longer than a quorum may take and this waits for something that hangs."""
 FREE_BYTES_MIN = 1 << 20
 """Below this much room not even a delete is sure to find its own."""
 
@@ -27,6 +29,8 @@ class NodeHealth:
         paths: directories that it must be able to write to.
         ping_queue: raises DfsError if the queue does not answer.
         recall_stores: returns how the stores are; it may be some seconds old.
+        find_commit_s: returns for how long the commit under way in this process has been so.
+        quorum_s: seconds that a commit may wait for replicas.
     """
 
     def __init__(
@@ -38,6 +42,8 @@ class NodeHealth:
         paths: tuple[Path, ...],
         ping_queue: Callable[[], None],
         recall_stores: Callable[[], Sequence[StoreReport]],
+        find_commit_s: Callable[[], float],
+        quorum_s: float,
     ) -> None:
         self._log = log
         self._index = index
@@ -45,6 +51,8 @@ class NodeHealth:
         self._paths = paths
         self._ping_queue = ping_queue
         self._recall_stores = recall_stores
+        self._find_commit_s = find_commit_s
+        self._quorum_s = quorum_s
 
     def reasons(self) -> dict[str, str | None]:
         """Return for each part why it does not work, or None if it does. Names no path.
@@ -54,7 +62,7 @@ class NodeHealth:
         """
         return {
             "recovery": self._recovery(),
-            "log": self._log.control.read_only_reason,
+            "log": self._log.control.read_only_reason or self._stall(),
             "index": self._lag(),
             "disk": self._disk(),
             "room": self._room(),
@@ -73,6 +81,15 @@ class NodeHealth:
         if self._log.control.position is None:
             return "the log has not been recovered yet"
         return None
+
+    def _stall(self) -> str | None:
+        commit_s = self._find_commit_s()
+        if commit_s <= COMMIT_S_MAX + self._quorum_s:
+            return None
+        return (
+            f"changes have waited for {commit_s:.0f} s: the disk of the log or of the index hangs, "
+            "or a process that has the node's lock stands still"
+        )
 
     def _lag(self) -> str | None:
         try:

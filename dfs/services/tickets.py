@@ -137,7 +137,7 @@ class TicketQueue:
         self._tickets: deque[Ticket] = deque()
         self._bytes = 0
         self._since_s = 0.0
-        self._is_led = False
+        self._led_since_s: float | None = None  # None: nobody leads
         crew.take_on(self)
 
     # For those who wait
@@ -174,13 +174,18 @@ class TicketQueue:
                 return
         call()
 
+    def led_s(self) -> float:
+        """Return for how many seconds the commit under way has been so; 0 if there is none."""
+        since_s = self._led_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
     def _await_turn(self, ticket: Ticket) -> bool | None:
         """Sleep over a change. Returns whether to lead; None: the change is settled."""
         with self._mutex:
             if ticket.is_settled:
                 return None
-            if not self._is_led:
-                self._is_led = True
+            if self._led_since_s is None:
+                self._led_since_s = time.monotonic()
                 return True
             sleeper = ticket.sleeper = Sleeper()
         sleeper.sleep()
@@ -192,7 +197,7 @@ class TicketQueue:
 
     def is_due(self) -> bool:
         """Tell whether changes wait and nobody is about to commit them."""
-        return bool(self._tickets) and not self._is_led
+        return bool(self._tickets) and self._led_since_s is None
 
     def is_pressing(self) -> bool:
         """Tell whether these are so many, or so old, that no other should come to them."""
@@ -203,9 +208,9 @@ class TicketQueue:
     def do(self) -> None:
         """Commit some of those that wait, unless somebody is about to."""
         with self._mutex:
-            if self._is_led or not self._tickets:
+            if self._led_since_s is not None or not self._tickets:
                 return
-            self._is_led = True
+            self._led_since_s = time.monotonic()
         self._lead()
 
     # For the leader
@@ -235,7 +240,7 @@ class TicketQueue:
             for ticket in tickets:
                 ticket.is_settled = True
             successor = next((ticket for ticket in self._tickets if ticket.sleeper), None)
-            self._is_led = successor is not None
+            self._led_since_s = None if successor is None else time.monotonic()
         if successor is not None and successor.sleeper is not None:
             successor.is_leader = True
             successor.sleeper.wake()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from msgspec import structs
 
 from dfs.core.clock import now_ms
 from dfs.core.model import Debt
+from dfs.services import readiness
 from dfs.services.breaker import OPEN_AFTER
 from dfs.wiring import Services
+from tests.project.chaos_clients import wait_until
 from tests.services.conftest import Opener, store_bytes
 
 
@@ -59,3 +63,19 @@ def test_reasons_name_stores_that_owe_for_long(open_node: Opener, tmp_path: Path
     reason = node.health.reasons()["replicas"]
     assert reason is not None
     assert re.fullmatch(r"primary is 96\d s behind", reason)
+
+
+def test_reasons_tell_of_changes_that_wait_for_long(
+    node: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than a quorum may take; until they are made."""
+    change = threading.Thread(target=store_bytes, args=(node, "a", b"a"))
+    with node.log.lock():
+        change.start()
+        assert wait_until(lambda: node.committer.tickets.led_s() > 0, timeout_s=10, pause_s=0.001)
+        assert node.health.reasons()["log"] is None
+        monkeypatch.setattr(readiness, "COMMIT_S_MAX", -node.config.quorum_timeout_s)
+        assert "have waited" in str(node.health.reasons()["log"])
+    change.join(timeout=10)
+    assert node.committer.tickets.led_s() == 0
+    assert node.health.reasons()["log"] is None
