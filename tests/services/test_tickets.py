@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -202,3 +203,27 @@ def test_outcome_of_a_change_that_failed_is_its_error() -> None:
     ticket.error = NoSuchFileError("There is none.")
     with pytest.raises(NoSuchFileError):
         ticket.outcome()
+
+
+def test_commit_is_timed_from_when_its_leader_began(
+    rig: Rig, crew: DoingCrew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from when the first of many did, each of whom has handed over to the next."""
+    moment_s, timed_s = 100.0, []
+    threads: list[threading.Thread] = []
+
+    def pass_time() -> None:
+        nonlocal moment_s
+        moment_s += 5
+        timed_s.append(rig.queue.led_s())
+        if not threads:
+            threads.append(rig.sleep_over(rig.add()))
+
+    monkeypatch.setattr(tickets, "time", SimpleNamespace(monotonic=lambda: moment_s))
+    rig.before = pass_time
+    rig.add()
+    assert rig.queue.led_s() == 0
+    crew.chore.do()
+    threads[0].join(timeout=WAIT_S)
+    assert timed_s == [5, 5]
+    assert rig.queue.led_s() == 0
