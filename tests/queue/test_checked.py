@@ -26,6 +26,7 @@ from dfs.queue.rq_queue import RqQueue
 from dfs.services.hints import REPLICATE, SCRUB
 from tests.queue.conftest import NoPresence
 from tests.redis_server import RedisServer
+from workers.abandoned import AbandonedJobs
 from workers.run import NodeWorker, StopSignals
 from workers.schedule import periodic_jobs
 
@@ -71,7 +72,7 @@ def worker(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeWorker
         job_class=CheckedJob,
         log_job_description=False,
     )
-    worker.presence = NoPresence()  # type: ignore[assignment]
+    worker.abandoned = AbandonedJobs(worker.queues[0], NoPresence())  # type: ignore[arg-type]
     worker.stop_signals = StopSignals()
     yield worker
     for number, handler in handlers.items():
