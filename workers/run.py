@@ -20,7 +20,9 @@ from types import FrameType
 import structlog
 from prometheus_client import CollectorRegistry
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Queue, SimpleWorker
 from rq.exceptions import StopRequested
 from rq.executions import Execution
@@ -167,9 +169,10 @@ class NodeWorker(SimpleWorker):
         """Remove the jobs of worker processes that were killed; now and then, clean up after jobs.
 
         What they have freed goes back to the kernel: it was megabytes, and the next may not come.
+        That Redis is gone is left for rq to find where it waits for a job: there it tries again.
         """
         (queue,) = self.queues
-        with removing_junk(queue):
+        with suppress(RedisConnectionError, RedisTimeoutError), removing_junk(queue):
             self.abandoned.drop()
             if time.monotonic() - self._cleaned_s >= CLEANING_INTERVAL_S:
                 release_freed()

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from rq import SimpleWorker
+from redis.exceptions import ConnectionError as RedisConnectionError
+from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
 from dfs.queue.checked import CheckedJob
+from scripts.embedded_redis import free_port
 from tests.queue.conftest import NoPresence
 from tests.redis_server import RedisServer
 from workers import run
@@ -62,3 +64,17 @@ def test_abandoned_jobs_are_looked_for_more_often_than_is_cleaned(
         monkeypatch.setattr(run, "CLEANING_INTERVAL_S", 0)
         worker.run_maintenance_tasks()
         assert done[3:] == ["drop", "clean"]
+
+
+def test_maintenance_leaves_it_to_others_to_find_that_redis_is_gone(
+    redis_server: RedisServer,
+) -> None:
+    """rq would end the worker for it, with a traceback; elsewhere it tries again."""
+    with Redis.from_url(redis_server.url) as redis, Redis(port=free_port()) as nobody:
+        worker = make_worker(redis)
+        gone = Queue("test", connection=nobody, serializer=JSONSerializer)
+        worker.abandoned = AbandonedJobs(gone, NoPresence())  # type: ignore[arg-type]
+        with pytest.raises(RedisConnectionError):
+            worker.abandoned.drop()
+        worker.run_maintenance_tasks()
+        assert not worker.should_run_maintenance_tasks
