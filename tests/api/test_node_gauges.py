@@ -96,7 +96,7 @@ def test_commit_tells_how_long_it_waited_for_the_lock(make_app: MakeApp) -> None
     uploads = threading.Thread(target=lambda: store(app.test_client(), "a", b"a"))
     with services.log.lock():
         uploads.start()
-        assert wait_until(lambda: services.committer.tickets._is_led, timeout_s=30)
+        assert wait_until(lambda: services.committer.tickets.led_s() > 0, timeout_s=30)
         time.sleep(0.3)  # that it waits is what is measured
     uploads.join()
     waited_s = told(app, "dfs_commit_lock_wait_seconds_sum")
